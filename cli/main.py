@@ -1,0 +1,122 @@
+"""The `wsiseg` command: finds its commands by name, sets up logging, turns errors into one line.
+
+`wsiseg --help` must not wait for torch or zarr: commands are listed from a table, and the module of a command
+is imported when that command is called.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from wsiseg import __version__
+from wsiseg.errors import WsisegError
+
+# name -> the line that `wsiseg --help` shows; the command is `command` in wsiseg.cli.<name>
+COMMANDS = {
+    "segment": "Outline what a query asks for: a slide in, GeoJSON out.",
+    "info": "Show levels, microns per pixel, bounds and vendor of a slide.",
+    "thumbnail": "Write a small picture of a slide, or of its tissue.",
+    "tile": "Stream a slide's patches into a Zarr store, to query many times.",
+    "render": "Draw a GeoJSON over its slide, as PNG.",
+    "data": "Import, annotate and inspect training data.",
+    "train": "Train a model from a recipe.",
+    "evaluate": "Measure a model on a data set.",
+    "doctor": "Show versions, devices and what is missing.",
+}
+
+
+class LazyGroup(click.Group):
+    """A click group whose commands are modules, imported when called, and whose errors are one line each."""
+
+    debug = False
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"wsiseg.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> NoReturn:
+        """Run a command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+        extra["standalone_mode"] = False
+        try:
+            result = super().main(args, prog_name or "wsiseg", **extra)
+            sys.stdout.flush()
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("wsiseg: interrupted", err=True)
+            sys.exit(130)
+        except click.ClickException as error:
+            context = getattr(error, "ctx", None)
+            hint = f" (see `{context.command_path} --help`)" if context else ""
+            self.fail(error.format_message() + hint, error.exit_code)
+        except WsisegError as error:
+            self.fail(str(error), error.exit_code)
+        except BrokenPipeError:
+            # `wsiseg … | head`: the reader has what it wanted. Python flushes stdout once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except Exception as error:
+            self.fail(f"{type(error).__name__}: {error} (run `wsiseg --debug …` for the traceback)", 1)
+        # click returns the code of an explicit `ctx.exit(code)`; commands themselves return None
+        sys.exit(result if isinstance(result, int) else 0)
+
+    def fail(self, message: str, exit_code: int) -> NoReturn:
+        if self.debug:
+            logging.getLogger("wsiseg").error("traceback", exc_info=True)
+        click.echo("wsiseg: error: " + " ".join(message.split()), err=True)
+        sys.exit(exit_code)
+
+
+def configure_logging(level: int) -> None:
+    """Log to stderr: stdout carries only results."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("wsiseg: %(levelname)s: %(message)s"))
+    logger = logging.getLogger("wsiseg")
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(level)
+    for name, number in (("warning", logging.WARNING), ("error", logging.ERROR), ("info", logging.INFO)):
+        logging.addLevelName(number, name)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="wsiseg", message="%(prog)s %(version)s")
+@click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for details.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but errors.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def main(ctx: click.Context, verbose: int, quiet: bool, debug: bool) -> None:
+    """Ask a whole-slide image in plain words; get outlines that open in QuPath.
+
+    \b
+    wsiseg segment slide.svs --query "outline the nuclei" > out.geojson
+
+    Results go to stdout, everything else to stderr. For research use only.
+    """
+    LazyGroup.debug = debug
+    ctx.obj = {"quiet": quiet}
+    level = logging.ERROR if quiet else {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    configure_logging(level)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Options that several commands share, so that each has one name, one meaning and one help text.
+
+| option       | segment | info | thumbnail | tile | render |
+|--------------|---------|------|-----------|------|--------|
+| --slide-mpp  | x       | x    | x         | x    | x      |
+| --backend    | x       | x    | x         | x    | x      |
+| --origin     | x       |      |           |      | x      |
+| --device     | x       |      |           |      |        |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+
+class SlideMpp(click.ParamType):
+    """`0.25`, or `0.25,0.26` for x and y."""
+
+    name = "um"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            numbers = tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a number such as 0.25, or two such as 0.25,0.26", param, ctx)
+        if len(numbers) > 2 or not all(0 < number < float("inf") for number in numbers):
+            self.fail(f"{value!r} is not one or two positive numbers", param, ctx)
+        return numbers[0] if len(numbers) == 1 else numbers
+
+
+slide_mpp_option = click.option(
+    "--slide-mpp",
+    type=SlideMpp(),
+    help="Microns per pixel of the slide at full resolution, if the file does not say; `X,Y` if they differ.",
+)
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["openslide", "tiffslide", "image"]),
+    help="Read the slide with this library; by default chosen by content.",
+)
+origin_option = click.option(
+    "--origin",
+    type=click.Choice(["qupath", "slide"]),
+    default="qupath",
+    show_default=True,
+    help="Where 0,0 lies: where QuPath has it (OpenSlide bounds subtracted), or the corner of the whole slide.",
+)
+device_option = click.option("--device", help="cpu, cuda, cuda:1, mps; by default the best there is.")
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr, as a function to call with (done, total); None under `--quiet`.
+
+    On a stderr that is no terminal only the final state is printed.
+    """
+    context = click.get_current_context(silent=True)
+    if context is not None and (context.find_root().obj or {}).get("quiet"):
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
