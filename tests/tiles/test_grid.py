@@ -1,0 +1,109 @@
+"""The planned grid: cover everything, share exactly the overlap, keep what holds tissue."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.tiles.fakes import FakeMask, FakeSlide, all_tissue
+from wsiseg.errors import StoreError
+from wsiseg.tiles.grid import GridSpec, m_length, plan_grid, tile_starts, tissue_fractions
+
+
+@given(st.integers(1, 5000), st.integers(1, 600), st.data())
+def test_tiles_cover_an_axis_and_share_exactly_the_overlap(
+    length: int, tile: int, data: st.DataObject
+) -> None:
+    overlap = data.draw(st.integers(0, tile - 1))
+    starts = tile_starts(length, tile, overlap)
+    assert starts[0] == 0
+    assert starts[-1] + tile >= length
+    assert (np.diff(starts) == tile - overlap).all()
+    # The last tile is needed: without it the axis would not be covered.
+    assert len(starts) == 1 or starts[-2] + tile < length
+
+
+def test_model_length_rounds_up_but_not_for_a_rounding_error() -> None:
+    assert m_length(1000, 0.25, 0.5) == 500
+    assert m_length(1001, 0.25, 0.5) == 501
+    assert m_length(3, 0.1, 0.3) == 1  # 0.1 * 3 / 0.3 is a little above 1 in floating point
+    assert m_length(1, 0.1, 10.0) == 1
+
+
+@given(
+    st.integers(1, 40), st.integers(1, 30), st.integers(20, 400), st.integers(20, 300),
+    st.integers(8, 120), st.data(),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_tissue_fraction_is_the_area_of_the_mask_under_the_tile(
+    w: int, h: int, m_width: int, m_height: int, tile: int, data: st.DataObject
+) -> None:
+    overlap = data.draw(st.integers(0, tile - 1))
+    mask = np.random.default_rng(data.draw(st.integers(0, 99))).random((h, w)) < 0.4
+    m_x, m_y = tile_starts(m_width, tile, overlap), tile_starts(m_height, tile, overlap)
+    fractions = tissue_fractions(mask, (m_width / w, m_height / h), (m_width, m_height), (m_x, m_y), tile)
+    # Reference: sample each tile at 8 x 8 points per model pixel and look the mask up.
+    row, column = (data.draw(st.integers(0, len(starts) - 1)) for starts in (m_y, m_x))
+    y = np.arange(m_y[row] + 1 / 16, min(m_y[row] + tile, m_height), 1 / 8)
+    x = np.arange(m_x[column] + 1 / 16, min(m_x[column] + tile, m_width), 1 / 8)
+    sampled = mask[np.ix_((y * h / m_height).astype(int), (x * w / m_width).astype(int))].mean()
+    assert fractions[row, column] == pytest.approx(sampled, abs=0.03)
+
+
+def test_only_tiles_over_tissue_are_planned_in_row_major_order() -> None:
+    slide = FakeSlide(dimensions=(4000, 3000), mpp=(0.5, 0.5))
+    mask = np.zeros((30, 40), bool)
+    mask[5:8, 30:33] = True  # l0 3000..3300 x 500..800
+    grid = plan_grid(slide, GridSpec(0.5), tissue=FakeMask(mask, (100.0, 100.0)))
+    order = [tuple(corner) for corner in grid.m_xy]
+    assert order == sorted(order, key=lambda corner: (corner[1], corner[0]))
+    touches = [(x, y) for y in range(0, 3000, 448) for x in range(0, 4000, 448)
+               if x < 3300 and x + 512 > 3000 and y < 800 and y + 512 > 500]  # fmt: skip
+    kept = [corner for corner in touches if corner in order]
+    assert order == kept
+    assert len(kept) >= len(touches) - 2  # the rest hold less than 2 % of tissue
+    assert (grid.tissue >= 0.02).all()
+
+
+def test_an_anisotropic_slide_becomes_isotropic() -> None:
+    slide = FakeSlide(dimensions=(4000, 3000), mpp=(0.25, 0.5))
+    grid = plan_grid(slide, GridSpec(0.5), tissue=all_tissue(slide))
+    assert (grid.m_width, grid.m_height) == (2000, 3000)
+    assert grid.l0_per_m == (2.0, 1.0)
+    assert (grid.tissue == 1).all()
+
+
+def test_a_slide_smaller_than_a_tile_has_one_tile_and_an_empty_one_none() -> None:
+    slide = FakeSlide(dimensions=(50, 40))
+    assert plan_grid(slide, GridSpec(0.5), tissue=all_tissue(slide)).m_xy.tolist() == [[0, 0]]
+    nothing = FakeMask(np.zeros((4, 5), bool), (10.0, 10.0))
+    empty = plan_grid(slide, GridSpec(0.5), tissue=nothing)
+    assert empty.m_xy.shape == (0, 2)
+    assert len(plan_grid(slide, GridSpec(0.5, min_tissue=0), tissue=nothing)) == 1
+
+
+def test_fingerprint_tells_slides_and_grids_apart_but_not_where_the_file_lies() -> None:
+    slide = FakeSlide()
+    spec = GridSpec(0.5)
+    grid = plan_grid(slide, spec, tissue=all_tissue(slide))
+    moved = plan_grid(replace(slide, source="elsewhere.svs"), spec, tissue=all_tissue(slide))
+    assert moved.fingerprint == grid.fingerprint
+    others = [
+        plan_grid(replace(slide, fingerprint="other"), spec, tissue=all_tissue(slide)),
+        plan_grid(replace(slide, mpp=(0.5, 0.51)), spec, tissue=all_tissue(slide)),
+        plan_grid(slide, replace(spec, overlap=65), tissue=all_tissue(slide)),
+        plan_grid(slide, spec, tissue=FakeMask(np.eye(30, 40, dtype=bool), (100.0, 100.0))),
+    ]
+    assert len({other.fingerprint for other in others} | {grid.fingerprint}) == 5
+
+
+@pytest.mark.parametrize(
+    "bad", [{"mpp": 0.0}, {"mpp": float("nan")}, {"overlap": 512}, {"tile_size": 0}, {"min_tissue": 1.5}]
+)
+def test_a_grid_that_cannot_be_is_refused_by_name(bad: dict[str, float]) -> None:
+    with pytest.raises(StoreError, match=next(iter(bad)).split("_")[0].replace("min", "minimum")):
+        GridSpec(**({"mpp": 0.5} | bad))  # type: ignore[arg-type]
