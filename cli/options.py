@@ -49,7 +49,7 @@ origin_option = click.option(
     type=click.Choice(["qupath", "slide"]),
     default="qupath",
     show_default=True,
-    help="Where 0,0 lies: where QuPath has it (OpenSlide bounds subtracted), or the corner of the whole slide.",
+    help="Where 0,0 lies: as in QuPath (OpenSlide bounds subtracted), or the corner of the whole slide.",
 )
 device_option = click.option("--device", help="cpu, cuda, cuda:1, mps; by default the best there is.")
 
