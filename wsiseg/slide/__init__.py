@@ -1,0 +1,9 @@
+"""Pixels in: open any slide, read it at any microns per pixel, find the tissue."""
+
+from __future__ import annotations
+
+from wsiseg.slide.base import Slide
+from wsiseg.slide.opening import BACKENDS, open_slide
+from wsiseg.slide.tissue import TissueMask, tissue_mask
+
+__all__ = ["BACKENDS", "Slide", "TissueMask", "open_slide", "tissue_mask"]

@@ -1,0 +1,24 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The data sets beside the repository (../shared/data); tests that need them are skipped without."""
+    folder = (ROOT / ".." / "shared" / "data").resolve()
+    if not folder.is_dir():
+        pytest.skip(f"needs the shared data sets in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample_slide() -> Path:
+    """The sample slide of the repository: H&E skin, 2220 x 2967 px, one level, 0.499 µm/px."""
+    return ROOT / "tests" / "data" / "CMU-1-Small-Region.svs"

@@ -1,0 +1,75 @@
+"""Plain images (png, jpg, tif, …) as slides of one level, held in memory."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from wsiseg.errors import SlideError
+from wsiseg.slide.base import Header, Slide
+from wsiseg.slide.scale import stated_mpp
+from wsiseg.slide.source import fingerprint, open_binary
+
+
+class ImageSlide(Slide):
+    """A plain image, decoded once; the array is read-only, hence thread-safe."""
+
+    backend = "image"
+
+    def __init__(self, source: str, slide_mpp: float | tuple[float, float] | None = None) -> None:
+        self._pixels, header = _load(source)
+        super().__init__(source, header, slide_mpp)
+
+    def _read_inside(self, level: int, r_x: int, r_y: int, width: int, height: int) -> np.ndarray:
+        return self._pixels[r_y : r_y + height, r_x : r_x + width].copy()
+
+    def close(self) -> None:
+        self._pixels = np.empty((0, 0, 3), np.uint8)
+
+
+def _load(source: str) -> tuple[np.ndarray, Header]:
+    with open_binary(source) as file, warnings.catch_warnings():
+        # Pillow warns from 89 Mpx and refuses from 179 Mpx on; only its refusal matters here.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(file)
+            _check_mode(source, image.mode)
+            image.load()
+        except Image.DecompressionBombError as error:
+            raise SlideError(
+                f"{source} is too large for a plain image ({error}): convert it to a tiled pyramid, "
+                "for example `vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg`"
+            ) from error
+        except UnidentifiedImageError as error:
+            raise SlideError(f"{source} is no image that Pillow reads") from error
+        except (OSError, SyntaxError, ValueError) as error:
+            raise SlideError(f"{source} is a damaged or truncated image: {error}") from error
+    pixels = np.array(_rgb(image))
+    pixels.setflags(write=False)
+    dpi = image.info.get("dpi", (None, None))
+    return pixels, Header(
+        vendor="image",
+        level_dimensions=(image.size,),
+        level_downsamples=(1.0,),
+        fingerprint=fingerprint(source),
+        mpp=stated_mpp(*(25400 / float(value) if value else None for value in dpi)),
+        icc_profile=image.info.get("icc_profile"),
+        properties={"image.format": str(image.format), "image.mode": image.mode},
+    )
+
+
+def _check_mode(source: str, mode: str) -> None:
+    if mode.startswith(("I", "F")):
+        raise SlideError(
+            f"{source} has pixels of mode {mode} (16 or 32 bits): wsiseg reads 8-bit RGB or grey images"
+        )
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB, transparency laid on white."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -1,0 +1,102 @@
+"""Choose the backend by content, never by the file's name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from wsiseg.errors import SlideError
+from wsiseg.slide.base import Slide
+from wsiseg.slide.source import as_source, head, is_url
+from wsiseg.slide.tiff import TIFF_MAGICS
+
+if TYPE_CHECKING:
+    import tifffile
+
+BACKENDS = ("openslide", "tiffslide", "image")
+
+
+def open_slide(
+    source: str | os.PathLike[str],
+    *,
+    backend: str | None = None,
+    slide_mpp: float | tuple[float, float] | None = None,
+) -> Slide:
+    """Open a slide.
+
+    source: a path, or a URL that fsspec knows. backend: one of BACKENDS; None chooses by content: OpenSlide
+    for what it recognises, except OME-TIFF, whose pyramids it does not see; tiffslide for other tiled TIFF
+    and for TIFF behind a URL; Pillow for plain images. slide_mpp: microns per level-0 pixel, one number or
+    (x, y), in place of what the slide states.
+
+    Raises:
+        SlideError: missing, empty, damaged, a directory, or in no known format.
+        MissingMppError: `slide_mpp` is no microscope's scale.
+    """
+    name = as_source(source)
+    begin = head(name)  # a missing, empty or unreadable file is reported here, whatever the backend
+    if backend is None:
+        backend = _detect(name, begin)
+    return _opener(backend)(name, slide_mpp)
+
+
+def _opener(backend: str) -> Callable[[str, float | tuple[float, float] | None], Slide]:
+    # Imported where used: a plain image needs no OpenSlide, `wsiseg --help` none of them.
+    if backend == "openslide":
+        from wsiseg.slide.openslide_backend import OpenSlideSlide
+
+        return OpenSlideSlide
+    if backend == "tiffslide":
+        from wsiseg.slide.tiffslide_backend import TiffSlideSlide
+
+        return TiffSlideSlide
+    if backend == "image":
+        from wsiseg.slide.image_backend import ImageSlide
+
+        return ImageSlide
+    raise SlideError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+
+
+def _detect(source: str, begin: bytes) -> str:
+    is_tiff = begin[:4] in TIFF_MAGICS
+    if is_url(source):
+        return "tiffslide" if is_tiff else "image"
+    import openslide
+
+    if is_tiff and _is_ome(source):
+        return "tiffslide"
+    if openslide.OpenSlide.detect_format(source) is not None:
+        return "openslide"
+    if is_tiff:
+        return "tiffslide" if _is_tiled(source) else "image"
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(source):
+            return "image"
+    except Image.DecompressionBombError:
+        return "image"
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise SlideError(
+            f"{source} is no slide or image that OpenSlide, tiffslide or Pillow reads: it "
+            f"begins with {begin[:16]!r}"
+        ) from error
+
+
+def _is_ome(source: str) -> bool:
+    return _ask_tiff(source, lambda tiff: bool(tiff.is_ome))
+
+
+def _is_tiled(source: str) -> bool:
+    return _ask_tiff(source, lambda tiff: bool(tiff.pages.first.is_tiled))
+
+
+def _ask_tiff(source: str, question: Callable[[tifffile.TiffFile], bool]) -> bool:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(source) as tiff:
+            return question(tiff)
+    except Exception:  # tifffile raises many kinds on malformed files; the backend then says what is wrong
+        return False

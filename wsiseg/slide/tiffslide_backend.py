@@ -1,0 +1,127 @@
+"""TIFF slides through tiffslide: local files and any URL that fsspec opens, OME-TIFF and qptiff too."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsiseg.errors import SlideError
+from wsiseg.slide.base import Header, Slide
+from wsiseg.slide.scale import stated_mpp, tidy
+from wsiseg.slide.source import fingerprint, is_url, open_binary
+from wsiseg.slide.tiff import PLAIN_TILED, chain_is_whole, ome_mpp, tiles_are_inside
+
+
+class TiffSlideSlide(Slide):
+    """A slide that tiffslide reads. Thread-safe: one zarr group per thread, one lock on the file."""
+
+    backend = "tiffslide"
+
+    def __init__(self, source: str, slide_mpp: float | tuple[float, float] | None = None) -> None:
+        self._handle = _open(source)
+        try:
+            super().__init__(source, _header(source, self._handle), slide_mpp)
+        except BaseException:
+            self._handle.close()
+            raise
+
+    def _read_inside(self, level: int, r_x: int, r_y: int, width: int, height: int) -> np.ndarray:
+        downsample = self._handle.level_downsamples[level]
+        # tiffslide truncates level-0 pixels / downsample: rounding up first meets the level pixel exactly.
+        location = math.ceil(r_x * downsample), math.ceil(r_y * downsample)
+        try:
+            pixels = self._handle.read_region(location, level, (width, height), as_array=True)
+        except Exception as error:  # decoders and network clients raise errors of their own kinds
+            raise SlideError(
+                f"cannot read {self.source} at pixel ({r_x}, {r_y}) of level {level}: "
+                f"{type(error).__name__}: {error}; the file is damaged or truncated there"
+            ) from error
+        return _rgb(pixels)
+
+    def native_source(self) -> Path | None:
+        return Path(self.source) if self.vendor in PLAIN_TILED and not is_url(self.source) else None
+
+    def close(self) -> None:
+        self._handle.close()
+
+
+def _open(source: str) -> Any:
+    import tiffslide
+
+    with open_binary(source) as file:
+        whole = chain_is_whole(file)
+    try:
+        handle = tiffslide.TiffSlide(source)
+    except Exception as error:  # tifffile raises many kinds on malformed files
+        raise SlideError(
+            f"{source} is no slide that tiffslide reads: {type(error).__name__}: {error}"
+        ) from error
+    # NDPI stores offsets beyond 4 GB in a way of its own, which only tifffile follows.
+    if not whole and not handle.ts_tifffile.is_ndpi:
+        handle.close()
+        raise SlideError(f"{source} is a truncated TIFF: copy or download the slide again")
+    handle.ts_tifffile.filehandle.set_lock(True)
+    return handle
+
+
+def _header(source: str, handle: Any) -> Header:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "metadata parsing only partially implemented"
+            properties = handle.properties
+        series = handle.ts_tifffile.series[properties["tiffslide.series-index"]]
+    except Exception as error:
+        raise SlideError(f"tiffslide cannot use {source}: {type(error).__name__}: {error}") from error
+    _check_pixels(source, handle, series)
+    mpp_x, mpp_y = properties["tiffslide.mpp-x"], properties["tiffslide.mpp-y"]
+    if handle.ts_tifffile.is_ome:
+        ome_x, ome_y = ome_mpp(handle.ts_tifffile.ome_metadata or "")
+        mpp_x, mpp_y = ome_x or mpp_x, ome_y or mpp_y
+    bounds = tuple(properties.get(f"tiffslide.bounds-{name}") for name in ("x", "y", "width", "height"))
+    return Header(
+        vendor=_vendor(handle.ts_tifffile),
+        level_dimensions=handle.level_dimensions,
+        level_downsamples=handle.level_downsamples,
+        fingerprint=fingerprint(source),
+        mpp=stated_mpp(mpp_x, mpp_y),
+        objective_power=tidy(properties.get("tiffslide.objective-power")),
+        l0_bounds=None if None in bounds else tuple(int(value) for value in bounds),  # type: ignore
+        associated_images=tuple(handle.associated_images),
+        icc_profile=handle._profile,
+        properties={key: str(value) for key, value in properties.items() if value is not None},
+    )
+
+
+def _check_pixels(source: str, handle: Any, series: Any) -> None:
+    channels = series.shape[series.axes.index("S")] if "S" in series.axes else None
+    channels = channels or (series.shape[series.axes.index("C")] if "C" in series.axes else 1)
+    if series.dtype != np.uint8 or channels not in (1, 3, 4):
+        raise SlideError(
+            f"{source} holds {channels} channel(s) of {series.dtype}: wsiseg reads 8-bit RGB or grey slides; "
+            "export the slide as 8-bit RGB first"
+        )
+    size = handle.ts_tifffile.filehandle.size
+    if not all(tiles_are_inside(page, size) for level in series.levels for page in level if page is not None):
+        raise SlideError(f"{source} is a truncated TIFF: copy or download the slide again")
+
+
+def _vendor(tiff: Any) -> str:
+    """OpenSlide's name for the kind of slide."""
+    kinds = {"svs": "aperio", "scn": "leica", "bif": "ventana", "ndpi": "hamamatsu", "philips": "philips"}
+    kinds |= {"qpi": "perkinelmer", "ome": "ome"}
+    return next((vendor for kind, vendor in kinds.items() if getattr(tiff, f"is_{kind}")), "generic-tiff")
+
+
+def _rgb(pixels: np.ndarray) -> np.ndarray:
+    """(height, width, 3) from 1, 3 or 4 channels; a fourth is alpha over white."""
+    if pixels.shape[2] == 1:
+        return np.repeat(pixels, 3, axis=2)
+    if pixels.shape[2] == 4:
+        alpha = pixels[..., 3:].astype(np.uint16)
+        over = (pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
+        return over.astype(np.uint8)
+    return np.ascontiguousarray(pixels)

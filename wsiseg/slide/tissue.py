@@ -1,0 +1,169 @@
+"""Where the tissue lies, from a thumbnail: numpy and scipy, no weights, no download.
+
+Stained tissue absorbs light in colour; glass does not absorb, shadows and dust absorb without colour, scanner
+padding and black marker absorb everything, and coloured markers absorb red most (blue, green) or green and
+blue alike (red), which haematoxylin and eosin do not. Optical density is -log10(value / white).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from wsiseg.errors import MissingMppError
+from wsiseg.slide.base import Slide
+
+_HOLE_UM2 = 250_000.0  # lumens, fat cells, tears up to half a millimetre across count as tissue
+_OBJECT_UM2 = 10_000.0  # smaller things are dust; needle biopsies are hundreds of microns wide
+_ARTEFACT_UM2 = 10_000.0  # nuclei and pigment are smaller than any marker stroke or padding
+_CLOSE_UM = 16.0
+# Limits for Otsu's threshold: below lies the noise of empty glass, above faint stroma would be lost.
+_SCORE_RANGE = (0.08, 0.15)
+
+
+@dataclass(frozen=True)
+class TissueMask:
+    """Tissue on a thumbnail.
+
+    mask: (height, width) bool. l0_per_px: level-0 pixels per mask pixel, (x, y).
+    """
+
+    mask: np.ndarray
+    l0_per_px: tuple[float, float]
+
+    @property
+    def fraction(self) -> float:
+        """Part of the slide that is tissue, 0 to 1."""
+        return float(self.mask.mean())
+
+
+def tissue_mask(slide: Slide, *, max_px: int = 2048) -> TissueMask:
+    """Find the tissue of a slide on a thumbnail whose longer side has `max_px` pixels.
+
+    Sizes that decide (holes, dust) are in square microns; on a slide without a scale, parts of its area.
+    """
+    rgb = slide.thumbnail(max_px)
+    height, width = rgb.shape[:2]
+    l0_per_px = (slide.dimensions[0] / width, slide.dimensions[1] / height)
+    try:
+        um_per_px = math.sqrt(l0_per_px[0] * slide.mpp[0] * l0_per_px[1] * slide.mpp[1])
+    except MissingMppError:
+        um_per_px = None
+    return TissueMask(find_tissue(rgb, um_per_px), l0_per_px)
+
+
+def find_tissue(rgb: np.ndarray, um_per_px: float | None) -> np.ndarray:
+    """Tissue of a brightfield image.
+
+    rgb: (height, width, 3) uint8; um_per_px: microns per pixel, None if unknown (the longer side is then
+    taken to be 20 mm, as on most slides). Returns (height, width) bool.
+    """
+    um_per_px = um_per_px or 20_000.0 / max(rgb.shape[:2])
+    px_per_um2 = 1.0 / um_per_px**2
+    # On a patch of a few hundred microns the limits shrink with the picture.
+    object_px = min(_OBJECT_UM2 * px_per_um2, 0.005 * rgb[..., 0].size)
+    density = optical_density(rgb)
+    artefact = _padding_and_black(rgb, _ARTEFACT_UM2 * px_per_um2) | _markers(
+        density, _ARTEFACT_UM2 * px_per_um2
+    )
+    score = density.max(axis=2) + np.ptp(density, axis=2)
+    score = ndimage.gaussian_filter(score, 1.0)
+    threshold = np.clip(otsu(score[~artefact]), *_SCORE_RANGE)
+    tissue = (score > threshold) & ~artefact
+    tissue = _close(tissue, max(1, round(_CLOSE_UM / um_per_px)))
+    tissue = _fill_small_holes(tissue, _HOLE_UM2 * px_per_um2)
+    return _drop_small(tissue & ~artefact, object_px)
+
+
+def optical_density(rgb: np.ndarray) -> np.ndarray:
+    """-log10(rgb / white), (height, width, 3) float32, not below 0.
+
+    White is the median of the brightest pixels where these look like glass, else 245 in all channels: an
+    image that is tissue all over has no glass to measure.
+    """
+    brightness = rgb.min(axis=2)
+    bright = rgb[brightness >= max(np.percentile(brightness, 98), 1)]
+    white = np.median(bright, axis=0) if len(bright) else np.zeros(3)
+    if white.min() < 205 or np.ptp(white) > 25:
+        white = np.full(3, 245.0)
+    table = -np.log10(np.maximum(np.arange(256), 1)[:, None] / white).astype(np.float32)
+    return np.maximum(np.stack([table[rgb[..., c], c] for c in range(3)], axis=2), 0)
+
+
+def otsu(values: np.ndarray) -> float:
+    """The threshold that separates two classes best (Otsu 1979), on 256 bins. 0 where nothing varies."""
+    if values.size == 0 or values.max() <= values.min():
+        return 0.0
+    counts, edges = np.histogram(values, 256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1]
+    above = counts.sum() - below
+    sums = np.cumsum(counts * centres)
+    between = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / np.maximum(above, 1)) ** 2
+    return float(edges[1:-1][np.argmax(between)])
+
+
+def _padding_and_black(rgb: np.ndarray, min_px: float) -> np.ndarray:
+    """Scanner padding and black marker: dark, colourless, larger than any nucleus; with their soft edges."""
+    dark = (rgb.max(axis=2) < 80) & (np.ptp(rgb, axis=2) < 30)
+    grey = (rgb.max(axis=2) < 200) & (np.ptp(rgb, axis=2) < 30)
+    return _grow(_drop_small(dark, min_px), grey)
+
+
+def _markers(density: np.ndarray, min_px: float) -> np.ndarray:
+    """Blue, green and red marker.
+
+    Haematoxylin absorbs green at least as much as red; blue and green ink absorb red more. Eosin absorbs
+    green much more than blue; red ink absorbs both, and evenly: blood, which does so too, is textured.
+    """
+    red, green, blue = np.moveaxis(density, 2, 0)
+    cold = (red > 0.25) & (red > 1.3 * green)
+    coldish = (red > 0.04) & (red > 1.08 * green)
+    warm = (green > 0.7) & (blue > 0.75 * green) & (red < 0.35 * green)
+    mean = ndimage.uniform_filter(green, 5)
+    warm &= ndimage.uniform_filter(green**2, 5) - mean**2 < 0.05**2
+    warmish = (green > 0.04) & (blue > 0.65 * green) & (red < 0.4 * green)
+    stained = density.max(axis=2) > 0.1
+    found = np.zeros(stained.shape, bool)
+    for seed, around in ((cold, coldish), (warm, warmish)):
+        marker = _grow(_drop_small(seed, min_px), around)
+        # Ink never covers most of what is on the glass; a blue or red stain (trichrome) does.
+        if marker.sum() < 0.5 * stained.sum():
+            found |= marker
+    return found
+
+
+def _grow(seed: np.ndarray, around: np.ndarray, px: int = 6) -> np.ndarray:
+    """`seed` and what of `around` is joined to it within `px` pixels, plus one pixel of blended edge."""
+    if not seed.any():
+        return seed
+    grown = ndimage.binary_dilation(seed, iterations=px, mask=around | seed)
+    return ndimage.binary_dilation(grown, iterations=2)
+
+
+def _close(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Closing with a disc, by distances so that the radius costs nothing."""
+    padded = np.pad(mask, radius + 1)
+    near = ndimage.distance_transform_edt(~padded) <= radius if padded.any() else padded
+    closed = ndimage.distance_transform_edt(near) > radius if near.any() else near
+    return (closed | padded)[radius + 1 : -radius - 1, radius + 1 : -radius - 1]
+
+
+def _drop_small(mask: np.ndarray, min_px: float) -> np.ndarray:
+    """Without the 8-connected parts below `min_px` pixels."""
+    labels, _ = ndimage.label(mask, np.ones((3, 3)))
+    keep = np.bincount(labels.ravel()) >= min_px
+    keep[0] = False
+    return keep[labels]
+
+
+def _fill_small_holes(mask: np.ndarray, max_px: float) -> np.ndarray:
+    """With the enclosed 4-connected holes up to `max_px` pixels filled."""
+    holes = ndimage.binary_fill_holes(mask) & ~mask
+    labels, _ = ndimage.label(holes)
+    small = np.bincount(labels.ravel()) <= max_px
+    small[0] = False
+    return mask | small[labels]
