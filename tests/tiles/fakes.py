@@ -28,6 +28,9 @@ class FakeSlide:
     seconds_per_tile: float = 0.0
     reads: int = 0
 
+    def level_for_mpp(self, mpp: float) -> tuple[int, tuple[float, float]]:
+        return 0, (mpp / self.mpp[0], mpp / self.mpp[1])
+
     def native_source(self) -> None:
         return None
 

@@ -106,4 +106,4 @@ def test_fingerprint_tells_slides_and_grids_apart_but_not_where_the_file_lies() 
 )
 def test_a_grid_that_cannot_be_is_refused_by_name(bad: dict[str, float]) -> None:
     with pytest.raises(StoreError, match=next(iter(bad)).split("_")[0].replace("min", "minimum")):
-        GridSpec(**({"mpp": 0.5} | bad))  # type: ignore[arg-type]
+        GridSpec(**({"mpp": 0.5} | bad))

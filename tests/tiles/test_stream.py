@@ -36,7 +36,7 @@ def test_a_slow_consumer_holds_the_reader_back() -> None:
     next(batches)
     time.sleep(0.3)
     assert slide.reads <= 4 * 4 + 16 < len(grid)
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert not our_threads()
 
 

@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from wsiseg.tiles.grid import Grid, GridSpec, SlideIdentity, plan_grid
+from wsiseg.tiles.store import TileStore, is_store, write_store
 from wsiseg.tiles.stream import SlideTiles, TileSource
 
-__all__ = ["Grid", "GridSpec", "SlideIdentity", "SlideTiles", "TileSource", "plan_grid"]
+__all__ = [
+    "Grid",
+    "GridSpec",
+    "SlideIdentity",
+    "SlideTiles",
+    "TileSource",
+    "TileStore",
+    "is_store",
+    "plan_grid",
+    "write_store",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -45,7 +45,7 @@ class SlideTiles:
         indices = range(len(self.grid))
         return read_ahead(_stack(indices, self.tiles(indices), size), READ_AHEAD_BATCHES)
 
-    def tiles(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    def tiles(self, indices: Sequence[int]) -> Generator[np.ndarray, None, None]:
         """The tiles (H, W, 3) uint8 with these indices, in this order."""
         spec = self.grid.spec
 

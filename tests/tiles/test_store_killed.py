@@ -1,0 +1,98 @@
+"""A writer killed with SIGKILL at any step, started again, ends in the same store, byte for byte."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiles.write_child import SLIDE, grid
+from wsiseg.errors import OutputError, StoreError
+from wsiseg.tiles import TileStore, write_store
+
+ROOT = Path(__file__).parents[2]
+
+
+def content(store: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(store)): f.read_bytes() for f in sorted(store.rglob("*")) if f.is_file()}
+
+
+def child(store: Path, step: int = 0, moment: str = "before") -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.tiles.write_child", str(store), str(step), moment]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    store = tmp_path_factory.mktemp("whole") / "slide.zarr"
+    write_store(SLIDE, grid(), store)
+    return content(store)
+
+
+def test_killed_around_every_rename_it_goes_on(tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
+    """Metadata, coordinates, seal, five shards, `complete`: what is visible changes only at a rename."""
+    for step in range(1, 30):
+        store = tmp_path / f"{step}.zarr"
+        process = child(store, step, moment=("before", "after")[step % 2])
+        process.communicate(timeout=60)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+        if content(store) != uninterrupted:  # killed after the last rename: it was finished
+            with pytest.raises(StoreError):
+                TileStore.open(store)
+        write_store(SLIDE, grid(), store)
+        assert content(store) == uninterrupted
+    assert 10 <= step < 29
+
+
+def test_killed_at_random_moments_it_goes_on(tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
+    rng = random.Random(0)
+    store = tmp_path / "slide.zarr"
+    for lines in (1, rng.randrange(20, 90), rng.randrange(20, 90)):
+        process = child(store)
+        assert process.stdout is not None
+        for _ in range(lines):
+            process.stdout.readline()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+    write_store(SLIDE, grid(), store)
+    assert content(store) == uninterrupted
+
+
+def test_a_second_writer_is_turned_away(tmp_path: Path) -> None:
+    store = tmp_path / "slide.zarr"
+    process = child(store)
+    assert process.stdout is not None
+    process.stdout.readline()
+    with pytest.raises(StoreError, match="being written by another process"):
+        write_store(SLIDE, grid(), store)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    TileStore.open(store)
+
+
+def test_a_full_disk_is_one_clear_error_and_loses_nothing(
+    tmp_path: Path, uninterrupted: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "slide.zarr"
+    calls = 0
+
+    def full(handle: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 3:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match="No space left on device"):
+            write_store(SLIDE, grid(), store)
+    assert not list(store.rglob("*.tmp"))
+    write_store(SLIDE, grid(), store)
+    assert content(store) == uninterrupted

@@ -1,0 +1,307 @@
+"""Tiles in a Zarr v3 store: written once, resumed after any interruption, read many times.
+
+    slide.zarr/zarr.json          group; attribute `wsiseg`: slide, grid, software, complete
+    slide.zarr/pixels             (N, H, W, 3) uint8, shards of 64 patches, one zstd-1 chunk per patch
+    slide.zarr/m_xy               (N, 2) int64, corners in model pixels
+    slide.zarr/tissue             (N,) float32
+
+A store is built in three steps, each whole or absent: the arrays' metadata, sealed by the group's
+`zarr.json`; one shard after another; `complete` in the group. Killed anywhere, the next run goes on from what
+is whole, and the finished store is the same byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsiseg import __version__
+from wsiseg.errors import OutputError, StoreError
+from wsiseg.files import atomic_write
+from wsiseg.tiles.ahead import map_ahead, read_ahead
+from wsiseg.tiles.attributes import StoreAttributes, explain_difference, parse_attributes
+from wsiseg.tiles.grid import Grid
+from wsiseg.tiles.shard import SHARD_TILES, ZSTD_LEVEL, encode_patch, encode_shard, read_index, read_patches
+from wsiseg.tiles.stream import READ_AHEAD_BATCHES, WORKERS, SlideTiles
+
+if TYPE_CHECKING:
+    import zarr
+
+    from wsiseg.slide import Slide
+
+ARRAYS = ("pixels", "m_xy", "tissue")
+
+
+class TileStore:
+    """A `TileSource` over a finished store. Open it with `TileStore.open`."""
+
+    def __init__(self, path: Path, grid: Grid, attributes: StoreAttributes) -> None:
+        self.path = path
+        self.grid = grid
+        self.attributes = attributes
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, grid: Grid | None = None) -> TileStore:
+        """Open a finished store; with `grid`, only if it holds exactly that grid of that slide.
+
+        Raises:
+            StoreError: no store, incomplete, malformed, or of another slide or grid.
+        """
+        folder = Path(path)
+        attributes = _read_attributes(folder)
+        if not attributes.complete:
+            raise StoreError(f"{folder} is incomplete: run `wsiseg tile` again, it goes on where it stopped")
+        if grid is not None:
+            _require_same(folder, attributes, grid)
+        return cls(folder, _read_grid(folder, attributes), attributes)
+
+    @property
+    def pixels(self) -> zarr.Array[Any]:
+        """The Zarr array (N, H, W, 3) uint8, for readers who want it as such."""
+        import zarr
+
+        return zarr.open_array(self.path / "pixels", mode="r")
+
+    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """As `TileSource.batches`.
+
+        Raises:
+            StoreError: a shard is missing or damaged.
+        """
+
+        def read() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for start in range(0, len(self.grid), size):
+                indices = np.arange(start, min(start + size, len(self.grid)), dtype=np.int64)
+                yield indices, self.tiles(indices)
+
+        return read_ahead(read(), READ_AHEAD_BATCHES)
+
+    def tiles(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The tiles (n, H, W, 3) uint8 with these indices, in any order.
+
+        Raises:
+            StoreError: a shard is missing or damaged.
+        """
+        wanted = np.asarray(indices, dtype=np.int64)
+        size = self.grid.spec.tile_size
+        out = np.empty((len(wanted), size, size, 3), np.uint8)
+        runs = np.flatnonzero(np.diff(wanted // SHARD_TILES, prepend=-1, append=-1))
+        for first, stop in pairwise(runs):
+            shard = int(wanted[first]) // SHARD_TILES
+            file = _shard_file(self.path, shard)
+            index = read_index(file, _shard_tiles(shard, len(self.grid)))
+            if index is None:
+                raise StoreError(f"{file} is missing or damaged: run `wsiseg tile` again to read it anew")
+            read_patches(file, index, (wanted[first:stop] % SHARD_TILES).tolist(), out[first:stop])
+        return out
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is a tile store, finished or not, of this or another format; reads one small file."""
+    try:
+        return bool(_group_attributes(Path(path))["kind"] == "wsiseg tiles")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def write_store(
+    slide: Slide,
+    grid: Grid,
+    path: str | os.PathLike[str],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> TileStore:
+    """Read all tiles of `grid` into a store at `path`, or finish the one begun there.
+
+    progress: called with (tiles in the store, tiles in all). Memory: one compressed shard and a few tiles.
+
+    Raises:
+        StoreError: `path` is something else, a store of another slide or grid, one begun by another version
+            of wsiseg, or one that another process is writing.
+        OutputError: it cannot be written. What is whole stays, and the next run goes on from there.
+        SlideError: the slide cannot be read.
+    """
+    folder = Path(path)
+    wanted = StoreAttributes.of(
+        grid, level=slide.level_for_mpp(grid.spec.mpp)[0], software=f"wsiseg {__version__}"
+    )
+    _make_folder(folder)
+    with _sole_writer(folder):
+        if not (folder / "zarr.json").exists():
+            _write_skeleton(folder, grid, wanted)
+        stored = _read_attributes(folder)
+        _require_same(folder, stored, grid)
+        if not stored.complete and stored.software != wanted.software:
+            raise StoreError(
+                f"{folder} was begun by {stored.software} and this is {wanted.software}: "
+                "delete it, or finish it with the version that began it"
+            )
+        for leftover in folder.rglob(".*.tmp"):
+            leftover.unlink()
+        _write_missing_shards(SlideTiles(slide, grid), folder, progress)
+        if not stored.complete:
+            _write_group(folder, replace(stored, complete=True))
+    return TileStore.open(folder)
+
+
+def _write_missing_shards(
+    source: SlideTiles, folder: Path, progress: Callable[[int, int], None] | None
+) -> None:
+    total = len(source.grid)
+    missing = [
+        shard
+        for shard in range(-(-total // SHARD_TILES))
+        if read_index(_shard_file(folder, shard), _shard_tiles(shard, total)) is None
+    ]
+    wanted = [shard * SHARD_TILES + place for shard in missing for place in range(_shard_tiles(shard, total))]
+    done = total - len(wanted)
+    if progress:
+        progress(done, total)
+    with (
+        closing(source.tiles(wanted)) as tiles,
+        closing(map_ahead(encode_patch, tiles, workers=WORKERS, ahead=2 * WORKERS)) as patches,
+    ):
+        for shard in missing:
+            parts = []
+            for patch in islice(patches, _shard_tiles(shard, total)):
+                parts.append(patch)
+                done += 1
+                if progress:
+                    progress(done, total)
+            file = _shard_file(folder, shard)
+            _make_folder(file.parent)
+            with atomic_write(file) as out:
+                out.writelines(encode_shard(parts))
+
+
+def _shard_file(folder: Path, shard: int) -> Path:
+    return folder / "pixels" / "c" / str(shard) / "0" / "0" / "0"
+
+
+def _shard_tiles(shard: int, total: int) -> int:
+    return min(SHARD_TILES, total - shard * SHARD_TILES)
+
+
+def _write_skeleton(folder: Path, grid: Grid, attributes: StoreAttributes) -> None:
+    """The arrays' metadata and the coordinates, then the group's `zarr.json`, which makes it a store."""
+    foreign = [entry.name for entry in folder.iterdir() if entry.name not in ARRAYS]
+    foreign = [name for name in foreign if not name.endswith(".tmp")]
+    if foreign:
+        raise StoreError(f"{folder} is a folder with other things in it ({foreign[0]}): choose another --out")
+    import zarr
+    from zarr.codecs import ZstdCodec
+
+    tiles, size = len(grid), grid.spec.tile_size
+    try:
+        for name in ARRAYS:  # what an interrupted run left
+            shutil.rmtree(folder / name, ignore_errors=True)
+        zarr.create_array(
+            folder / "pixels",
+            shape=(tiles, size, size, 3),
+            chunks=(1, size, size, 3),
+            shards=(SHARD_TILES, size, size, 3),
+            dtype="uint8",
+            compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
+            dimension_names=("tile", "y", "x", "rgb"),
+            config={"write_empty_chunks": True},
+        )
+        for name, values in (
+            ("m_xy", grid.m_xy.astype(np.int64)),
+            ("tissue", grid.tissue.astype(np.float32)),
+        ):
+            array = zarr.create_array(
+                folder / name,
+                shape=values.shape,
+                chunks=(max(1, tiles), *values.shape[1:]),
+                dtype=values.dtype,
+                config={"write_empty_chunks": True},
+            )
+            if tiles:
+                array[...] = values
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
+    _write_group(folder, attributes)
+
+
+def _write_group(folder: Path, attributes: StoreAttributes) -> None:
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {"wsiseg": attributes.to_json()}}
+    with atomic_write(folder / "zarr.json") as file:
+        file.write(json.dumps(group, indent=2).encode())
+
+
+def _group_attributes(folder: Path) -> Any:
+    return json.loads((folder / "zarr.json").read_bytes())["attributes"]["wsiseg"]
+
+
+def _read_attributes(folder: Path) -> StoreAttributes:
+    try:
+        raw = _group_attributes(folder)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StoreError(f"no tile store at {folder}: make one with `wsiseg tile`") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StoreError(f"{folder} is not a tile store: its zarr.json cannot be read") from error
+    try:
+        return parse_attributes(raw)
+    except StoreError as error:
+        raise StoreError(f"{folder}: {error}") from error
+
+
+def _read_grid(folder: Path, attributes: StoreAttributes) -> Grid:
+    import zarr
+
+    try:
+        m_xy = np.asarray(zarr.open_array(folder / "m_xy", mode="r")[...])
+        tissue = np.asarray(zarr.open_array(folder / "tissue", mode="r")[...])
+    except Exception as error:  # zarr's errors for broken metadata and chunks have no common root
+        raise StoreError(f"{folder} is damaged (its coordinates): delete it and run `wsiseg tile`") from error
+    grid = Grid(attributes.spec, attributes.slide, attributes.m_width, attributes.m_height, m_xy, tissue)
+    if (
+        m_xy.shape != (attributes.tiles, 2)
+        or tissue.shape != (attributes.tiles,)
+        or grid.fingerprint != attributes.grid_fingerprint
+    ):
+        raise StoreError(f"{folder} is damaged: its coordinates are not those that its attributes name")
+    return grid
+
+
+def _require_same(folder: Path, stored: StoreAttributes, grid: Grid) -> None:
+    wanted = StoreAttributes.of(grid, level=stored.level, software=stored.software)
+    if reason := explain_difference(stored, wanted):
+        raise StoreError(f"{folder} cannot be used: {reason}; choose another store, or delete this one")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise StoreError(f"{folder} is a file, not a tile store: choose another --out") from error
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _sole_writer(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system takes back from a killed process."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock; shards are whole there all the same
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(f"{folder} is being written by another process: wait for it") from error
+        yield
+    finally:
+        os.close(handle)
