@@ -1,0 +1,9 @@
+"""One mask per class and slide: blend tiles on disk, trace polygons without seams, measure them."""
+
+from __future__ import annotations
+
+from wsiseg.mask.canvas import Canvas
+from wsiseg.mask.regions import Region, fill_holes, l0_origin, regions, repair
+from wsiseg.mask.trace import contour, trace
+
+__all__ = ["Canvas", "Region", "contour", "fill_holes", "l0_origin", "regions", "repair", "trace"]

@@ -1,0 +1,344 @@
+"""Annotations to GeoJSON in the dialect that QuPath reads safely (`qupath.py`), and back.
+
+A file is a FeatureCollection, one Feature a line, written as it comes and never held whole. Its member
+`wsiseg`, which QuPath ignores, says what made it; there "origin" says where (0, 0) of the coordinates lies.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import orjson
+import shapely
+
+from wsiseg.errors import GeoJSONError
+from wsiseg.mask.regions import GRID_L0, repair
+from wsiseg.qupath import OBJECT_TYPES, Color, class_color, clean_class, clean_name, clean_text
+
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "annotation.wsiseg")
+_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One object as QuPath knows it.
+
+    geometry: Polygon or MultiPolygon; coordinates as written: level-0 pixels from the file's origin.
+    classification: name of its class, whose colour is `color`; "" for none, `color` is then the object's own.
+    measurements: what is not finite is left out of the file; QuPath takes what is missing for NaN.
+    metadata: shown by QuPath beside the measurements; the key `qupath.DESCRIPTION` as the object's
+        description.
+    """
+
+    id: uuid.UUID
+    geometry: shapely.Polygon | shapely.MultiPolygon
+    name: str
+    classification: str
+    color: Color
+    measurements: dict[str, float] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    object_type: str = "annotation"
+    is_locked: bool = False
+
+
+def annotation_id(geometry: shapely.Geometry, *made_by: str) -> uuid.UUID:
+    """The same id for the same outline made by the same things (slide, model, query, …): UUID version 5."""
+    outline = shapely.to_wkb(shapely.normalize(geometry), output_dimension=2, byte_order=1, hex=True)
+    return uuid.uuid5(_NAMESPACE, "\0".join([*map(clean_text, made_by), outline]))
+
+
+def write_geojson(
+    annotations: Iterable[Annotation], file: IO[bytes], *, run: Mapping[str, Any] | None = None
+) -> int:
+    """Stream annotations to a binary file; return how many.
+
+    Geometries that are not valid on QuPath's 0.01-px grid are repaired, names, classes and texts cleaned,
+    so that no annotation can spoil the file.
+
+    Args:
+        run: JSON values that say what made the file: its member `wsiseg`.
+
+    Raises:
+        GeoJSONError: an annotation is not a polygon, has no area, or is of an unknown object type.
+    """
+    file.write(b'{"type":"FeatureCollection",')
+    if run is not None:
+        file.write(b'"wsiseg":' + orjson.dumps(run, option=orjson.OPT_SERIALIZE_NUMPY) + b",")
+    file.write(b'"features":[')
+    count = 0
+    remaining = iter(annotations)
+    while batch := list(islice(remaining, _BATCH)):
+        features = _features(batch, count)
+        lines = [orjson.dumps(feature, option=orjson.OPT_SERIALIZE_NUMPY) for feature in features]
+        file.write((b",\n" if count else b"\n") + b",\n".join(lines))
+        count += len(batch)
+    file.write(b"\n]}\n")
+    return count
+
+
+def read_geojson(path: str | os.PathLike[str]) -> list[Annotation]:
+    """Read a file of `write_geojson`, or what QuPath exports (plain or .gz): see `read_collection`."""
+    return read_collection(path)[0]
+
+
+def read_collection(path: str | os.PathLike[str]) -> tuple[list[Annotation], dict[str, Any]]:
+    """The annotations of a file, children after their parents, and its member `wsiseg` ({} if there is none).
+
+    Reads a FeatureCollection, a bare list of Features or one Feature. As QuPath does it takes measurements
+    as an object or a list, classes as an object or a string, and drops what is null, NaN or unknown.
+
+    Raises:
+        GeoJSONError: not GeoJSON, or feature i (from 0) is not a valid polygon with valid properties.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise GeoJSONError(f"cannot read {path}: {error.strerror or error}") from error
+    root = _parse(data, path)
+    if isinstance(root, dict) and root.get("type") == "FeatureCollection":
+        features, run = root.get("features"), root.get("wsiseg")
+    else:
+        features, run = root if isinstance(root, list) else [root], None
+    if not isinstance(features, list):
+        raise GeoJSONError(f"{path}: `features` is not a list")
+    annotations: list[Annotation] = []
+    for i, feature in enumerate(features):
+        try:
+            annotations.extend(_annotations(feature))
+        except (GeoJSONError, TypeError, ValueError) as error:
+            raise GeoJSONError(f"{path}: feature {i}: {error}") from error
+    return annotations, run if isinstance(run, dict) else {}
+
+
+# Writing
+
+
+def _features(batch: list[Annotation], first: int) -> Iterator[dict[str, Any]]:
+    for annotation, geometry in zip(batch, _geometries(batch, first), strict=True):
+        yield {
+            "type": "Feature",
+            "id": str(annotation.id),
+            "geometry": geometry,
+            "properties": _properties(annotation),
+        }
+
+
+def _geometries(batch: list[Annotation], first: int) -> Iterator[dict[str, Any]]:
+    """GeoJSON geometries of safe polygons, whose rings are views of one array of coordinates."""
+    polygons = np.array([annotation.geometry for annotation in batch], object)
+    unsafe = ~_is_safe(polygons)
+    if unsafe.any():
+        polygons[unsafe] = repair(polygons[unsafe])
+    empty = np.flatnonzero(shapely.is_empty(polygons))
+    if len(empty):
+        i = int(empty[0])
+        raise GeoJSONError(
+            f"annotation {first + i}: {shapely.to_wkt(batch[i].geometry)[:80]} is not a polygon "
+            f"with an area at {GRID_L0} px"
+        )
+    parts, part_owner = shapely.get_parts(polygons, return_index=True)
+    rings, ring_part = shapely.get_rings(parts, return_index=True)
+    xy, lengths = shapely.get_coordinates(rings), shapely.get_num_coordinates(rings)
+    ends = np.cumsum(lengths).tolist()
+    coordinates: list[list[list[np.ndarray]]] = [[] for _ in batch]
+    part_coordinates: list[list[np.ndarray]] = [[] for _ in parts]
+    start = 0
+    for end, part in zip(ends, ring_part.tolist(), strict=True):
+        part_coordinates[part].append(xy[start:end])
+        start = end
+    for part, owner in enumerate(part_owner.tolist()):
+        coordinates[owner].append(part_coordinates[part])
+    for shape in coordinates:
+        if len(shape) == 1:
+            yield {"type": "Polygon", "coordinates": shape[0]}
+        else:
+            yield {"type": "MultiPolygon", "coordinates": shape}
+
+
+def _is_safe(polygons: np.ndarray) -> np.ndarray:
+    xy, owner = shapely.get_coordinates(polygons, return_index=True)
+    on_grid = np.ones(len(polygons), bool)
+    on_grid[owner[(xy != np.round(xy, 2)).any(axis=1)]] = False
+    kind = shapely.get_type_id(polygons)
+    areal = kind == shapely.GeometryType.POLYGON
+    areal |= (kind == shapely.GeometryType.MULTIPOLYGON) & (shapely.get_num_geometries(polygons) > 1)
+    return on_grid & areal & ~shapely.has_z(polygons) & shapely.is_valid(polygons)
+
+
+def _properties(annotation: Annotation) -> dict[str, Any]:
+    if annotation.object_type not in OBJECT_TYPES:
+        raise GeoJSONError(
+            f"annotation {annotation.id}: object type {annotation.object_type!r} is not one of {OBJECT_TYPES}"
+        )
+    properties: dict[str, Any] = {"objectType": annotation.object_type}
+    if name := _clean_name(annotation.name):
+        properties["name"] = name
+    color = [int(part) for part in annotation.color]
+    if classification := _clean_class(annotation.classification):
+        properties["classification"] = {"name": classification, "color": color}
+    else:
+        properties["color"] = color
+    properties["isLocked"] = bool(annotation.is_locked)
+    measurements = {
+        _clean_text(key): value for key, value in annotation.measurements.items() if math.isfinite(value)
+    }
+    if measurements:
+        properties["measurements"] = measurements
+    if annotation.metadata:
+        properties["metadata"] = {
+            _clean_text(key): _clean_text(value) for key, value in annotation.metadata.items()
+        }
+    return properties
+
+
+# The same few texts come back with every annotation of a run.
+_clean_name, _clean_class, _clean_text = (lru_cache(1024)(f) for f in (clean_name, clean_class, clean_text))
+
+
+# Reading
+
+
+def _parse(data: bytes, path: str | os.PathLike[str]) -> Any:
+    try:
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        data = data.removeprefix(b"\xef\xbb\xbf")
+        try:
+            return orjson.loads(data)
+        except orjson.JSONDecodeError:
+            return json.loads(data)  # QuPath writes NaN, which is not JSON; Python's parser takes it
+    except (ValueError, OSError, EOFError, RecursionError) as error:
+        raise GeoJSONError(f"{path} is not GeoJSON: {error}") from error
+
+
+def _annotations(feature: Any) -> Iterator[Annotation]:
+    """One feature and its children."""
+    if not isinstance(feature, dict) or feature.get("type") != "Feature":
+        raise GeoJSONError("not a Feature")
+    properties = feature.get("properties", {})
+    if not isinstance(properties, dict):
+        raise GeoJSONError(f"properties are not an object: {_short(properties)}")
+    object_type = properties.get("objectType", "annotation")
+    if object_type not in OBJECT_TYPES:
+        raise GeoJSONError(f"object type {_short(object_type)} is not one of {OBJECT_TYPES}")
+    classification, color = _classification(properties)
+    name = properties.get("name", "")
+    if not isinstance(name, str):
+        raise GeoJSONError(f"name is not a text: {_short(name)}")
+    yield Annotation(
+        id=_id(feature.get("id")),
+        geometry=_geometry(feature.get("geometry")),
+        name=name,
+        classification=classification,
+        color=color,
+        measurements=_measurements(properties.get("measurements")),
+        metadata=_metadata(properties.get("metadata")),
+        object_type=object_type,
+        is_locked=properties.get("isLocked") is True,
+    )
+    for child in properties.get("childObjects") or ():
+        yield from _annotations(child)
+
+
+def _id(value: Any) -> uuid.UUID:
+    try:
+        return uuid.UUID(value)
+    except (TypeError, ValueError, AttributeError):
+        return uuid.uuid4()  # as QuPath does
+
+
+def _geometry(geometry: Any) -> shapely.Polygon | shapely.MultiPolygon:
+    kind = geometry.get("type") if isinstance(geometry, dict) else None
+    if kind not in ("Polygon", "MultiPolygon"):
+        raise GeoJSONError(f"geometry is not a Polygon or MultiPolygon: {_short(geometry)}")
+    coordinates = geometry.get("coordinates")
+    if not isinstance(coordinates, list) or not coordinates:
+        raise GeoJSONError("geometry has no coordinates")
+    parts = [_polygon(part) for part in (coordinates if kind == "MultiPolygon" else [coordinates])]
+    shape = parts[0] if kind == "Polygon" else shapely.MultiPolygon(parts)
+    if not shapely.is_valid(shape):
+        raise GeoJSONError(f"invalid geometry: {shapely.is_valid_reason(shape)}")
+    if shape.is_empty:
+        raise GeoJSONError("geometry is empty")
+    return shape
+
+
+def _polygon(rings: Any) -> shapely.Polygon:
+    closed = []
+    for ring in rings:
+        xy = np.array([position[:2] for position in ring], np.float64)
+        if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
+            raise GeoJSONError("a coordinate is not a pair of numbers")
+        if len(xy) < 4 or (xy[0] != xy[-1]).any():
+            raise GeoJSONError("a ring is not closed, or has fewer than 4 positions")
+        closed.append(xy)
+    if not closed:
+        raise GeoJSONError("a polygon without rings")
+    return shapely.Polygon(closed[0], closed[1:])
+
+
+def _classification(properties: dict[str, Any]) -> tuple[str, Color]:
+    value, color = properties.get("classification"), None
+    if isinstance(value, dict):
+        color = value.get("color", value.get("colorRGB"))
+        name = value.get("name", value.get("names", ""))
+        value = " ".join(map(str, name)) if isinstance(name, list) else name
+    if value is not None and not isinstance(value, str):
+        raise GeoJSONError(f"classification is neither a text nor an object with a name: {_short(value)}")
+    name = clean_class(value or "")
+    return name, _color(properties.get("color")) or _color(color) or class_color(name)
+
+
+def _color(value: Any) -> Color | None:
+    if isinstance(value, int):  # QuPath's packed RGB
+        return value >> 16 & 255, value >> 8 & 255, value & 255
+    if (
+        isinstance(value, list)
+        and len(value) in (3, 4)
+        and all(isinstance(v, int) and 0 <= v < 256 for v in value)
+    ):
+        return value[0], value[1], value[2]
+    if value in (None, []):
+        return None
+    raise GeoJSONError(f"colour is not [red, green, blue]: {_short(value)}")
+
+
+def _measurements(value: Any) -> dict[str, float]:
+    if isinstance(value, list):
+        value = {
+            item["name"]: item.get("value") for item in value if isinstance(item, dict) and "name" in item
+        }
+    if not isinstance(value, dict):
+        return {}
+    numbers = {
+        key: float(number)
+        for key, number in value.items()
+        if isinstance(number, (int, float, str)) and not isinstance(number, bool)
+    }
+    return {key: number for key, number in numbers.items() if math.isfinite(number)}
+
+
+def _metadata(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        return {}
+    return {
+        key: item if isinstance(item, str) else json.dumps(item)
+        for key, item in value.items()
+        if isinstance(item, (str, int, float))
+    }
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"

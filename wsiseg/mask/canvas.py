@@ -1,0 +1,122 @@
+"""The probability of one class over a whole slide, on disk, whatever the slide's size."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from wsiseg.errors import OutputError
+from wsiseg.mask.blend import RollingBand
+
+_BAND_ROWS = 256
+
+
+class Canvas:
+    """Blended tiles as uint8 (probability · 255, rounded), in an anonymous sparse file of m_height rows.
+
+    Tiles come in row-major order (y, then x), as a grid lists them. A row is written once, when no later tile
+    can touch it; where no tile spoke nothing is written and the probability is 0. In memory there is one
+    tile's height of the slide's width. The file has no name (on POSIX), so that it vanishes with the process,
+    however that ends.
+
+        with Canvas(grid.m_width, grid.m_height, spec.tile_size, spec.overlap) as canvas:
+            for (m_x, m_y), probability in ...:
+                canvas.add(m_x, m_y, probability)
+            canvas.finish()
+            found = regions(canvas, grid)
+
+    Raises:
+        OutputError: the temporary folder is unwritable or full.
+    """
+
+    def __init__(
+        self, m_width: int, m_height: int, tile_size: int, overlap: int, folder: Path | None = None
+    ) -> None:
+        self.m_width = m_width
+        self.m_height = m_height
+        self._folder = folder or Path(tempfile.gettempdir())
+        self._band = RollingBand(m_width, tile_size, overlap)
+        self._written = np.zeros(-(-m_height // _BAND_ROWS), bool)  # which bands of rows hold anything
+        try:
+            self._file = tempfile.TemporaryFile(prefix="wsiseg-canvas-", dir=self._folder)  # noqa: SIM115
+            self._file.truncate(m_width * m_height)
+        except OSError as error:
+            raise self._full(error) from error
+
+    def __enter__(self) -> Canvas:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, m_x: int, m_y: int, probability: np.ndarray | None) -> None:
+        """Blend in the tile whose top-left corner is (m_x, m_y).
+
+        `probability` is (tile_size, tile_size) in [0, 1]. None, a tile in which the model found nothing,
+        counts as probability 0 with the tile's full weight. A tile may hang over the right and bottom
+        edges.
+        """
+        self._flush(m_y)
+        self._band.add(m_x, m_y, probability)
+
+    def finish(self) -> None:
+        """Write the rows still in memory; no tile may follow."""
+        self._flush(self.m_height)
+
+    def bands(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The finished canvas from top to bottom: (m_y0, (h, m_width) uint8). Bands of zeros are left out."""
+        self._file.flush()
+        for m_y0 in np.flatnonzero(self._written).tolist():
+            m_y0 *= _BAND_ROWS
+            band = np.empty((min(_BAND_ROWS, self.m_height - m_y0), self.m_width), np.uint8)
+            self._file.seek(m_y0 * self.m_width)
+            self._file.readinto(band)  # type: ignore[attr-defined]
+            yield m_y0, band
+
+    def window(self, m_x: int, m_y: int, width: int, height: int) -> np.ndarray:
+        """A piece of the finished canvas: (height, width) uint8, 0 outside the slide."""
+        self._file.flush()
+        piece = np.zeros((height, width), np.uint8)
+        x0, x1 = max(m_x, 0), min(m_x + width, self.m_width)
+        y0, y1 = max(m_y, 0), min(m_y + height, self.m_height)
+        if x0 < x1 and y0 < y1:
+            canvas = np.memmap(self._file, np.uint8, "r", shape=(self.m_height, self.m_width))
+            piece[y0 - m_y : y1 - m_y, x0 - m_x : x1 - m_x] = canvas[y0:y1, x0:x1]
+        return piece
+
+    def _flush(self, m_y: int) -> None:
+        for m_x0, m_y0, probability in self._band.finished(m_y):
+            probability *= 255
+            probability += 0.5
+            values = probability.astype(np.uint8)[: max(self.m_height - m_y0, 0)]
+            if values.any():
+                self._write(m_x0, m_y0, values)
+
+    def _write(self, m_x0: int, m_y0: int, values: np.ndarray) -> None:
+        height, width = values.shape
+        self._written[m_y0 // _BAND_ROWS : (m_y0 + height - 1) // _BAND_ROWS + 1] = True
+        try:
+            # Written, not mapped: on a full disk a write is an error, a mapped page is a crash (SIGBUS).
+            if width == self.m_width:
+                self._file.seek(m_y0 * self.m_width)
+                self._file.write(values)
+            else:
+                for y, row in enumerate(values, m_y0):
+                    self._file.seek(y * self.m_width + m_x0)
+                    self._file.write(row)
+            self._file.flush()
+        except OSError as error:
+            raise self._full(error) from error
+
+    def _full(self, error: OSError) -> OutputError:
+        reason = error.strerror or os.strerror(error.errno or 0)
+        return OutputError(
+            f"cannot keep the mask in {self._folder}: {reason}; point TMPDIR at a disk with room"
+        )

@@ -1,0 +1,147 @@
+"""From a canvas of probabilities to polygons in level-0 pixels, measured, and safe to write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import shapely
+
+from wsiseg.mask.measure import mean_inside
+from wsiseg.mask.trace import contour, trace
+
+if TYPE_CHECKING:
+    from wsiseg.mask.canvas import Canvas
+    from wsiseg.tiles import Grid, SlideIdentity
+
+Origin = Literal["qupath", "slide"]
+
+GRID_L0 = 0.01
+"""QuPath ≥ 0.6 snaps coordinates to this grid (level-0 pixels), and refuses what is not valid on it."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """One connected outline.
+
+    polygon: Polygon (or MultiPolygon, where rounding pinched one apart) in level-0 pixels, valid on the
+        0.01 grid.
+    m_point: a point inside, (x, y) in model pixels of the canvas, wherever the origin of `polygon` lies.
+    perimeter_um: of the shell and all holes. solidity: area / area of the convex hull.
+    mean_probability: of the canvas's pixels whose centres lie inside, 0 to 1.
+    """
+
+    polygon: shapely.Polygon | shapely.MultiPolygon
+    m_point: tuple[float, float]
+    area_um2: float
+    perimeter_um: float
+    solidity: float
+    mean_probability: float
+
+
+def regions(
+    canvas: Canvas,
+    grid: Grid,
+    *,
+    threshold: float = 0.5,
+    min_area_um2: float = 10.0,
+    simplify_um: float | None = None,
+    outline: Literal["smooth", "pixel"] = "smooth",
+    origin: Origin = "slide",
+) -> list[Region]:
+    """Outline where the finished canvas reaches `threshold`, from top to bottom.
+
+    Args:
+        threshold: in (0, 1].
+        min_area_um2: smaller regions are dropped and smaller holes filled.
+        simplify_um: how far an outline may move to save vertices; topology is kept. None: half a model pixel.
+        outline: "smooth" follows the probability between pixel centres (`contour`), "pixel" the pixel edges
+            (`trace`), whose area is exactly the pixels'.
+        origin: where (0, 0) of the polygons lies: the slide's level-0 corner, or where QuPath puts it.
+    """
+    if outline == "smooth":
+        m_polygons = contour(canvas.bands(), canvas.m_width, threshold * 255)
+    else:
+        m_polygons = trace(((y, band >= threshold * 255) for y, band in canvas.bands()), canvas.m_width)
+    m_min_area = min_area_um2 / grid.spec.mpp**2
+    m_polygons = m_polygons[shapely.area(m_polygons) >= m_min_area]
+    m_polygons = fill_holes(m_polygons, m_min_area)
+    m_tolerance = 0.5 if simplify_um is None else simplify_um / grid.spec.mpp
+    m_polygons = shapely.simplify(m_polygons, m_tolerance, preserve_topology=True)
+
+    polygons = repair(_to_level0(m_polygons, grid, origin))
+    um = shapely.transform(polygons, lambda l0_xy: l0_xy * (grid.slide.mpp_x, grid.slide.mpp_y))
+    area = shapely.area(um)
+    kept = np.flatnonzero(area >= max(min_area_um2, np.finfo(np.float64).tiny))
+    m_polygons, polygons, um, area = m_polygons[kept], polygons[kept], um[kept], area[kept]
+    points = shapely.point_on_surface(m_polygons)
+    columns = zip(
+        polygons,
+        zip(shapely.get_x(points).tolist(), shapely.get_y(points).tolist(), strict=True),
+        area.tolist(),
+        shapely.length(um).tolist(),
+        np.minimum(area / shapely.area(shapely.convex_hull(um)), 1).tolist(),
+        _mean_probability(canvas, m_polygons, points).tolist(),
+        strict=True,
+    )
+    return [Region(*values) for values in columns]
+
+
+def l0_origin(slide: SlideIdentity, origin: Origin) -> tuple[int, int]:
+    """Where (0, 0) of written coordinates lies, in level-0 pixels of the whole slide.
+
+    QuPath shows a slide cropped to its OpenSlide bounds (OpenslideImageServer, qupath #1278).
+    """
+    if origin == "qupath" and slide.l0_bounds is not None:
+        return slide.l0_bounds[0], slide.l0_bounds[1]
+    return 0, 0
+
+
+def repair(polygons: np.ndarray) -> np.ndarray:
+    """Make geometries ones that QuPath takes: valid on the 0.01 grid, one-part MultiPolygons as Polygons.
+
+    Bow-ties, spikes and holes that touch their shell keep their area; what has none becomes an empty Polygon.
+    GEOS's default method (linework) would turn some into GeometryCollections, which QuPath ≥ 0.6 refuses, and
+    buffer(0) would lose half of a bow-tie.
+    """
+    polygons = np.array(polygons, object)
+    broken = ~shapely.is_valid(polygons)
+    polygons[broken] = shapely.make_valid(polygons[broken], method="structure", keep_collapsed=False)
+    polygons = shapely.set_precision(polygons, GRID_L0)
+    kind = shapely.get_type_id(polygons)
+    single = (kind == shapely.GeometryType.MULTIPOLYGON) & (shapely.get_num_geometries(polygons) == 1)
+    polygons[single] = shapely.get_geometry(polygons[single], 0)
+    areal = np.isin(kind, (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON))
+    polygons[~areal | shapely.is_empty(polygons)] = shapely.Polygon()
+    return polygons
+
+
+def fill_holes(polygons: np.ndarray, min_area: float) -> np.ndarray:
+    """Polygons (N,) without their holes smaller than `min_area` (in the polygons' own unit)."""
+    rings, owner = shapely.get_rings(polygons, return_index=True)
+    hole = np.zeros(len(rings), bool)
+    hole[1:] = owner[1:] == owner[:-1]  # a polygon's first ring is its shell
+    small = hole.copy()
+    small[hole] = shapely.area(shapely.polygons(rings[hole])) < min_area
+    changed, target = np.unique(owner[np.isin(owner, owner[small])], return_inverse=True)
+    if len(changed):
+        kept = ~small[np.isin(owner, changed)]
+        polygons = polygons.copy()
+        polygons[changed] = shapely.polygons(rings[np.isin(owner, changed)][kept], indices=target[kept])
+    return polygons
+
+
+def _to_level0(m_polygons: np.ndarray, grid: Grid, origin: Origin) -> np.ndarray:
+    size = (grid.slide.l0_width, grid.slide.l0_height)
+    start = l0_origin(grid.slide, origin)
+    # The canvas ends on a whole model pixel, and smooth outlines half a pixel beyond; the slide may not.
+    return shapely.transform(m_polygons, lambda m_xy: np.clip(m_xy * grid.l0_per_m, 0, size) - start)
+
+
+def _mean_probability(canvas: Canvas, m_polygons: np.ndarray, points: np.ndarray) -> np.ndarray:
+    mean = mean_inside(canvas.bands(), m_polygons)
+    for i in np.flatnonzero(np.isnan(mean)):  # thinner than a pixel
+        m_x, m_y = int(points[i].x), int(points[i].y)
+        mean[i] = canvas.window(m_x, m_y, 1, 1)[0, 0]
+    return mean / 255
