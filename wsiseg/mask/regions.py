@@ -13,7 +13,7 @@ from wsiseg.mask.trace import contour, trace
 
 if TYPE_CHECKING:
     from wsiseg.mask.canvas import Canvas
-    from wsiseg.tiles import Grid, SlideIdentity
+    from wsiseg.tiles import Grid
 
 Origin = Literal["qupath", "slide"]
 
@@ -55,7 +55,8 @@ def regions(
     Args:
         threshold: in (0, 1].
         min_area_um2: smaller regions are dropped and smaller holes filled.
-        simplify_um: how far an outline may move to save vertices; topology is kept. None: half a model pixel.
+        simplify_um: how far an outline may move to save vertices; topology is kept. None: a quarter of a
+            model pixel.
         outline: "smooth" follows the probability between pixel centres (`contour`), "pixel" the pixel edges
             (`trace`), whose area is exactly the pixels'.
         origin: where (0, 0) of the polygons lies: the slide's level-0 corner, or where QuPath puts it.
@@ -67,7 +68,7 @@ def regions(
     m_min_area = min_area_um2 / grid.spec.mpp**2
     m_polygons = m_polygons[shapely.area(m_polygons) >= m_min_area]
     m_polygons = fill_holes(m_polygons, m_min_area)
-    m_tolerance = 0.5 if simplify_um is None else simplify_um / grid.spec.mpp
+    m_tolerance = 0.25 if simplify_um is None else simplify_um / grid.spec.mpp
     m_polygons = shapely.simplify(m_polygons, m_tolerance, preserve_topology=True)
 
     polygons = repair(_to_level0(m_polygons, grid, origin))
@@ -88,14 +89,12 @@ def regions(
     return [Region(*values) for values in columns]
 
 
-def l0_origin(slide: SlideIdentity, origin: Origin) -> tuple[int, int]:
+def l0_origin(l0_bounds: tuple[int, int, int, int] | None, origin: Origin) -> tuple[int, int]:
     """Where (0, 0) of written coordinates lies, in level-0 pixels of the whole slide.
 
     QuPath shows a slide cropped to its OpenSlide bounds (OpenslideImageServer, qupath #1278).
     """
-    if origin == "qupath" and slide.l0_bounds is not None:
-        return slide.l0_bounds[0], slide.l0_bounds[1]
-    return 0, 0
+    return l0_bounds[:2] if origin == "qupath" and l0_bounds is not None else (0, 0)
 
 
 def repair(polygons: np.ndarray) -> np.ndarray:
@@ -134,7 +133,7 @@ def fill_holes(polygons: np.ndarray, min_area: float) -> np.ndarray:
 
 def _to_level0(m_polygons: np.ndarray, grid: Grid, origin: Origin) -> np.ndarray:
     size = (grid.slide.l0_width, grid.slide.l0_height)
-    start = l0_origin(grid.slide, origin)
+    start = l0_origin(grid.slide.l0_bounds, origin)
     # The canvas ends on a whole model pixel, and smooth outlines half a pixel beyond; the slide may not.
     return shapely.transform(m_polygons, lambda m_xy: np.clip(m_xy * grid.l0_per_m, 0, size) - start)
 

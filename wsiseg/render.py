@@ -1,0 +1,123 @@
+"""A slide with its annotations drawn on it: one picture with a legend and a scale bar, for people."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+from PIL import Image, ImageDraw, ImageFont
+
+from wsiseg.errors import MissingMppError, WsisegError
+from wsiseg.geojson import Annotation
+from wsiseg.mask.regions import Origin, l0_origin
+from wsiseg.qupath import Color
+
+if TYPE_CHECKING:
+    from wsiseg.slide import Slide
+
+_OVERSAMPLING = 3  # Pillow draws lines without antialiasing
+_LEGEND_ENTRIES = 12
+_PAPER, _INK = (255, 255, 255), (20, 20, 20)
+
+
+def overlay(
+    slide: Slide, annotations: Sequence[Annotation], *, origin: Origin = "qupath", max_px: int = 2000
+) -> Image.Image:
+    """The whole slide, at most `max_px` wide and high, with every outline in the colour of its class.
+
+    Args:
+        origin: where (0, 0) of the annotations' coordinates lies; a file's member `wsiseg` says it.
+
+    A slide that states no microns per pixel gets no scale bar.
+    """
+    picture = Image.fromarray(slide.thumbnail(max_px))
+    px_per_l0 = np.array(picture.size) / slide.dimensions
+    l0_start = np.array(l0_origin(slide.l0_bounds, origin))
+    longest = max(picture.size)
+    polygons = np.array([annotation.geometry for annotation in annotations], object)
+    polygons = shapely.transform(polygons, lambda l0_xy: (l0_xy + l0_start) * px_per_l0)
+    _draw_outlines(
+        picture, polygons, [annotation.color for annotation in annotations], max(2, longest // 600)
+    )
+    font = _font(max(12, longest // 70))
+    _draw_legend(picture, annotations, font)
+    with suppress(MissingMppError):
+        _draw_scale_bar(picture, slide.mpp[0] / px_per_l0[0], font)
+    return picture
+
+
+def scale_bar_um(width_um: float) -> float:
+    """The largest of 1, 2, 5, 10, 20, 50, … µm that is at most a quarter of the picture's width.
+
+    >>> scale_bar_um(1100)
+    200.0
+    """
+    power = 10.0 ** math.floor(math.log10(width_um / 4))
+    return max(step * power for step in (1, 2, 5) if step * power <= width_um / 4)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font knows ASCII only; class names may be in any language."""
+    for name in ("DejaVuSans.ttf", "Arial Unicode.ttf", "arial.ttf"):
+        with suppress(OSError):
+            return ImageFont.truetype(name, size)
+    font = ImageFont.load_default(size)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise WsisegError("this Pillow was built without FreeType: `pip install --force-reinstall pillow`")
+    return font
+
+
+def _draw_outlines(picture: Image.Image, polygons: np.ndarray, colors: Sequence[Color], line_px: int) -> None:
+    """Draw `polygons`, in picture pixels, colour by colour."""
+    # A third of a pixel is not seen, and saves most of the vertices of a large slide.
+    polygons = shapely.simplify(polygons, 1 / _OVERSAMPLING)
+    size = (picture.width * _OVERSAMPLING, picture.height * _OVERSAMPLING)
+    for color in dict.fromkeys(colors):
+        lines = Image.new("L", size)
+        draw = ImageDraw.Draw(lines)
+        for ring in shapely.get_rings(polygons[[c == color for c in colors]]):
+            xy = shapely.get_coordinates(ring) * _OVERSAMPLING
+            draw.line(xy.ravel().tolist(), fill=255, width=line_px * _OVERSAMPLING, joint="curve")
+        picture.paste(color, mask=lines.reduce(_OVERSAMPLING))
+
+
+def _draw_legend(
+    picture: Image.Image, annotations: Sequence[Annotation], font: ImageFont.FreeTypeFont
+) -> None:
+    counts = Counter(
+        (annotation.classification or "no class", annotation.color) for annotation in annotations
+    )
+    entries = [(f"{name} ({count:,})", color) for (name, color), count in counts.most_common(_LEGEND_ENTRIES)]
+    if len(counts) > _LEGEND_ENTRIES:
+        entries.append((f"and {len(counts) - _LEGEND_ENTRIES} more classes", _PAPER))
+    if not entries:
+        entries = [("no annotations", _PAPER)]
+    draw = ImageDraw.Draw(picture)
+    em = round(font.size)
+    left, top = em, em
+    width = round(max(draw.textlength(text, font) for text, _ in entries))
+    draw.rectangle((left, top, left + width + 3 * em, top + (len(entries) * 3 + 1) * em // 2), fill=_PAPER)
+    for i, (text, color) in enumerate(entries):
+        y = top + em // 2 + i * 3 * em // 2
+        draw.rectangle((left + em // 2, y, left + 3 * em // 2, y + em), fill=color)
+        draw.text((left + 2 * em, y + em // 2), text, fill=_INK, font=font, anchor="lm")
+
+
+def _draw_scale_bar(picture: Image.Image, um_per_px: float, font: ImageFont.FreeTypeFont) -> None:
+    length_um = scale_bar_um(picture.width * um_per_px)
+    length = round(length_um / um_per_px)
+    text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} um"
+    draw = ImageDraw.Draw(picture)
+    em = round(font.size)
+    width = max(length, round(draw.textlength(text, font)))
+    left, bottom = em, picture.height - em
+    draw.rectangle((left, bottom - 5 * em // 2, left + width + em, bottom), fill=_PAPER)
+    centre = left + (width + em) // 2
+    draw.text((centre, bottom - 3 * em // 2), text, fill=_INK, font=font, anchor="mm")
+    start = centre - length // 2
+    draw.rectangle((start, bottom - 3 * em // 4, start + length - 1, bottom - em // 2), fill=_INK)
