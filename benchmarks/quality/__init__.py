@@ -1,0 +1,1 @@
+"""How good the masks are, beside baselines that read no words: `python -m benchmarks.quality.run --help`."""

@@ -1,0 +1,155 @@
+"""The quality table: the model beside baselines that read no words, on the same questions, in docs/quality.md.
+
+    python -m benchmarks.quality.run glas.zarr nuinsseg.zarr --unet runs/unet.pt
+
+Each method and data set is measured by itself and kept in docs/quality.json; a later run with other methods or
+sets adds to the table or replaces its own rows, whatever else is there stays.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+from benchmarks.quality.baselines import AllForeground, Baseline, ClosedSet, StainThreshold
+from wsiseg.files import atomic_write
+from wsiseg.model import Segmenter, load_model
+from wsiseg.training.data.store import QuadrupletStore
+from wsiseg.training.evaluate import FIGURES, evaluate, figures
+
+METHODS = ("model", "foreground", "stain", "unet")
+HEADER = """# How good the masks are
+
+Research use only. One line per data set, structure and method; the second number pair is the 95 % bootstrap
+interval over patients (organs, where patients are not known). Every question of the split is asked in wordings
+that training never used; the baselines read no words: *all foreground* and *haematoxylin, Otsu* answer every
+question alike, the *U-Net* is told which structure is meant and trained on the same images.
+
+Dice and HD95: mean over questions about what is there (silence scores 0, and the image's diagonal). gIoU as
+LISA: mean over all questions, silence about what is absent scoring 1; "+/−" are its means over images with and
+without a target. cIoU: summed intersections over summed unions. "+ found": a mask where one is due; "− silent":
+no mask where none is. BLEU-4 and token F1: the chain against the annotator's. s: seconds per question.
+"""
+
+
+def baseline(
+    method: str, like: Segmenter, store: QuadrupletStore, unet: Path | None, device: str
+) -> Baseline:
+    if method == "foreground":
+        return AllForeground(like)
+    if method == "stain":
+        return StainThreshold(like)
+    from benchmarks.quality.train_unet import load
+
+    if unet is None:
+        raise click.UsageError("--method unet needs --unet, a checkpoint of benchmarks.quality.train_unet")
+    network, state = load(unet, device)
+    channels = state["settings"]["channels"]
+    concept_of = {question.query: question.concept for question in store.quadruplets}
+    name = f"U-Net, {state['step']} steps, {state['seconds'] / 60:.0f} min"
+    return ClosedSet(name, like, network, channels, concept_of, device)
+
+
+def markdown(entries: list[dict[str, Any]]) -> str:
+    """The page: one table per data set and split, rows ordered by structure, then method."""
+    return "\n".join([HEADER, *_sections(entries)])
+
+
+def _sections(entries: list[dict[str, Any]]) -> Iterator[str]:
+    for data, split in dict.fromkeys((entry["data"], entry["split"]) for entry in entries):
+        here = [entry for entry in entries if (entry["data"], entry["split"]) == (data, split)]
+        headings = ("set", "structure", "method", *FIGURES, "command")
+        yield f"\n## {data}, {split}\n"
+        yield "| " + " | ".join(headings) + " |"
+        yield "|" + "---|" * len(headings)
+        rows = [(row, entry) for entry in here for row in entry["rows"]]
+        rows.sort(key=lambda pair: (pair[0]["set"], pair[0]["concept"] != "all", pair[0]["concept"]))
+        for row, entry in rows:
+            cells = [
+                row["set"],
+                row["concept"],
+                entry["name"],
+                *(row[h] for h in FIGURES),
+                f"`{entry['command']}`",
+            ]
+            yield "| " + " | ".join(cell.replace("\n", "<br>") for cell in cells) + " |"
+
+
+@click.command()
+@click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--method", "methods", multiple=True, type=click.Choice(METHODS), help="[default: all]")
+@click.option(
+    "--model", default="bundled", show_default=True, help="Measured, and model of the tiles' geometry."
+)
+@click.option("--unet", type=click.Path(exists=True, path_type=Path), help="Checkpoint of train_unet.")
+@click.option("--split", default="val", show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), help="Ask only N questions of each set, spread evenly.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/quality.md"), show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--threads", type=int, help="CPU threads of torch. [default: torch's]")
+def main(
+    data: tuple[Path, ...],
+    methods: tuple[str, ...],
+    model: str,
+    unet: Path | None,
+    split: str,
+    limit: int | None,
+    out: Path,
+    device: str,
+    threads: int | None,
+) -> None:
+    """Measure methods on every store of DATA and (re)write the table."""
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    kept = out.with_suffix(".json")
+    entries: list[dict[str, Any]] = orjson.loads(kept.read_bytes()) if kept.exists() else []
+    segmenter = load_model(model, device=device)
+    for path in data:
+        store = QuadrupletStore.open(path)
+        for method in methods or METHODS:
+            answerer = segmenter if method == "model" else baseline(method, segmenter, store, unet, device)
+            print(f"{answerer.name} on {path}", file=sys.stderr, flush=True)
+            report = evaluate(answerer, store, split=split, limit=limit)
+            entry = {
+                "method": method,
+                "name": answerer.name,
+                "fingerprint": answerer.fingerprint,
+                "data": path.name,
+                "split": split,
+                "command": command_line(method, model, path, unet, split, limit),
+                "rows": [{"set": row.source, "concept": row.concept, **figures(row)} for row in report.rows],
+                "figures": report.rows,
+            }
+            key = ("method", "data", "split")
+            entries = [old for old in entries if any(old[k] != entry[k] for k in key)] + [entry]
+            entries.sort(key=lambda e: (e["data"], e["split"], METHODS.index(e["method"])))
+            # Written after each measurement: an interrupted run keeps what it has.
+            with atomic_write(kept) as file:
+                file.write(orjson.dumps(entries, option=orjson.OPT_INDENT_2))
+            with atomic_write(out) as file:
+                file.write(markdown(entries).encode() + b"\n")
+
+
+def command_line(
+    method: str, model: str, path: Path, unet: Path | None, split: str, limit: int | None
+) -> str:
+    """What to type for this row alone."""
+    some = f" --limit {limit}" if limit else ""
+    if method == "model":
+        return f"wsiseg evaluate {model} {path.name} --split {split}{some}"
+    network = f" --unet {unet}" if method == "unet" else ""
+    base = "" if model == "bundled" else f" --model {model}"
+    return (
+        f"python -m benchmarks.quality.run {path.name} --method {method}{network}{base} --split {split}{some}"
+    )
+
+
+if __name__ == "__main__":
+    main()
