@@ -21,7 +21,7 @@ def command(
 ) -> None:
     """Ask MODEL every question of DATA and compare its masks, silences and chains with the truth.
 
-    MODEL is `bundled`, a name or a folder; DATA a store written by `wsiseg data import`.
+    MODEL is `tiny` (the bundled one) or a folder; DATA a store written by `wsiseg data import`.
     Dice, gIoU, cIoU and HD95 with 95 % bootstrap intervals over patients, presence accuracy, BLEU-4 and
     token F1, per set and concept.
     """

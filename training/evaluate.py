@@ -74,7 +74,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of one set and concept (or `ALL` of them, or those asked `ELSEWHERE`, never there in the set).
+    """The figures of one set and concept (or `ALL`, or those that the set never holds: `ELSEWHERE`).
 
     Dice and HD95 are means over questions whose structure is there (`n_present`), silence scoring 0 and the
     image's diagonal; gIoU and cIoU are over all questions. Chains are compared where the data set has one;
@@ -112,7 +112,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a user gets for one image: a mask (H, W) bool, all False where the model was silent, and a chain."""
+    """What a user gets for one image: a mask (H, W) bool, empty where the model was silent, and a chain."""
 
     mask: np.ndarray
     reasoning: str
@@ -152,7 +152,7 @@ def answer(model: Segmenter, image: np.ndarray, mpp: float | None, query: str) -
         canvas.finish()
         probability = canvas.window(0, 0, m_width, m_height)
     if scale != 1.0:
-        # Back to the image: its pixel i lies at model position (i + ½)/scale; the canvas ends a fraction later.
+        # Image pixel i lies at model position (i + ½)/scale; the canvas ends a fraction after the image.
         box = (0.0, 0.0, min(width / scale, m_width), min(height / scale, m_height))
         probability = np.asarray(
             Image.fromarray(probability).resize((width, height), Image.Resampling.BILINEAR, box=box)
@@ -175,10 +175,8 @@ def evaluate(
     """
     questions = [q for q in store.quadruplets if store.records[q.image].split == split]
     if not questions:
-        have = sorted({store.records[q.image].split for q in store.quadruplets})
-        raise DataError(
-            f"{store.path} holds no questions of the split {split!r}; it has {', '.join(have) or 'none'}"
-        )
+        have = ", ".join(sorted({store.records[q.image].split for q in store.quadruplets})) or "none"
+        raise DataError(f"{store.path} holds no questions of the split {split!r}; it has: {have}")
     if limit is not None and limit < len(questions):
         questions = [questions[i] for i in np.linspace(0, len(questions) - 1, limit).round().astype(int)]
     cases = []

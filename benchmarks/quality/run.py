@@ -1,9 +1,9 @@
-"""The quality table: the model beside baselines that read no words, on the same questions, in docs/quality.md.
+"""The quality table: the model beside baselines that read no words, same questions, in docs/quality.md.
 
     python -m benchmarks.quality.run glas.zarr nuinsseg.zarr --unet runs/unet.pt
 
-Each method and data set is measured by itself and kept in docs/quality.json; a later run with other methods or
-sets adds to the table or replaces its own rows, whatever else is there stays.
+Each method and data set is measured by itself and kept in docs/quality.json; a later run with other methods
+or sets adds to the table or replaces its own rows, whatever else is there stays.
 """
 
 from __future__ import annotations
@@ -18,22 +18,25 @@ import orjson
 
 from benchmarks.quality.baselines import AllForeground, Baseline, ClosedSet, StainThreshold
 from wsiseg.files import atomic_write
-from wsiseg.model import Segmenter, load_model
+from wsiseg.inference import Segmenter
+from wsiseg.model import load_model
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.evaluate import FIGURES, evaluate, figures
 
 METHODS = ("model", "foreground", "stain", "unet")
 HEADER = """# How good the masks are
 
-Research use only. One line per data set, structure and method; the second number pair is the 95 % bootstrap
-interval over patients (organs, where patients are not known). Every question of the split is asked in wordings
-that training never used; the baselines read no words: *all foreground* and *haematoxylin, Otsu* answer every
-question alike, the *U-Net* is told which structure is meant and trained on the same images.
+Research use only. One line per data set, structure and method; below a figure stands its 95 % bootstrap
+interval over patients (organs or images, where patients are not known). Questions of val and test are worded
+as no question of training was. The baselines read no words: *all foreground* and *haematoxylin, Otsu* answer
+every question alike; the *U-Net* is told which structure is meant and is trained on the same images.
 
-Dice and HD95: mean over questions about what is there (silence scores 0, and the image's diagonal). gIoU as
-LISA: mean over all questions, silence about what is absent scoring 1; "+/−" are its means over images with and
-without a target. cIoU: summed intersections over summed unions. "+ found": a mask where one is due; "− silent":
-no mask where none is. BLEU-4 and token F1: the chain against the annotator's. s: seconds per question.
+- n +/−: questions about what is there, and about what is not.
+- Dice, HD95: mean over the questions about what is there; silence scores 0, and the image's diagonal.
+- gIoU, as LISA: mean over all questions, silence about what is absent scoring 1; "+/−" its two halves.
+- cIoU: all intersections over all unions.
+- "+ found": a mask where one is due. "− silent": no mask where none is due. presence: both.
+- BLEU-4, token F1: the chain against the annotator's. s: seconds per question, on the machine of that run.
 """
 
 
@@ -70,13 +73,8 @@ def _sections(entries: list[dict[str, Any]]) -> Iterator[str]:
         rows = [(row, entry) for entry in here for row in entry["rows"]]
         rows.sort(key=lambda pair: (pair[0]["set"], pair[0]["concept"] != "all", pair[0]["concept"]))
         for row, entry in rows:
-            cells = [
-                row["set"],
-                row["concept"],
-                entry["name"],
-                *(row[h] for h in FIGURES),
-                f"`{entry['command']}`",
-            ]
+            shown = (row[heading] for heading in FIGURES)
+            cells = [row["set"], row["concept"], entry["name"], *shown, f"`{entry['command']}`"]
             yield "| " + " | ".join(cell.replace("\n", "<br>") for cell in cells) + " |"
 
 
@@ -87,7 +85,7 @@ def _sections(entries: list[dict[str, Any]]) -> Iterator[str]:
     "--model", default="bundled", show_default=True, help="Measured, and model of the tiles' geometry."
 )
 @click.option("--unet", type=click.Path(exists=True, path_type=Path), help="Checkpoint of train_unet.")
-@click.option("--split", default="val", show_default=True)
+@click.option("--split", help="[default: val, or test where a store has no val]")
 @click.option("--limit", type=click.IntRange(min=1), help="Ask only N questions of each set, spread evenly.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/quality.md"), show_default=True)
 @click.option("--device", default="cpu", show_default=True)
@@ -97,7 +95,7 @@ def main(
     methods: tuple[str, ...],
     model: str,
     unet: Path | None,
-    split: str,
+    split: str | None,
     limit: int | None,
     out: Path,
     device: str,
@@ -113,17 +111,18 @@ def main(
     segmenter = load_model(model, device=device)
     for path in data:
         store = QuadrupletStore.open(path)
+        part = split or ("val" if store.indices(split="val") else "test")
         for method in methods or METHODS:
             answerer = segmenter if method == "model" else baseline(method, segmenter, store, unet, device)
             print(f"{answerer.name} on {path}", file=sys.stderr, flush=True)
-            report = evaluate(answerer, store, split=split, limit=limit)
+            report = evaluate(answerer, store, split=part, limit=limit)
             entry = {
                 "method": method,
                 "name": answerer.name,
                 "fingerprint": answerer.fingerprint,
                 "data": path.name,
-                "split": split,
-                "command": command_line(method, model, path, unet, split, limit),
+                "split": part,
+                "command": command_line(method, model, path, unet, part, limit),
                 "rows": [{"set": row.source, "concept": row.concept, **figures(row)} for row in report.rows],
                 "figures": report.rows,
             }

@@ -35,7 +35,7 @@ CHECKPOINT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class View:
-    """A view (3, S, S) float in [0, 1], targets (C, S, S) float, and which of the C channels have a truth (C,)."""
+    """Pixels (3, S, S) in [0, 1], targets (C, S, S) of 0 and 1, and which channels have a truth (C,) bool."""
 
     image: torch.Tensor
     target: torch.Tensor
@@ -187,9 +187,7 @@ def load(path: Path, device: str = "cpu") -> tuple[UNet, dict[str, Any]]:
 @click.option("--parameters", type=float, required=True, help="As many as the model has.")
 @click.option("--minutes", type=float, required=True, help="Wall time of training in all.")
 @click.option("--batch", type=int, default=12, show_default=True)
-@click.option(
-    "--size", type=int, default=256, show_default=True, help="Pixels of a view: the model's tile size."
-)
+@click.option("--size", type=int, default=256, show_default=True, help="Side of a view: the model's tiles.")
 @click.option("--threads", type=int, help="CPU threads of torch. [default: torch's]")
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes that cut views.")
 @click.option("--device", default="cpu", show_default=True)

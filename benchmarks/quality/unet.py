@@ -1,7 +1,7 @@
 """A closed-set U-Net of a given size: what the same images, parameters and minutes give without language.
 
-Ronneberger, Fischer & Brox 2015 with batch normalisation, bilinear up-sampling and padded convolutions, so that
-the output has the input's size; one sigmoid channel per concept, because a label set names only some of them.
+Ronneberger, Fischer & Brox 2015 with batch normalisation, bilinear up-sampling and padded convolutions, so
+that the output has the input's size; one sigmoid channel per concept, because a data set labels only some.
 """
 
 from __future__ import annotations
