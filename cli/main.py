@@ -7,7 +7,6 @@ is imported when that command is called.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,6 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from wsiseg import __version__
+from wsiseg.cli.output import discard_stdout
 from wsiseg.errors import WsisegError
 
 # name -> the line that `wsiseg --help` shows; the command is `command` in wsiseg.cli.<name>
@@ -71,8 +71,7 @@ class LazyGroup(click.Group):
         except WsisegError as error:
             self.fail(str(error), error.exit_code)
         except BrokenPipeError:
-            # `wsiseg … | head`: the reader has what it wanted. Python flushes stdout once more at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard_stdout()  # `wsiseg … | head`: the reader has what it wanted
             sys.exit(1)
         except Exception as error:
             self.fail(f"{type(error).__name__}: {error} (run `wsiseg --debug …` for the traceback)", 1)

@@ -1,0 +1,44 @@
+"""Results on stdout: whole, or not at all where that can be had."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import IO
+
+from wsiseg.errors import OutputError
+
+
+def write_stdout(write: Callable[[IO[bytes]], None]) -> None:
+    """Call `write` on a temporary file and copy that to stdout: an error while writing leaves nothing there.
+
+    Where stdout is a file and the disk fills up, the file is cut back to what it was.
+
+    Raises:
+        OutputError: the disk of stdout, or the temporary folder, is full.
+    """
+    stdout = sys.stdout.buffer
+    stdout.flush()
+    status = os.fstat(1)
+    try:
+        with tempfile.TemporaryFile(prefix="wsiseg-") as whole:
+            write(whole)
+            whole.seek(0)
+            shutil.copyfileobj(whole, stdout)
+            stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if stat.S_ISREG(status.st_mode):
+            os.ftruncate(1, status.st_size)
+        discard_stdout()
+        raise OutputError(f"cannot write the result to stdout: {error.strerror or error}") from error
+
+
+def discard_stdout() -> None:
+    """Send what is still buffered for stdout nowhere: Python would write it at exit, and fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

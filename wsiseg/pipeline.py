@@ -1,0 +1,271 @@
+"""The whole road: a slide and a question in, outlines with their reasoning out.
+
+    open the slide (or a store of its tiles) -> plan tiles over tissue -> ask the model about each tile
+    -> blend its masks on one canvas per query -> trace polygons -> QuPath annotations
+
+Everything else in `wsiseg` is one of these steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import numpy as np
+import shapely
+
+from wsiseg import __version__
+from wsiseg.errors import QueryError, StoreError
+from wsiseg.geojson import Annotation, annotation_id
+from wsiseg.inference import Segmenter, TileMask
+from wsiseg.mask import Canvas, Region, l0_origin, regions
+from wsiseg.mask.regions import Origin
+from wsiseg.qupath import DESCRIPTION, class_color, clean_text
+from wsiseg.result import Result, TileReasoning
+from wsiseg.slide import Slide, open_slide, tissue_mask
+from wsiseg.tiles import Grid, GridSpec, SlideTiles, TileSource, TileStore, is_store, plan_grid
+
+log = logging.getLogger(__name__)
+
+__all__ = ["Result", "TileReasoning", "segment"]
+
+
+def segment(
+    source: str | os.PathLike[str],
+    query: str | Sequence[str],
+    *,
+    model: Segmenter | str | os.PathLike[str] | None = None,
+    slide_mpp: float | tuple[float, float] | None = None,
+    backend: str | None = None,
+    mpp: float | None = None,
+    threshold: float = 0.5,
+    min_area_um2: float = 10.0,
+    simplify_um: float | None = None,
+    origin: Origin = "qupath",
+    batch_size: int = 8,
+    device: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Result:
+    """Outline on a slide what one or several queries ask for.
+
+    Args:
+        source: path or URL of a slide, a plain image, or a tile store written by `wsiseg tile`.
+        query: plain words. Each of several becomes a class of its own, over the same tiles, read once.
+        model: a model, or the name or folder of one; None is the bundled one.
+        slide_mpp: microns per level-0 pixel, x and y, where the file does not say.
+        backend: openslide, tiffslide or image; None chooses by content.
+        mpp: microns per pixel at which the model looks; None leaves it to the model, query by query. A store
+            has one already.
+        threshold: probability from which a pixel belongs to an outline.
+        min_area_um2: smaller outlines are dropped, smaller holes filled.
+        simplify_um: how far outlines may move to save points; None is half a model pixel.
+        origin: "qupath" counts pixels as QuPath shows the slide (less its OpenSlide bounds), "slide" from the
+            corner of level 0.
+        batch_size: tiles that the model sees at once.
+        device: where a model that is loaded here runs: cpu, cuda, cuda:1, mps; None is the best there is.
+        progress: called with (tiles done, tiles in all).
+
+    Raises:
+        WsisegError: SlideError, MissingMppError, StoreError, ModelError, QueryError, or OutputError when the
+            temporary folder is full.
+    """
+    queries = _clean(query)
+    annotations: dict[str, list[Annotation]] = {}
+    said: dict[str, list[TileReasoning]] = {q: [] for q in queries}
+    with ExitStack() as stack:
+        # The slide first: what is wrong with it should not wait for a model to load.
+        opened = _open(stack, source, backend, slide_mpp)
+        segmenter = _load(model, device)
+        passes = _plan(opened, queries, segmenter, mpp)
+        done, total = 0, sum(len(tiles.grid) for tiles, _ in passes)
+        for tiles, asked in passes:
+            grid, spec = tiles.grid, tiles.grid.spec
+            canvases = {
+                q: stack.enter_context(Canvas(grid.m_width, grid.m_height, spec.tile_size, spec.overlap))
+                for q in asked
+            }
+            batches = tiles.batches(batch_size)
+            stack.callback(batches.close)  # type: ignore[attr-defined]  # before the slide that it reads
+            for indices, pixels in batches:  # (B,), (B, H, W, 3)
+                for q in asked:
+                    for i, mask in zip(indices, segmenter.segment_tiles(pixels, q, spec.mpp), strict=True):
+                        m_x, m_y = grid.m_xy[i].tolist()
+                        canvases[q].add(m_x, m_y, mask.probability)
+                        said[q].append(_tile_reasoning(q, grid, m_x, m_y, mask))
+                done += len(indices)
+                if progress:
+                    progress(done, total)
+            for q in asked:
+                canvases[q].finish()
+                outlines = regions(
+                    canvases[q],
+                    grid,
+                    threshold=threshold,
+                    min_area_um2=min_area_um2,
+                    simplify_um=simplify_um,
+                    origin=origin,
+                )
+                annotations[q] = _annotate(q, outlines, said[q], grid, segmenter, origin)
+    slide = passes[0][0].grid.slide
+    run = {
+        "version": __version__,
+        "slide": {"fingerprint": slide.fingerprint, "source": clean_text(slide.source)},
+        "model": {"name": segmenter.name, "fingerprint": segmenter.fingerprint},
+        "queries": queries,
+        "origin": origin,
+        "parameters": {
+            "mpp": {q: tiles.grid.spec.mpp for tiles, asked in passes for q in asked},
+            "threshold": threshold,
+            "min_area_um2": min_area_um2,
+            **({} if simplify_um is None else {"simplify_um": simplify_um}),
+        },
+    }
+    notes = [_nothing_found(q, said[q]) for q in queries if not annotations[q]]
+    for note in notes:
+        log.warning("%s", note)
+    return Result(
+        annotations=[annotation for q in queries for annotation in annotations[q]],
+        reasoning=[tile for q in queries for tile in said[q]],
+        run=run,
+        notes=notes,
+    )
+
+
+def _clean(query: str | Sequence[str]) -> list[str]:
+    """Queries without doubles and without what no file could hold, in the order given."""
+    queries = [clean_text(q).strip() for q in ([query] if isinstance(query, str) else query)]
+    if not queries or not all(queries):
+        raise QueryError('the query is empty: say what to outline, such as "outline the nuclei"')
+    return list(dict.fromkeys(queries))
+
+
+def _open(
+    stack: ExitStack,
+    source: str | os.PathLike[str],
+    backend: str | None,
+    slide_mpp: float | tuple[float, float] | None,
+) -> Slide | TileStore:
+    if not is_store(source):
+        slide = stack.enter_context(open_slide(source, backend=backend, slide_mpp=slide_mpp))
+        _ = slide.mpp  # raises MissingMppError
+        return slide
+    if backend is not None or slide_mpp is not None:
+        raise StoreError(
+            f"{os.fspath(source)} is a tile store: backend and slide mpp were set when it was made"
+        )
+    return TileStore.open(source)
+
+
+def _load(model: Segmenter | str | os.PathLike[str] | None, device: str | None) -> Segmenter:
+    if model is None or isinstance(model, str | os.PathLike):
+        from wsiseg.model import load_model
+
+        return load_model(None if model is None else os.fspath(model), device=device)
+    return model
+
+
+def _plan(
+    opened: Slide | TileStore, queries: list[str], model: Segmenter, mpp: float | None
+) -> list[tuple[TileSource, list[str]]]:
+    """What to read, once for each resolution, and which queries to ask there."""
+    if isinstance(opened, TileStore):
+        stored = opened.grid.spec.mpp
+        if mpp is not None and not np.isclose(mpp, stored):
+            raise StoreError(
+                f"{opened.path} holds tiles of {stored:g} µm/px, not {mpp:g}: tile the slide again"
+            )
+        for q in queries:
+            if not 0.75 < stored / model.mpp_for(q) < 1.33:
+                wanted = model.mpp_for(q)
+                log.warning('the store has %g µm/px; for "%s" the model prefers %g', stored, q, wanted)
+        return [(opened, queries)]
+    by_mpp: dict[float, list[str]] = {}
+    for q in queries:
+        by_mpp.setdefault(mpp or model.mpp_for(q), []).append(q)
+    tissue = tissue_mask(opened)
+    return [
+        (
+            SlideTiles(opened, plan_grid(opened, GridSpec(m, model.tile_size, model.overlap), tissue=tissue)),
+            asked,
+        )
+        for m, asked in by_mpp.items()
+    ]
+
+
+def _tile_reasoning(query: str, grid: Grid, m_x: int, m_y: int, mask: TileMask) -> TileReasoning:
+    l0_per_x, l0_per_y = grid.l0_per_m
+    return TileReasoning(
+        query=query,
+        l0_x=m_x * l0_per_x,
+        l0_y=m_y * l0_per_y,
+        l0_width=grid.spec.tile_size * l0_per_x,
+        l0_height=grid.spec.tile_size * l0_per_y,
+        segmented=mask.probability is not None,
+        seg_probability=float(mask.seg_probability),
+        reasoning=mask.reasoning,
+    )
+
+
+def _annotate(
+    query: str,
+    outlines: Sequence[Region],
+    said: Sequence[TileReasoning],
+    grid: Grid,
+    model: Segmenter,
+    origin: Origin,
+) -> list[Annotation]:
+    """Outlines as QuPath objects, each with the reasoning of the tile that it covers most."""
+    spoken = [tile for tile in said if tile.segmented]
+    l0_dx, l0_dy = l0_origin(grid.slide.l0_bounds, origin)
+    boxes = np.array([shapely.box(t.l0_x, t.l0_y, t.l0_x + t.l0_width, t.l0_y + t.l0_height) for t in spoken])
+    tree = shapely.STRtree(shapely.transform(boxes, lambda l0_xy: l0_xy - (l0_dx, l0_dy)))
+    made_by = (grid.slide.fingerprint, model.name, model.fingerprint, query)
+    return [
+        Annotation(
+            id=annotation_id(outline.polygon, *made_by),
+            geometry=outline.polygon,
+            name=query,
+            classification=query,
+            color=class_color(query),
+            measurements={
+                "Area µm^2": outline.area_um2,
+                "Perimeter µm": outline.perimeter_um,
+                "Solidity": outline.solidity,
+                "Mean probability": outline.mean_probability,
+            },
+            metadata={
+                "query": query,
+                "model": f"{model.name} {model.fingerprint[:12]}",
+                DESCRIPTION: spoken[most_covered(tree, outline.polygon)].reasoning,
+            },
+        )
+        for outline in outlines
+    ]
+
+
+def most_covered(tree: shapely.STRtree, polygon: shapely.Geometry) -> int:
+    """Index of the tile in `tree` that shares the largest area with `polygon`; of equal ones the first."""
+    near = np.sort(tree.query(polygon))
+    shapely.prepare(polygon)
+    boxes = tree.geometries[near]
+    # No tile beats one that is covered whole, which is cheap to know also of a million points.
+    covered = np.flatnonzero(shapely.contains_properly(polygon, boxes))
+    if len(covered):
+        return int(near[covered[0]])
+    return int(near[np.argmax(shapely.area(shapely.intersection(polygon, boxes)))])
+
+
+def _nothing_found(query: str, said: Sequence[TileReasoning]) -> str:
+    """A sentence on what was looked at in vain, with the model's own words."""
+    if not said:
+        return f'"{query}": no tissue was found on the slide, so nothing was looked at'
+    drawn = sum(tile.segmented for tile in said)
+    if drawn:
+        return (
+            f'"{query}": seen in {drawn} of {len(said)} tiles, but nothing passes threshold and minimum area'
+        )
+    words, _ = Counter(tile.reasoning for tile in said).most_common(1)[0]
+    return f'"{query}": not found in {len(said)} tiles; the model says: {" ".join(words.split())}'

@@ -1,0 +1,88 @@
+"""What `wsiseg.segment` returns: annotations, and what the model said about every tile."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import asdict, dataclass, field
+from typing import IO, TYPE_CHECKING, Any
+
+import orjson
+
+from wsiseg.errors import WsisegError
+from wsiseg.files import atomic_write
+from wsiseg.geojson import Annotation, write_geojson
+
+if TYPE_CHECKING:
+    import geopandas
+
+
+@dataclass(frozen=True)
+class TileReasoning:
+    """What the model said about one tile, and where that lies (level-0 pixels, from the slide's corner).
+
+    segmented: whether the model asked for a mask. seg_probability: how sure it was of that.
+    """
+
+    query: str
+    l0_x: float
+    l0_y: float
+    l0_width: float
+    l0_height: float
+    segmented: bool
+    seg_probability: float
+    reasoning: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outlines on one slide, and the reasoning about every tile that was looked at.
+
+    run: what made it (slide, model, queries, parameters, version): the member `wsiseg` of the GeoJSON.
+    notes: for each query without an outline, a sentence that says so.
+    """
+
+    annotations: list[Annotation]
+    reasoning: list[TileReasoning]
+    run: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+    def write_to(self, file: IO[bytes]) -> None:
+        """Stream GeoJSON to an open binary file."""
+        write_geojson(self.annotations, file, run=self.run)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write GeoJSON to `path`, whole or not at all. OutputError if that fails."""
+        with atomic_write(path) as file:
+            self.write_to(file)
+
+    def write_reasoning(self, path: str | os.PathLike[str]) -> None:
+        """Write `reasoning` as JSON lines, one a tile. OutputError if that fails."""
+        with atomic_write(path) as file:
+            for tile in self.reasoning:
+                file.write(orjson.dumps(asdict(tile)) + b"\n")
+
+    def to_geojson(self) -> dict[str, Any]:
+        """The GeoJSON as Python values."""
+        buffer = io.BytesIO()
+        self.write_to(buffer)
+        collection: dict[str, Any] = orjson.loads(buffer.getvalue())
+        return collection
+
+    def to_geodataframe(self) -> geopandas.GeoDataFrame:
+        """One row an outline: geometry, name, classification, measurements, metadata. Needs geopandas."""
+        try:
+            import geopandas
+        except ImportError as error:
+            raise WsisegError("to_geodataframe needs geopandas: `pip install geopandas`") from error
+        rows = [
+            {
+                "id": str(a.id),
+                "name": a.name,
+                "classification": a.classification,
+                **a.measurements,
+                **a.metadata,
+            }
+            for a in self.annotations
+        ]
+        return geopandas.GeoDataFrame(rows, geometry=[a.geometry for a in self.annotations])
