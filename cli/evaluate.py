@@ -30,7 +30,7 @@ def command(
     from wsiseg.files import atomic_write
     from wsiseg.model import load_model
     from wsiseg.training.data.store import QuadrupletStore
-    from wsiseg.training.evaluate import evaluate, report_json, report_table
+    from wsiseg.training.evaluate import TABLE_WIDTH, evaluate, report_json, report_table
 
     store = QuadrupletStore.open(data)
     segmenter = load_model(model, device=device)
@@ -40,6 +40,5 @@ def command(
         with atomic_write(json_path) as file:
             file.write(report_json(report))
     console = Console()
-    # Piped into a file there is no terminal to be too narrow for the table.
-    console.width = max(console.width, 150 if not console.is_terminal else 0)
+    console.width = max(console.width, TABLE_WIDTH)  # a wrapped table is easier to read than a cropped one
     console.print(report_table(report))

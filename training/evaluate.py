@@ -278,20 +278,25 @@ def report_json(report: Report) -> bytes:
 
 
 def report_table(report: Report) -> Table:
-    """One line per row: each figure above its 95 % interval; "–" where there is nothing to measure."""
+    """Each figure above its 95 % interval, "–" where there is nothing to measure."""
+    from rich import box
     from rich.table import Table
 
     title = f"{report.model} ({report.fingerprint[:12]}) on {report.data}, {report.split}"
-    table = Table(title=title, show_lines=True)
-    for heading in ("set", "concept"):
-        table.add_column(heading)
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), min_width=TABLE_WIDTH
+    )
+    table.add_column("set, structure", no_wrap=True)
     for heading in FIGURES:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in report.rows:
-        table.add_row(row.source, row.concept, *figures(row).values())
+        if row.concept == ALL:
+            table.add_section()
+        table.add_row(row.source if row.concept == ALL else f"  {row.concept}", *figures(row).values())
     return table
 
 
+TABLE_WIDTH = 135  # characters that the report's table needs
 FIGURES = (
     "n +/−",
     "Dice",
@@ -333,7 +338,8 @@ def _cell(interval: Interval, digits: int = 3, unit: str = "") -> str:
     value = _number(interval.value, digits) + unit
     if math.isnan(interval.low):
         return value
-    return f"{value}\n{_number(interval.low, digits)}–{_number(interval.high, digits)}"
+    coarse = max(0, digits - 1)
+    return f"{value}\n{_number(interval.low, coarse)}–{_number(interval.high, coarse)}"
 
 
 def _number(value: float, digits: int = 3) -> str:

@@ -19,7 +19,7 @@ import orjson
 from benchmarks.quality.baselines import AllForeground, Baseline, ClosedSet, StainThreshold
 from wsiseg.files import atomic_write
 from wsiseg.inference import Segmenter
-from wsiseg.model import load_model
+from wsiseg.model import BUNDLED, load_model
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.evaluate import FIGURES, evaluate, figures
 
@@ -80,10 +80,10 @@ def _sections(entries: list[dict[str, Any]]) -> Iterator[str]:
 
 @click.command()
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--method", "methods", multiple=True, type=click.Choice(METHODS), help="[default: all]")
 @click.option(
-    "--model", default="bundled", show_default=True, help="Measured, and model of the tiles' geometry."
+    "--method", "methods", multiple=True, type=click.Choice(METHODS), help="[default: all; unet with --unet]"
 )
+@click.option("--model", default=BUNDLED, show_default=True, help="Measured; sets the tiles' geometry.")
 @click.option("--unet", type=click.Path(exists=True, path_type=Path), help="Checkpoint of train_unet.")
 @click.option("--split", help="[default: val, or test where a store has no val]")
 @click.option("--limit", type=click.IntRange(min=1), help="Ask only N questions of each set, spread evenly.")
@@ -109,16 +109,19 @@ def main(
     kept = out.with_suffix(".json")
     entries: list[dict[str, Any]] = orjson.loads(kept.read_bytes()) if kept.exists() else []
     segmenter = load_model(model, device=device)
+    methods = methods or tuple(method for method in METHODS if unet or method != "unet")
     for path in data:
         store = QuadrupletStore.open(path)
         part = split or ("val" if store.indices(split="val") else "test")
-        for method in methods or METHODS:
+        for method in methods:
             answerer = segmenter if method == "model" else baseline(method, segmenter, store, unet, device)
             print(f"{answerer.name} on {path}", file=sys.stderr, flush=True)
             report = evaluate(answerer, store, split=part, limit=limit)
             entry = {
                 "method": method,
-                "name": answerer.name,
+                "name": f"{answerer.name} ({answerer.fingerprint[:8]})"
+                if method == "model"
+                else answerer.name,
                 "fingerprint": answerer.fingerprint,
                 "data": path.name,
                 "split": part,
@@ -140,14 +143,11 @@ def command_line(
     method: str, model: str, path: Path, unet: Path | None, split: str, limit: int | None
 ) -> str:
     """What to type for this row alone."""
-    some = f" --limit {limit}" if limit else ""
+    asked = f"--split {split}" + (f" --limit {limit}" if limit else "")
     if method == "model":
-        return f"wsiseg evaluate {model} {path.name} --split {split}{some}"
+        return f"wsiseg evaluate {model} {path.name} {asked}"
     network = f" --unet {unet}" if method == "unet" else ""
-    base = "" if model == "bundled" else f" --model {model}"
-    return (
-        f"python -m benchmarks.quality.run {path.name} --method {method}{network}{base} --split {split}{some}"
-    )
+    return f"python -m benchmarks.quality.run {path.name} --method {method}{network} --model {model} {asked}"
 
 
 if __name__ == "__main__":
