@@ -11,6 +11,7 @@ import numpy as np
 
 from wsiseg.tiles.ahead import map_ahead, read_ahead
 from wsiseg.tiles.grid import Grid
+from wsiseg.tiles.native import native_tiles, open_native_level
 
 if TYPE_CHECKING:
     from wsiseg.slide import Slide
@@ -48,6 +49,9 @@ class SlideTiles:
     def tiles(self, indices: Sequence[int]) -> Generator[np.ndarray, None, None]:
         """The tiles (H, W, 3) uint8 with these indices, in this order."""
         spec = self.grid.spec
+        native = open_native_level(self.slide, self.slide.level_for_mpp(spec.mpp)[0])
+        if native is not None:
+            return native_tiles(self.slide, self.grid, indices, native, workers=WORKERS)
 
         def read(index: int) -> np.ndarray:
             m_x, m_y = (int(m) for m in self.grid.m_xy[index])
