@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from wsiseg.inference import Segmenter, TileMask
+from wsiseg.training.data.annotate import TISSUE_OPTICAL_DENSITY
 
 # Optical density per unit of stain in (R, G, B): Ruifrok & Johnston 2001, table 1, haematoxylin and eosin.
 HAEMATOXYLIN = np.array([0.650, 0.704, 0.286])
 EOSIN = np.array([0.072, 0.990, 0.105])
-# Pixels this clear in all channels together are glass: they would make Otsu part tissue from background.
-GLASS_OD = 0.15
 
 
 class Baseline:
@@ -46,7 +45,8 @@ class StainThreshold(Baseline):
 
     def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
         haematoxylin = haematoxylin_density(tiles)  # (B, H, W)
-        tissue = optical_density(tiles).mean(axis=-1) > GLASS_OD
+        # Glass left in, Otsu would part tissue from background.
+        tissue = optical_density(tiles).mean(axis=-1) > TISSUE_OPTICAL_DENSITY
         if not tissue.any():
             return [TileMask(None, "", 0.0) for _ in tiles]
         mask = tissue & (haematoxylin > otsu(haematoxylin[tissue]))

@@ -27,7 +27,7 @@ from wsiseg.files import atomic_write
 from wsiseg.model.config import tiny
 from wsiseg.training.augment import jitter_stain, random_crop
 from wsiseg.training.data.store import QuadrupletStore, Sample
-from wsiseg.training.examples import _CELL_MPP, _TISSUE_MPP, ExampleStream
+from wsiseg.training.examples import _BLANK_SHARE, _CELL_MPP, _TISSUE_MPP, ExampleStream, blank_sample
 from wsiseg.training.losses import mask_loss
 
 CHECKPOINT_SECONDS = 60.0
@@ -43,7 +43,7 @@ class View:
 
 
 class Views(Dataset):  # type: ignore[type-arg]
-    """The views that `ExampleStream` would draw, with all channels' masks instead of questions."""
+    """The images, views and blank glass that `ExampleStream` draws, with every channel's mask at once."""
 
     def __init__(self, store: QuadrupletStore, channels: tuple[str, ...], size: int, seed: int) -> None:
         self.stream = ExampleStream(store, tiny(), split="train", seed=seed, questions=1, length=1)
@@ -52,29 +52,30 @@ class Views(Dataset):  # type: ignore[type-arg]
     def __getitem__(self, position: int) -> View:
         stream = self.stream
         rng = np.random.default_rng((stream.seed, position))
+        if rng.random() < _BLANK_SHARE:
+            return make_view(blank_sample(self.size, rng), rng, self.channels, self.size, augment=False)
         source = stream.sources[int(rng.choice(len(stream.sources), p=stream.probability))]
         of_source = stream.groups[source]
         sample = stream.store.sample(of_source[int(rng.integers(len(of_source)))])
         return make_view(sample, rng, self.channels, self.size)
 
 
-def make_view(sample: Sample, rng: np.random.Generator, channels: tuple[str, ...], size: int) -> View:
+def make_view(
+    sample: Sample, rng: np.random.Generator, channels: tuple[str, ...], size: int, *, augment: bool = True
+) -> View:
     """As `wsiseg.training.examples.make_example` cuts and stains its view."""
     low, high = _CELL_MPP if "nucleus" in sample.layers and rng.random() < 0.9 else _TISSUE_MPP
     target_mpp = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     largest = 1.25 * min(sample.image.shape[:2]) / size
     scale = float(np.clip(target_mpp / (sample.mpp or 0.5), 0.4, largest))
     pixels, layers = random_crop(sample.image, sample.layers, size=size, scale=scale, rng=rng)
-    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+    if augment:
+        image = jitter_stain(image, torch.Generator().manual_seed(int(rng.integers(2**31))))
     empty = np.zeros((size, size), bool)
-    masks = [layers[name] > 0 if name in layers else empty for name in channels]
+    masks = np.stack([layers[name] > 0 if name in layers else empty for name in channels])
     known = [name in layers or name in sample.absent for name in channels]
-    return View(
-        jitter_stain(image, generator)[0],
-        torch.from_numpy(np.stack(masks)).float(),
-        torch.tensor(known),
-    )
+    return View(image[0], torch.from_numpy(masks).float(), torch.tensor(known))
 
 
 def collate(views: list[View]) -> View:
@@ -119,12 +120,14 @@ def train(
     optimiser = torch.optim.AdamW(network.parameters(), peak_rate, weight_decay=0.02)
     step, seconds, loss_mean = 0, 0.0, float("nan")
     if out.exists():
-        state = torch.load(out, weights_only=True, map_location=device)
+        state: dict[str, Any] = torch.load(out, weights_only=True, map_location=device)
         if state["settings"] != settings:
             raise DataError(f"{out} holds a run with other settings: {state['settings']}; give another --out")
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
         step, seconds, loss_mean = state["step"], state["seconds"], state["loss"]
+        if seconds >= minutes * 60:
+            return state
 
     def checkpoint() -> dict[str, Any]:
         state = {
@@ -163,7 +166,8 @@ def train(
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         step += 1
-        loss_mean = float(loss) if math.isnan(loss_mean) else 0.98 * loss_mean + 0.02 * float(loss)
+        now = loss.item()
+        loss_mean = now if math.isnan(loss_mean) else 0.98 * loss_mean + 0.02 * now
         seconds += time.monotonic() - began
         if seconds - saved > CHECKPOINT_SECONDS:
             checkpoint()

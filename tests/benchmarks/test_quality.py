@@ -1,0 +1,171 @@
+"""The baselines of the quality table, and the table itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from benchmarks.quality import run, train_unet
+from benchmarks.quality.baselines import (
+    EOSIN,
+    HAEMATOXYLIN,
+    AllForeground,
+    ClosedSet,
+    StainThreshold,
+    haematoxylin_density,
+    otsu,
+)
+from benchmarks.quality.unet import UNet, count_parameters, width_for
+from wsiseg.errors import DataError
+from wsiseg.testing import FakeModel
+from wsiseg.training.data.store import Quadruplet, QuadrupletStore, Sample, SourceInfo, write_quadruplets
+
+H, E = HAEMATOXYLIN / np.linalg.norm(HAEMATOXYLIN), EOSIN / np.linalg.norm(EOSIN)
+
+
+def stained(haematoxylin: np.ndarray, eosin: np.ndarray) -> np.ndarray:
+    """Beer–Lambert: (H, W) amounts of two stains -> (H, W, 3) uint8."""
+    density = haematoxylin[..., None] * H + eosin[..., None] * E
+    return np.round(255 * 10**-density).astype(np.uint8)
+
+
+def test_deconvolution_recovers_how_much_haematoxylin_there_is() -> None:
+    haematoxylin, eosin = np.meshgrid(np.linspace(0, 0.9, 10), np.linspace(0, 0.5, 6))
+    found = haematoxylin_density(stained(haematoxylin, eosin))
+    assert found == pytest.approx(haematoxylin, abs=0.02)  # bytes are rounded
+
+
+def test_otsu_is_the_threshold_of_least_variance_within_the_classes() -> None:
+    rng = np.random.default_rng(1)
+    values = np.concatenate([rng.normal(0.2, 0.05, 700), rng.normal(0.8, 0.1, 300)])
+
+    def within(threshold: float) -> float:
+        low, high = values[values <= threshold], values[values > threshold]
+        return len(low) * low.var() + len(high) * high.var()
+
+    best = min(within(t) for t in np.linspace(values.min(), values.max(), 2000)[1:-1])
+    assert within(otsu(values)) <= 1.02 * best
+    assert otsu(np.full(5, 0.3)) == 0.3
+
+
+def test_the_stain_threshold_finds_nuclei_and_never_glass() -> None:
+    rows, columns = np.ogrid[:128, :128]
+    nucleus = (rows - 40) ** 2 + (columns - 30) ** 2 < 15**2
+    noise = np.random.default_rng(0).normal(0, 0.01, (128, 128))
+    tile = stained(np.where(nucleus, 0.6, 0.05) + noise, np.full((128, 128), 0.3))
+    tile[:, 90:] = 250
+    glass = np.full_like(tile, 248)
+    model = StainThreshold(FakeModel())
+    found, _ = model.segment_tiles(np.stack([tile, glass]), "nuclei", 0.5)
+    assert found.probability is not None
+    assert np.array_equal(found.probability > 0.5, nucleus)
+    assert model.segment_tiles(glass[None], "nuclei", 0.5)[0].probability is None
+
+
+def test_baselines_take_the_models_tiles() -> None:
+    like = FakeModel(mpp=0.7, tile_size=96, overlap=24)
+    model = AllForeground(like)
+    assert (model.tile_size, model.overlap, model.mpp_for("brown")) == (96, 24, 0.7)
+    (mask,) = model.segment_tiles(np.zeros((1, 96, 96, 3), np.uint8), "anything", 0.7)
+    assert mask.probability is not None
+    assert mask.probability.min() == 1
+
+
+def test_the_unet_has_the_size_asked_for_and_keeps_the_images_size() -> None:
+    width = width_for(2_000_000, 2)
+    assert count_parameters(UNet(width, 2)) == pytest.approx(2_000_000, rel=0.1)
+    assert UNet(4, 3).eval()(torch.rand(2, 3, 64, 96)).shape == (2, 3, 64, 96)
+
+
+def test_a_closed_set_is_silent_about_what_it_has_no_channel_for() -> None:
+    concept_of = {"the crypts": "gland", "any nuclei?": "nucleus", "dead tissue": "necrosis"}
+
+    def network(images: torch.Tensor) -> torch.Tensor:
+        assert images.max() <= 1
+        return torch.stack([images[:, 0] - 0.5, torch.full_like(images[:, 0], -9)], dim=1)
+
+    model = ClosedSet("net", FakeModel(), network, ("gland", "nucleus"), concept_of)
+    tiles = np.full((1, 128, 128, 3), 255, np.uint8)
+    probability = [model.segment_tiles(tiles, query, 1.0)[0].probability for query in concept_of]
+    assert probability[0] is not None
+    assert probability[0].min() > 0.5
+    assert probability[1:] == [None, None]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> QuadrupletStore:
+    """Round glands on eosin, two images to train on and two to validate."""
+    rows, columns = np.ogrid[:96, :96]
+    samples, questions = [], {}
+    for k, split in enumerate(("train", "train", "val", "val")):
+        gland = (rows - 40 - 4 * k) ** 2 + (columns - 45) ** 2 < (18 + k) ** 2
+        samples.append(
+            Sample(
+                image=stained(np.where(gland, 0.5, 0.05), np.full((96, 96), 0.2)),
+                layers={"gland": gland.astype(np.uint16)},
+                present=("gland",),
+                absent=("nucleus",),
+                mpp=1.0,
+                source="disks",
+                group=f"patient {k}",
+                split=split,
+                name=f"image {k}",
+            )
+        )
+        questions[f"image {k}"] = [
+            Quadruplet(0, "gland", "where is brown?", "one gland", True),
+            Quadruplet(0, "nucleus", "where is yellow?", "no nuclei", False),
+        ]
+    info = SourceInfo("disks", "CC0", "made here", "stated 1.0", "by image")
+    return write_quadruplets(tmp_path / "disks.zarr", samples, {"disks": info}, questions)
+
+
+def test_training_continues_from_its_checkpoint_and_refuses_anothers(
+    data: QuadrupletStore, tmp_path: Path
+) -> None:
+    settings = {"parameters": 8000, "minutes": 5, "size": 32, "batch": 2, "workers": 0}
+    out, channels = tmp_path / "unet.pt", ("gland", "nucleus")
+    first = train_unet.train(data, out, channels=channels, max_steps=2, **settings)
+    second = train_unet.train(data, out, channels=channels, max_steps=5, **settings)
+    assert (first["step"], second["step"]) == (2, 5)
+    assert second["seconds"] > first["seconds"] > 0
+    network, state = train_unet.load(out)
+    assert state["step"] == 5
+    assert network(torch.rand(1, 3, 32, 32)).shape == (1, 2, 32, 32)
+    spent = train_unet.train(data, out, channels=channels, **{**settings, "minutes": 0})
+    assert spent["step"] == 5
+    with pytest.raises(DataError, match="other settings"):
+        train_unet.train(data, out, channels=("gland",), **settings)
+
+
+def test_views_know_which_channels_have_a_truth(data: QuadrupletStore) -> None:
+    view = train_unet.Views(data, ("gland", "nucleus", "necrosis"), 64, 0)[3]
+    again = train_unet.Views(data, ("gland", "nucleus", "necrosis"), 64, 0)[3]
+    assert view.image.shape == (3, 64, 64)
+    assert view.target.shape == (3, 64, 64)
+    assert view.known.tolist() == [True, True, False]
+    assert not view.target[1:].any()
+    assert torch.equal(view.image, again.image)
+
+
+def test_the_table_keeps_what_was_measured_before(
+    data: QuadrupletStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "load_model", lambda name, device=None: FakeModel(mpp=1.0))
+    out = tmp_path / "quality.md"
+    for method in ("foreground", "stain", "stain"):
+        arguments = [str(data.path), "--method", method, "--out", str(out)]
+        result = CliRunner().invoke(run.main, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    entries = json.loads((tmp_path / "quality.json").read_bytes())
+    assert [entry["method"] for entry in entries] == ["foreground", "stain"]
+    stain = next(row for row in entries[1]["figures"] if row["concept"] == "gland")
+    assert stain["dice"]["value"] > 0.95
+    page = out.read_text()
+    assert page.count("| all foreground |") == 3  # all, gland, not in this set
+    assert "`python -m benchmarks.quality.run disks.zarr --method stain --model tiny --split val`" in page
