@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from wsiseg.errors import SlideError
 from wsiseg.slide.base import Slide
-from wsiseg.slide.source import as_source, head, is_url
-from wsiseg.slide.tiff import TIFF_MAGICS
+from wsiseg.slide.source import as_source, head, is_url, open_binary
+from wsiseg.slide.tiff import TIFF_MAGICS, chain_is_whole
 
 if TYPE_CHECKING:
     import tifffile
@@ -69,6 +69,9 @@ def _detect(source: str, begin: bytes) -> str:
     if openslide.OpenSlide.detect_format(source) is not None:
         return "openslide"
     if is_tiff:
+        with open_binary(source) as file:
+            if not chain_is_whole(file):
+                raise SlideError(f"{source} is a truncated TIFF: copy or download the slide again")
         return "tiffslide" if _is_tiled(source) else "image"
     from PIL import Image, UnidentifiedImageError
 

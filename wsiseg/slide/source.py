@@ -17,7 +17,7 @@ _SAMPLE_BYTES = 16 << 10
 
 def is_url(source: str) -> bool:
     """Whether `source` is for fsspec (s3://…, simplecache::https://…) and no local path."""
-    return "://" in source or "::" in source
+    return ("://" in source or "::" in source) and not os.path.exists(source)
 
 
 def as_source(source: str | os.PathLike[str]) -> str:

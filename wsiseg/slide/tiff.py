@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 from typing import IO
@@ -9,6 +10,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
+
+# tifffile reports damage on its logger; without a handler Python would print that beside our one-line errors.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 

@@ -1,0 +1,68 @@
+"""`wsiseg info` and `wsiseg thumbnail`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from tests.slide.make import smooth
+from wsiseg.cli import info, thumbnail
+from wsiseg.errors import OutputError, SlideError
+
+
+def test_info_as_json(sample_slide: Path) -> None:
+    result = CliRunner().invoke(info.command, [str(sample_slide), "--json"], catch_exceptions=False)
+    facts = orjson.loads(result.stdout)
+    assert (facts["width"], facts["height"], facts["mpp"]) == (2220, 2967, [0.499, 0.499])
+    assert (facts["vendor"], facts["backend"], facts["objective_power"]) == ("aperio", "openslide", 20)
+    assert facts["levels"] == [{"width": 2220, "height": 2967, "downsample": 1.0}]
+    assert facts["properties"]["aperio.AppMag"] == "20"
+
+
+def test_info_for_people(sample_slide: Path) -> None:
+    result = CliRunner().invoke(info.command, [str(sample_slide), "--backend", "tiffslide"])
+    assert "aperio (read by tiffslide)" in result.stdout
+    assert "0.499 x 0.499" in result.stdout
+
+
+def test_info_says_what_to_do_about_a_missing_scale(tmp_path: Path) -> None:
+    Image.fromarray(smooth(30, 20)).save(tmp_path / "a.png")
+    result = CliRunner().invoke(info.command, [str(tmp_path / "a.png")], catch_exceptions=False)
+    assert "--slide-mpp" in result.stdout
+    supplied = CliRunner().invoke(
+        info.command, [str(tmp_path / "a.png"), "--slide-mpp", "0.5,0.25", "--json"]
+    )
+    assert orjson.loads(supplied.stdout)["mpp"] == [0.5, 0.25]
+
+
+def test_info_of_nothing() -> None:
+    with pytest.raises(SlideError, match=r"none\.svs does not exist"):
+        CliRunner().invoke(info.command, ["none.svs"], catch_exceptions=False)
+
+
+def test_thumbnail_with_tissue(sample_slide: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    line = [str(sample_slide), "--tissue", str(out), "--max-px", "400"]
+    result = CliRunner().invoke(thumbnail.command, line, catch_exceptions=False)
+    assert result.stdout == ""
+    drawn = np.asarray(Image.open(out))
+    assert drawn.shape == (400, 299, 3)
+    outline = (drawn == (0, 160, 0)).all(axis=2)
+    assert 500 < outline.sum() < 8000
+    plain = tmp_path / "plain.jpg"
+    line = [str(sample_slide), str(plain), "--max-px", "100"]
+    CliRunner().invoke(thumbnail.command, line, catch_exceptions=False)
+    assert Image.open(plain).size == (75, 100)
+
+
+def test_thumbnail_that_cannot_be_written(sample_slide: Path, tmp_path: Path) -> None:
+    assert CliRunner().invoke(thumbnail.command, [str(sample_slide), "out.gif"]).exit_code == 2
+    line = [str(sample_slide), str(tmp_path / "none" / "out.png"), "--max-px", "100"]
+    with pytest.raises(OutputError):
+        CliRunner().invoke(thumbnail.command, line, catch_exceptions=False)
+    assert list(tmp_path.iterdir()) == []
