@@ -30,7 +30,7 @@ def command(
     from wsiseg.files import atomic_write
     from wsiseg.model import load_model
     from wsiseg.training.data.store import QuadrupletStore
-    from wsiseg.training.evaluate import TABLE_WIDTH, evaluate, report_json, report_table
+    from wsiseg.training.evaluate import evaluate, report_json, report_table
 
     store = QuadrupletStore.open(data)
     segmenter = load_model(model, device=device)
@@ -39,6 +39,8 @@ def command(
     if json_path:
         with atomic_write(json_path) as file:
             file.write(report_json(report))
-    console = Console()
-    console.width = max(console.width, TABLE_WIDTH)  # a wrapped table is easier to read than a cropped one
-    console.print(report_table(report))
+    console, table = Console(), report_table(report)
+    # On a narrow terminal a wrapped table is easier to read than a cropped one.
+    wanted = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    console.width = max(console.width, wanted)
+    console.print(table)

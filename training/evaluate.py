@@ -284,7 +284,7 @@ def report_table(report: Report) -> Table:
 
     title = f"{report.model} ({report.fingerprint[:12]}) on {report.data}, {report.split}"
     table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), min_width=TABLE_WIDTH
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
     )
     table.add_column("set, structure", no_wrap=True)
     for heading in FIGURES:
@@ -296,7 +296,6 @@ def report_table(report: Report) -> Table:
     return table
 
 
-TABLE_WIDTH = 135  # characters that the report's table needs
 FIGURES = (
     "n +/−",
     "Dice",
@@ -316,10 +315,10 @@ FIGURES = (
 def figures(row: Row) -> dict[str, str]:
     """The cells of a row, by heading: shared by the terminal's table and docs/quality.md."""
     cells = (
-        f"{row.n_present}/{row.n_absent}",
+        f"{row.n_present}\n{row.n_absent}",
         _cell(row.dice),
         _cell(row.giou),
-        f"{_number(row.giou_present.value)}/{_number(row.giou_absent.value)}",
+        f"{_number(row.giou_present.value)}\n{_number(row.giou_absent.value)}",
         _cell(row.ciou),
         _cell(row.hd95, digits=1, unit=" " + row.hd95_unit),
         _cell(row.sensitivity),
@@ -338,8 +337,10 @@ def _cell(interval: Interval, digits: int = 3, unit: str = "") -> str:
     value = _number(interval.value, digits) + unit
     if math.isnan(interval.low):
         return value
-    coarse = max(0, digits - 1)
-    return f"{value}\n{_number(interval.low, coarse)}–{_number(interval.high, coarse)}"
+    low, high = (
+        _number(bound, max(0, digits - 1)).removeprefix("0") for bound in (interval.low, interval.high)
+    )
+    return f"{value}\n{low or 0}–{high or 0}"
 
 
 def _number(value: float, digits: int = 3) -> str:

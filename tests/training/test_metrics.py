@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
 from wsiseg.training import metrics
 from wsiseg.training.metrics import (
     Overlap,
