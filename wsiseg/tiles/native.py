@@ -6,8 +6,9 @@ imagecodecs (libjpeg-turbo, without the GIL) when the first patch asks for it, a
 A row of patches therefore holds only the native tiles that the next row shares with it.
 
 The pixels equal OpenSlide's byte for byte, because this road is taken only where that is so: a plain tiled
-TIFF (`aperio`, `generic-tiff`) without bounds, 8-bit RGB or YCbCr JPEG in one plane, no tile missing, and a
-level whose downsample is a whole number (OpenSlide blends on others). Everything else is left to the slide.
+TIFF (`aperio`, `generic-tiff`) without bounds, 8-bit RGB or YCbCr JPEG in one plane, no tile missing, a level
+whose downsample is a whole number (OpenSlide blends on others), and whose largest tile was decoded both ways
+and found equal. Everything else is left to the slide.
 
 Planes: `r_` pixels of the level that is read; `n_` index of a native tile, row and column.
 """
@@ -44,7 +45,7 @@ class NativeLevel:
     def __init__(self, page: tifffile.TiffPage, file: Path) -> None:
         self._page = page
         self._offsets = page.dataoffsets
-        self._lengths = page.databytecounts
+        self.byte_counts = page.databytecounts
         self._file = open(file, "rb")  # noqa: SIM115 (closed by `close`)
         self._lock = threading.Lock()
         self.r_width, self.r_height = page.imagewidth, page.imagelength
@@ -64,7 +65,7 @@ class NativeLevel:
         index = key[0] * self.n_columns + key[1]
         with self._lock:
             self._file.seek(self._offsets[index])
-            data = self._file.read(self._lengths[index])
+            data = self._file.read(self.byte_counts[index])
         decoded, _, _ = self._page.decode(data, index, jpegtables=self._page.jpegtables)
         if decoded is None:
             raise ValueError(f"native tile {key} is empty")
@@ -107,7 +108,10 @@ def open_native_level(slide: Slide, level: int) -> NativeLevel | None:
     pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
     pages = [page for page in pages if (page.imagewidth, page.imagelength) == size and page.is_tiled]
     if len(pages) == 1 and _is_plain_jpeg(pages[0]):
-        return NativeLevel(pages[0], file)
+        native = NativeLevel(pages[0], file)
+        if _largest_tile_is_equal(native, slide, level):
+            return native
+        native.close()
     tiff.close()
     return None
 
@@ -123,6 +127,19 @@ def _is_plain_jpeg(page: tifffile.TiffPage) -> bool:
         and page.fillorder == 1
         and min(page.databytecounts, default=0) > 0
     )
+
+
+def _largest_tile_is_equal(native: NativeLevel, slide: Slide, level: int) -> bool:
+    """Whether the tile with most detail comes out as the slide reads it: colour space, place and decoder."""
+    largest = int(np.argmax(native.byte_counts))
+    row, column = divmod(largest, native.n_columns)
+    try:
+        decoded = native.decode((row, column))
+    except Exception:  # imagecodecs' errors are RuntimeErrors of many names
+        return False
+    height, width = decoded.shape[:2]
+    read = slide.read_level(level, column * native.tile_width, row * native.tile_height, width, height)
+    return np.array_equal(decoded, read)
 
 
 def native_tiles(
