@@ -23,7 +23,7 @@ import orjson
 import shapely
 
 from wsiseg.errors import GeoJSONError
-from wsiseg.mask.regions import GRID_L0, repair
+from wsiseg.mask.shapes import GRID_L0, is_safe, repair
 from wsiseg.qupath import OBJECT_TYPES, Color, class_color, clean_class, clean_name, clean_text
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "annotation.wsiseg")
@@ -137,7 +137,7 @@ def _features(batch: list[Annotation], first: int) -> Iterator[dict[str, Any]]:
 def _geometries(batch: list[Annotation], first: int) -> Iterator[dict[str, Any]]:
     """GeoJSON geometries of safe polygons, whose rings are views of one array of coordinates."""
     polygons = np.array([annotation.geometry for annotation in batch], object)
-    unsafe = ~_is_safe(polygons)
+    unsafe = ~is_safe(polygons)
     if unsafe.any():
         polygons[unsafe] = repair(polygons[unsafe])
     empty = np.flatnonzero(shapely.is_empty(polygons))
@@ -164,16 +164,6 @@ def _geometries(batch: list[Annotation], first: int) -> Iterator[dict[str, Any]]
             yield {"type": "Polygon", "coordinates": shape[0]}
         else:
             yield {"type": "MultiPolygon", "coordinates": shape}
-
-
-def _is_safe(polygons: np.ndarray) -> np.ndarray:
-    xy, owner = shapely.get_coordinates(polygons, return_index=True)
-    on_grid = np.ones(len(polygons), bool)
-    on_grid[owner[(xy != np.round(xy, 2)).any(axis=1)]] = False
-    kind = shapely.get_type_id(polygons)
-    areal = kind == shapely.GeometryType.POLYGON
-    areal |= (kind == shapely.GeometryType.MULTIPOLYGON) & (shapely.get_num_geometries(polygons) > 1)
-    return on_grid & areal & ~shapely.has_z(polygons) & shapely.is_valid(polygons)
 
 
 def _properties(annotation: Annotation) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import shapely
 
 from wsiseg.mask.measure import mean_inside
+from wsiseg.mask.shapes import fill_holes, repair, simplify
 from wsiseg.mask.trace import contour, trace
 
 if TYPE_CHECKING:
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from wsiseg.tiles import Grid
 
 Origin = Literal["qupath", "slide"]
-
-GRID_L0 = 0.01
-"""QuPath ≥ 0.6 snaps coordinates to this grid (level-0 pixels), and refuses what is not valid on it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def regions(
     m_polygons = m_polygons[shapely.area(m_polygons) >= m_min_area]
     m_polygons = fill_holes(m_polygons, m_min_area)
     m_tolerance = 0.25 if simplify_um is None else simplify_um / grid.spec.mpp
-    m_polygons = shapely.simplify(m_polygons, m_tolerance, preserve_topology=True)
+    m_polygons = simplify(m_polygons, m_tolerance)
 
     polygons = repair(_to_level0(m_polygons, grid, origin))
     um = shapely.transform(polygons, lambda l0_xy: l0_xy * (grid.slide.mpp_x, grid.slide.mpp_y))
@@ -95,40 +93,6 @@ def l0_origin(l0_bounds: tuple[int, int, int, int] | None, origin: Origin) -> tu
     QuPath shows a slide cropped to its OpenSlide bounds (OpenslideImageServer, qupath #1278).
     """
     return l0_bounds[:2] if origin == "qupath" and l0_bounds is not None else (0, 0)
-
-
-def repair(polygons: np.ndarray) -> np.ndarray:
-    """Make geometries ones that QuPath takes: valid on the 0.01 grid, one-part MultiPolygons as Polygons.
-
-    Bow-ties, spikes and holes that touch their shell keep their area; what has none becomes an empty Polygon.
-    GEOS's default method (linework) would turn some into GeometryCollections, which QuPath ≥ 0.6 refuses, and
-    buffer(0) would lose half of a bow-tie.
-    """
-    polygons = np.array(polygons, object)
-    broken = ~shapely.is_valid(polygons)
-    polygons[broken] = shapely.make_valid(polygons[broken], method="structure", keep_collapsed=False)
-    polygons = shapely.set_precision(polygons, GRID_L0)
-    kind = shapely.get_type_id(polygons)
-    single = (kind == shapely.GeometryType.MULTIPOLYGON) & (shapely.get_num_geometries(polygons) == 1)
-    polygons[single] = shapely.get_geometry(polygons[single], 0)
-    areal = np.isin(kind, (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON))
-    polygons[~areal | shapely.is_empty(polygons)] = shapely.Polygon()
-    return polygons
-
-
-def fill_holes(polygons: np.ndarray, min_area: float) -> np.ndarray:
-    """Polygons (N,) without their holes smaller than `min_area` (in the polygons' own unit)."""
-    rings, owner = shapely.get_rings(polygons, return_index=True)
-    hole = np.zeros(len(rings), bool)
-    hole[1:] = owner[1:] == owner[:-1]  # a polygon's first ring is its shell
-    small = hole.copy()
-    small[hole] = shapely.area(shapely.polygons(rings[hole])) < min_area
-    changed, target = np.unique(owner[np.isin(owner, owner[small])], return_inverse=True)
-    if len(changed):
-        kept = ~small[np.isin(owner, changed)]
-        polygons = polygons.copy()
-        polygons[changed] = shapely.polygons(rings[np.isin(owner, changed)][kept], indices=target[kept])
-    return polygons
 
 
 def _to_level0(m_polygons: np.ndarray, grid: Grid, origin: Origin) -> np.ndarray:
