@@ -68,6 +68,7 @@ def test_edges_do_not_fade() -> None:
     assert (out[32:] == 255).all()
 
 
+@settings(deadline=None)
 @given(st.floats(0.2, 20.0), st.integers(1, 50))
 def test_a_constant_stays_constant(scale: float, size: int) -> None:
     flat = np.full((size, size, 3), 137, np.uint8)

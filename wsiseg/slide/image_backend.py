@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from wsiseg.errors import SlideError
 from wsiseg.slide.base import Header, Slide
 from wsiseg.slide.scale import stated_mpp
-from wsiseg.slide.source import fingerprint, open_binary
+from wsiseg.slide.source import fingerprint, head, open_binary
 
 
 class ImageSlide(Slide):
@@ -43,7 +43,9 @@ def _load(source: str) -> tuple[np.ndarray, Header]:
                 "for example `vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg`"
             ) from error
         except UnidentifiedImageError as error:
-            raise SlideError(f"{source} is no image that Pillow reads") from error
+            raise SlideError(
+                f"{source} is no slide or image in a known format: it begins with {head(source, 16)!r}"
+            ) from error
         except (OSError, SyntaxError, ValueError) as error:
             raise SlideError(f"{source} is a damaged or truncated image: {error}") from error
     pixels = np.array(_rgb(image))

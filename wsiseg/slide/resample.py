@@ -3,8 +3,9 @@
 Pillow's bicubic resampling (`Image.resize`, libImaging/Resample.c), written so that the weights of an output
 pixel depend only on its absolute position. Pillow takes its box as 32-bit floats relative to the image handed
 in, so two tiles read separately disagree where they overlap; here they are equal byte for byte. The weights
-are Pillow's 22-bit integers, and sums of bytes times them are exact in float64 whatever order a BLAS adds
-them in. Along each axis the planes are: m_ for output pixels, r_ for pixels of the level that is read.
+are Pillow's 22-bit integers, applied as a sparse integer matrix: exact in any order, on one thread (readers
+bring their own threads), and as fast as Pillow. Along each axis the planes are: m_ for output pixels, r_ for
+pixels of the level that is read.
 """
 
 from __future__ import annotations
@@ -15,30 +16,25 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 WHITE = 255
 _WEIGHT_BITS = 22  # Pillow's PRECISION_BITS = 32 - 8 - 2
 _SUPPORT = 2.0  # of the bicubic kernel, in output pixels when shrinking
-_BLOCK_M = 16  # output pixels per dense product: small keeps the zero part of the band small
-_BAND_R_PX = 16_000_000  # pixels of the read level that are held at once
+_BAND_R_PX = 6_000_000  # pixels of the read level that are held at once
 
 
 @dataclass(frozen=True)
 class AxisWeights:
-    """Weights of the output pixels m0 .. m0 + len(r_first) along one axis.
+    """Weights of n output pixels along one axis.
 
-    r_first: (n,) first level pixel that output pixel i reads; taps: (n, k) integer weights, zero-padded.
+    r_start, r_stop: the half-open range of level pixels that is read.
+    matrix: (n, r_stop - r_start) sparse int32; each row sums to about 2**22.
     """
 
-    r_first: np.ndarray
-    taps: np.ndarray
-
-    @property
-    def r_span(self) -> tuple[int, int]:
-        """The half-open range of level pixels that is read."""
-        used = self.taps != 0
-        last = used.shape[1] - np.argmax(used[:, ::-1], axis=1)
-        return int(self.r_first.min()), int((self.r_first + last).max())
+    r_start: int
+    r_stop: int
+    matrix: csr_matrix
 
 
 def bicubic(x: np.ndarray) -> np.ndarray:
@@ -65,33 +61,27 @@ def axis_weights(m0: int, count: int, scale: float, r_size: int) -> AxisWeights:
     weight[k >= (r_stop - r_first)[:, None]] = 0.0
     weight /= weight.sum(axis=1, keepdims=True)
     scaled = weight * (1 << _WEIGHT_BITS)
-    return AxisWeights(r_first, np.trunc(scaled + np.copysign(0.5, scaled)))
+    taps = np.trunc(scaled + np.copysign(0.5, scaled)).astype(np.int32)
+    row, tap = np.nonzero(taps)
+    r_index = r_first[row] + tap
+    r_start, r_end = int(r_index.min()), int(r_index.max()) + 1
+    matrix = csr_matrix((taps[row, tap], (row, r_index - r_start)), shape=(count, r_end - r_start))
+    return AxisWeights(r_start, r_end, matrix)
 
 
 # Tiles of one row share their vertical weights, tiles of one column their horizontal ones.
 _cached_axis_weights = lru_cache(maxsize=64)(axis_weights)
 
 
-def resample_rows(pixels: np.ndarray, r0: int, weights: AxisWeights) -> np.ndarray:
+def resample_rows(pixels: np.ndarray, weights: AxisWeights) -> np.ndarray:
     """Apply weights along axis 0.
 
-    pixels: (h, ...) uint8, whose first row is level row r0. Returns (len(weights.r_first), ...) uint8.
+    pixels: (r_stop - r_start, ...) uint8, the level's pixels r_start .. r_stop. Returns (n, ...) uint8.
     """
-    flat = pixels.reshape(len(pixels), -1)
-    out = np.empty((len(weights.r_first), flat.shape[1]), np.uint8)
-    k = weights.taps.shape[1]
-    for i in range(0, len(out), _BLOCK_M):
-        first = weights.r_first[i : i + _BLOCK_M] - r0
-        lo, hi = int(first[0]), min(int(first[-1]) + k, len(flat))
-        band = np.zeros((len(first), int(first[-1]) - lo + k))
-        rows = np.arange(len(first))[:, None]
-        band[rows, (first - lo)[:, None] + np.arange(k)] = weights.taps[i : i + _BLOCK_M]
-        total = band[:, : hi - lo] @ flat[lo:hi].astype(np.float64)
-        total += 1 << (_WEIGHT_BITS - 1)
-        total *= 2.0**-_WEIGHT_BITS  # exact: a power of two
-        np.clip(np.floor(total, out=total), 0, 255, out=total)
-        out[i : i + _BLOCK_M] = total
-    return out.reshape(len(out), *pixels.shape[1:])
+    total = weights.matrix @ pixels.reshape(len(pixels), -1).astype(np.int32)
+    total += 1 << (_WEIGHT_BITS - 1)
+    total >>= _WEIGHT_BITS
+    return np.clip(total, 0, 255, out=total).astype(np.uint8).reshape(-1, *pixels.shape[1:])
 
 
 def resample_region(
@@ -121,15 +111,14 @@ def resample_region(
         out[y0 - m_y : y1 - m_y, x0 - m_x : x1 - m_x] = read(x0, y0, x1 - x0, y1 - y0)
         return out
     across = _cached_axis_weights(x0, x1 - x0, scale[0], r_size[0])
-    r_x0, r_x1 = across.r_span
-    rows_per_band = max(1, int(_BAND_R_PX / (r_x1 - r_x0) / scale[1]))
+    r_width = across.r_stop - across.r_start
+    rows_per_band = max(1, int(_BAND_R_PX / r_width / scale[1]))
     for top in range(y0, y1, rows_per_band):
         bottom = min(top + rows_per_band, y1)
         down = _cached_axis_weights(top, bottom - top, scale[1], r_size[1])
-        r_y0, r_y1 = down.r_span
-        pixels = read(r_x0, r_y0, r_x1 - r_x0, r_y1 - r_y0)
+        pixels = read(across.r_start, down.r_start, r_width, down.r_stop - down.r_start)
         # Pillow's order: across, rounded to bytes, then down.
-        narrow = resample_rows(np.ascontiguousarray(pixels.transpose(1, 0, 2)), r_x0, across)
+        narrow = resample_rows(np.ascontiguousarray(pixels.transpose(1, 0, 2)), across)
         narrow = np.ascontiguousarray(narrow.transpose(1, 0, 2))
-        out[top - m_y : bottom - m_y, x0 - m_x : x1 - m_x] = resample_rows(narrow, r_y0, down)
+        out[top - m_y : bottom - m_y, x0 - m_x : x1 - m_x] = resample_rows(narrow, down)
     return out
