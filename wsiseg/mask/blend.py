@@ -40,7 +40,6 @@ class RollingBand:
         self._weights = tile_weights(tile_size, overlap)
         self._weights_2d = np.outer(self._weights, self._weights)
         self._scratch = np.empty((tile_size, tile_size), np.float32)
-        # Pages of columns without tissue are never touched, hence never resident.
         self._sum = np.zeros((tile_size, m_width), np.float32)
         self._m_y0 = 0
         self._rows: list[_TileRow] = []

@@ -10,7 +10,7 @@ GRID_L0 = 0.01
 
 
 def simplify(polygons: np.ndarray, tolerance: float) -> np.ndarray:
-    """Polygons (N,) with fewer vertices, the same holes, still valid; outlines move by at most `tolerance`.
+    """Polygons (N,) with fewer vertices, the same holes, still valid, moved by about `tolerance`.
 
     Ring by ring with Douglas–Peucker; only where that loses a ring or makes two cross is GEOS's
     topology-preserving variant used, which takes ten times as long.

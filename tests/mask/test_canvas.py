@@ -1,0 +1,147 @@
+"""The canvas blends what tiles say, whatever their overlap, and keeps it on disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsiseg.errors import OutputError
+from wsiseg.mask import Canvas
+from wsiseg.mask.blend import RollingBand, tile_weights
+
+
+@st.composite
+def tilings(draw: st.DrawFn) -> tuple[int, int, int, int, list[tuple[int, int]]]:
+    """Slide width and height, tile size, overlap, and some of the tiles of the full grid, in row-major order."""
+    width, height = draw(st.integers(1, 150)), draw(st.integers(1, 150))
+    tile = draw(st.integers(1, 60))
+    overlap = draw(st.integers(0, tile - 1))
+    stride = tile - overlap
+    full = [(x, y) for y in range(0, height, stride) for x in range(0, width, stride)]
+    if len(full) > 400:
+        full = full[:: len(full) // 400]
+    keep = draw(st.lists(st.booleans(), min_size=len(full), max_size=len(full)))
+    return width, height, tile, overlap, [xy for xy, kept in zip(full, keep, strict=True) if kept]
+
+
+def naive_blend(
+    width: int, height: int, tile: int, overlap: int, tiles: list, probabilities: list
+) -> np.ndarray:
+    """The definition: Σ w·p / Σ w over the whole slide at once, in float64."""
+    weights = np.outer(*[tile_weights(tile, overlap).astype(np.float64)] * 2)
+    total, norm = np.zeros((2, height + tile, width + tile))
+    for (x, y), probability in zip(tiles, probabilities, strict=True):
+        here = np.s_[y : y + tile, x : x + tile]
+        total[here] += 0 if probability is None else weights * probability
+        norm[here] += weights
+    return np.divide(total, norm, out=np.zeros_like(total), where=norm > 0)[:height, :width]
+
+
+def as_array(canvas: Canvas) -> np.ndarray:
+    out = np.zeros((canvas.m_height, canvas.m_width), np.uint8)
+    for m_y0, band in canvas.bands():
+        out[m_y0 : m_y0 + len(band)] = band
+    return out
+
+
+@settings(max_examples=60, deadline=None)
+@given(tilings(), st.randoms(use_true_random=False))
+def test_canvas_equals_the_definition(tiling: tuple, random) -> None:
+    width, height, tile, overlap, tiles = tiling
+    noise = np.random.default_rng(random.randrange(2**32))
+    probabilities = [None if random.random() < 0.3 else noise.random((tile, tile), np.float32) for _ in tiles]
+    with Canvas(width, height, tile, overlap) as canvas:
+        for (x, y), probability in zip(tiles, probabilities, strict=True):
+            canvas.add(x, y, probability)
+        canvas.finish()
+        got = as_array(canvas)
+        expected = naive_blend(width, height, tile, overlap, tiles, probabilities) * 255
+        assert np.abs(got - expected).max() <= 0.5001
+        window = canvas.window(-3, -2, width + 7, height + 5)
+    np.testing.assert_array_equal(window[2 : 2 + height, 3 : 3 + width], got)
+    assert window.sum() == got.sum()  # 0 outside the slide
+
+
+@settings(max_examples=60, deadline=None)
+@given(tilings(), st.floats(0, 1, width=32))
+def test_a_constant_stays_constant_before_it_is_rounded(tiling: tuple, constant: float) -> None:
+    width, height, tile, overlap, tiles = tiling
+    band = RollingBand(width, tile, overlap)
+    blended = np.full((height + tile, width), np.nan)
+
+    def collect(m_y: int) -> None:
+        for x0, y0, block in band.finished(m_y):
+            blended[y0 : y0 + len(block), x0 : x0 + block.shape[1]] = block
+
+    for x, y in tiles:
+        collect(y)
+        band.add(x, y, np.full((tile, tile), constant, np.float32))
+    collect(height + tile)
+    for x, y in tiles:
+        assert np.abs(blended[y : min(y + tile, height), x : x + tile] - constant).max() < 1e-6
+
+
+def test_memory_does_not_grow_with_the_height_of_the_slide(tmp_path: Path) -> None:
+    import tracemalloc
+
+    def peak(rows: int) -> int:
+        tile = np.full((64, 64), 0.7, np.float32)
+        tracemalloc.start()
+        with Canvas(512, rows * 48, 64, 16, tmp_path) as canvas:
+            for y in range(0, rows * 48, 48):
+                for x in range(0, 512, 48):
+                    canvas.add(x, y, tile)
+            canvas.finish()
+            for _ in canvas.bands():
+                pass
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    assert peak(100) < peak(20) * 1.1
+
+
+def test_a_canvas_far_larger_than_memory_takes_only_what_is_written(tmp_path: Path) -> None:
+    with Canvas(20_000, 500_000, 512, 64, tmp_path) as canvas:  # 10 GB if it were dense
+        canvas.add(448 * 20, 448 * 1000, np.ones((512, 512), np.float32))
+        canvas.finish()
+        assert len(list(canvas.bands())) <= 3
+        assert canvas.window(448 * 20, 448 * 1000, 512, 512).min() == 255
+        used = os.fstat(canvas._file.fileno()).st_blocks * 512
+    assert used < 20e6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tiles_out_of_order_are_refused() -> None:
+    with Canvas(100, 100, 32, 8) as canvas:
+        canvas.add(0, 24, None)
+        with pytest.raises(ValueError, match="row-major"):
+            canvas.add(0, 0, None)
+
+
+def test_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Canvas(1000, 1000, 100, 0, tmp_path) as canvas:
+        canvas.add(0, 0, np.ones((100, 100), np.float32))
+
+        class Full:
+            def seek(self, offset: int) -> None: ...
+
+            def write(self, data: object) -> None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            close = canvas._file.close
+
+        monkeypatch.setattr(canvas, "_file", Full())
+        with pytest.raises(OutputError, match=f"cannot keep the mask in {tmp_path}: No space left"):
+            canvas.finish()
+
+
+def test_unwritable_folder_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="nowhere"):
+        Canvas(10, 10, 4, 0, tmp_path / "nowhere")

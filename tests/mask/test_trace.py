@@ -1,0 +1,133 @@
+"""Outlines: exact ones equal rasterio's, smooth ones equal contourpy's, and neither knows of bands."""
+
+from __future__ import annotations
+
+import contourpy
+import numpy as np
+import pytest
+import rasterio.features
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+
+from wsiseg.mask import contour, trace
+
+masks = hnp.arrays(
+    np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=24), elements=st.integers(0, 1)
+)
+
+
+def banded(raster: np.ndarray, cuts: list[int], *, drop_empty: bool = True) -> list[tuple[int, np.ndarray]]:
+    """The raster in bands cut at `cuts`, without the bands of zeros: those a canvas leaves out."""
+    edges = sorted({0, len(raster), *(cut for cut in cuts if cut < len(raster))})
+    bands = [(a, raster[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    return [(y, band) for y, band in bands if band.any() or not drop_empty]
+
+
+def in_order(polygons: np.ndarray) -> np.ndarray:
+    polygons = shapely.normalize(np.asarray(polygons, object))
+    return polygons[np.argsort(shapely.to_wkb(polygons))] if len(polygons) else polygons
+
+
+def noise(shape: tuple[int, int], sigma: float, seed: int) -> np.ndarray:
+    field = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(shape), sigma)
+    return np.clip(127.5 + 100 * field / field.std(), 0, 255).astype(np.uint8)
+
+
+@settings(max_examples=300, deadline=None)
+@given(masks, st.lists(st.integers(1, 24)))
+def test_trace_equals_rasterio_whatever_the_bands(mask: np.ndarray, cuts: list[int]) -> None:
+    polygons = trace(banded(mask, cuts), mask.shape[1])
+    assert shapely.is_valid(polygons).all()
+    assert shapely.area(polygons).sum() == mask.sum()
+    shapes = rasterio.features.shapes(mask, mask=mask > 0, connectivity=4)
+    expected = np.array([shapely.geometry.shape(shape) for shape, _ in shapes], object)
+    assert len(polygons) == len(expected)
+    # rasterio too puts vertices at corners only
+    assert shapely.equals_exact(in_order(polygons), in_order(shapely.simplify(expected, 0)), 0).all()
+
+
+def test_trace_of_a_large_noisy_mask_equals_rasterio() -> None:
+    mask = (noise((700, 900), 1.5, seed=1) > 140).astype(np.uint8)
+    polygons = trace(banded(mask, [1, 130, 131, 500]), 900)
+    expected = [
+        shapely.geometry.shape(s) for s, _ in rasterio.features.shapes(mask, mask=mask > 0, connectivity=4)
+    ]
+    assert (shapely.get_num_interior_rings(polygons) > 0).sum() > 20
+    assert shapely.equals(in_order(polygons), in_order(np.array(expected, object))).all()
+
+
+@settings(max_examples=300, deadline=None)
+@given(masks, st.lists(st.integers(1, 24)), st.integers(1, 254), st.integers(0, 2**32 - 1))
+def test_contour_is_valid_and_keeps_every_pixel_centre_on_its_side(
+    mask: np.ndarray, cuts: list[int], level: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    raster = np.where(mask, random.integers(level, 256, mask.shape), random.integers(0, level, mask.shape))
+    raster = raster.astype(np.uint8)
+    polygons = contour(banded(raster, cuts), raster.shape[1], level)
+    assert shapely.is_valid(polygons).all()
+    assert len(polygons) == len(trace([(0, mask)], mask.shape[1]))
+    y, x = np.indices(mask.shape) + 0.5
+    inside = np.zeros(mask.shape, int)
+    for polygon in polygons:
+        inside += shapely.contains_xy(polygon, x, y)
+    np.testing.assert_array_equal(inside, mask)
+    whole = contour([(0, raster)], raster.shape[1], level)
+    assert shapely.equals_exact(polygons, whole, 0).all()
+
+
+def test_contour_equals_contourpy_where_nothing_is_ambiguous() -> None:
+    raster = noise((300, 400), 6, seed=2)
+    raster[[0, -1]] = raster[:, [0, -1]] = 0
+    polygons = contour(banded(raster, [77, 200]), 400, 127.5)
+    generator = contourpy.contour_generator(
+        np.arange(400) + 0.5, np.arange(300) + 0.5, raster, fill_type=contourpy.FillType.OuterOffset
+    )
+    points, offsets = generator.filled(127.5, np.inf)
+    expected = [
+        shapely.Polygon(rings[0], rings[1:])
+        for xy, ends in zip(points, offsets, strict=True)
+        if (rings := [xy[a:b] for a, b in zip(ends, ends[1:], strict=False)])
+    ]
+    assert len(polygons) == len(expected)
+    assert sum(len(p.interiors) for p in polygons) == sum(len(p.interiors) for p in expected)
+    difference = shapely.symmetric_difference(shapely.union_all(polygons), shapely.union_all(expected))
+    assert difference.area < 1e-3  # contourpy interpolates in double, wsiseg in single precision
+
+
+def test_contour_is_sub_pixel_exact_on_a_disk() -> None:
+    y, x = np.indices((120, 130)) + 0.5
+    radius = 40.3
+    signed = radius - np.hypot(x - 61.7, y - 58.2)
+    raster = np.clip(127.5 + signed * 60, 0, 255).round().astype(np.uint8)
+    (polygon,) = contour([(0, raster)], 130, 127.5)
+    assert (
+        polygon.symmetric_difference(shapely.Point(61.7, 58.2).buffer(radius, 256)).area
+        < 0.01 * polygon.length
+    )
+
+
+@pytest.mark.parametrize("raster", [np.zeros((5, 5), np.uint8), np.zeros((0, 5), np.uint8)])
+def test_nothing_gives_no_polygon(raster: np.ndarray) -> None:
+    assert len(trace([(0, raster)], 5)) == 0
+    assert len(contour([(0, raster)], 5, 127.5)) == 0
+    assert len(contour([], 5, 127.5)) == 0
+
+
+def test_a_slide_full_of_foreground_is_one_rectangle() -> None:
+    raster = np.full((300, 7), 255, np.uint8)
+    assert trace([(0, raster)], 7)[0].equals(shapely.box(0, 0, 7, 300))
+    (smooth,) = contour([(0, raster)], 7, 127.5)
+    assert smooth.bounds == (0, 0, 7, 300)
+
+
+def test_a_pixel_that_touches_its_neighbours_hole_is_valid() -> None:
+    # The hole opens diagonally to the outside: one ring passes one vertex twice.
+    mask = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0]], np.uint8)
+    (polygon,) = trace([(0, mask)], 3)
+    assert polygon.is_valid
+    assert polygon.area == 7
+    assert len(polygon.interiors) == 1
