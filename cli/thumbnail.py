@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,6 @@ def command(slide: str, out: Path, tissue: bool, max_px: int, slide_mpp: Any, ba
         if tissue:
             found = tissue_mask(opened, max_px=max_px)
             picture = draw_tissue(picture, found.mask)
-            click.echo(f"wsiseg: {found.fraction:.1%} of the slide is tissue", err=True)
+            logging.getLogger("wsiseg").info("%.1f %% of the slide is tissue", 100 * found.fraction)
     with atomic_write(out) as file:
         Image.fromarray(picture).save(file, FORMATS[out.suffix.lower()])
