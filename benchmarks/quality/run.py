@@ -36,6 +36,7 @@ every question alike; the *U-Net* is told which structure is meant and is traine
 - gIoU, as LISA: mean over all questions, silence about what is absent scoring 1; "+/−" its two halves.
 - cIoU: all intersections over all unions.
 - "+ found": a mask where one is due. "− silent": no mask where none is due. presence: both.
+- An interval without width means that all groups agree, not that nothing is uncertain.
 - BLEU-4, token F1: the chain against the annotator's. s: seconds per question, on the machine of that run.
 """
 

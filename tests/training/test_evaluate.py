@@ -16,6 +16,7 @@ from wsiseg.errors import DataError
 from wsiseg.inference import TileMask
 from wsiseg.training.data.store import Quadruplet, QuadrupletStore, Sample, SourceInfo, write_quadruplets
 from wsiseg.training.evaluate import ALL, ELSEWHERE, answer, evaluate, figures, report_json, summarise
+from wsiseg.training.metrics import ciou, giou, presence
 
 DARK = 100
 
@@ -188,3 +189,17 @@ def test_the_command_prints_a_table_and_writes_json(
     assert "gland" in result.stdout
     assert "Dice" in result.stdout
     assert len(json.loads(out.read_bytes())["cases"]) == 6
+
+
+def test_rows_agree_with_the_functions_of_metrics(data: QuadrupletStore) -> None:
+    cases = evaluate(Darkness(), data).cases
+    counts = [case.counts for case in cases]
+    row = summarise(cases)[0]
+    by_iou = giou(counts)
+    assert (row.giou.value, row.giou_present.value, row.giou_absent.value) == pytest.approx(
+        (by_iou.mean, by_iou.positives, by_iou.negatives)
+    )
+    assert row.ciou.value == pytest.approx(ciou(counts))
+    answers = presence([case.present for case in cases], [case.emitted for case in cases])
+    assert (row.sensitivity.value, row.specificity.value) == (answers.sensitivity, answers.specificity)
+    assert row.presence_accuracy.value == pytest.approx(answers.accuracy)
