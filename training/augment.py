@@ -1,0 +1,100 @@
+"""Random views of a sample: geometry on image and layers together, stain and optics on pixels alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+# Rows: stain vectors of haematoxylin, eosin and the residual in optical density (Ruifrok & Johnston 2001).
+_HED = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]], np.float32)
+_HED /= np.linalg.norm(_HED, axis=1, keepdims=True)
+
+
+def random_crop(
+    image: np.ndarray,
+    layers: dict[str, np.ndarray],
+    *,
+    size: int,
+    scale: float,
+    rng: np.random.Generator,
+    center: tuple[int, int] | None = None,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A `size`² view at `scale` source pixels per output pixel, turned by a multiple of 90° and mirrored.
+
+    Args:
+        image: (H, W, 3) uint8.
+        layers: name → (H, W) uint16 label maps.
+        center: (y, x) in source pixels that should lie inside the view; random if None.
+
+    A view larger than the source is filled up by reflection. Pixels are resampled with antialiasing, labels
+    by nearest neighbour.
+    """
+    window = max(8, round(size * scale))
+    pad_y, pad_x = (max(0, window - side) for side in image.shape[:2])
+    if pad_y or pad_x:
+        widths = ((pad_y // 2, pad_y - pad_y // 2), (pad_x // 2, pad_x - pad_x // 2))
+        image = np.pad(image, (*widths, (0, 0)), mode="symmetric")
+        layers = {name: np.pad(layer, widths, mode="symmetric") for name, layer in layers.items()}
+    corner = []
+    for axis in (0, 1):
+        free = image.shape[axis] - window
+        if center is None:
+            corner.append(int(rng.integers(free + 1)))
+        else:
+            wanted = center[axis] - int(rng.integers(window // 4, window - window // 4 + 1))
+            corner.append(int(np.clip(wanted, 0, free)))
+    y, x = corner
+    turn, mirror = int(rng.integers(4)), bool(rng.integers(2))
+
+    def place(array: np.ndarray) -> np.ndarray:
+        array = np.rot90(array, turn)
+        return np.ascontiguousarray(array[:, ::-1] if mirror else array)
+
+    view = image[y : y + window, x : x + window]
+    if window != size:
+        view = np.asarray(Image.fromarray(view).resize((size, size), Image.Resampling.BICUBIC))
+    index = ((np.arange(size) + 0.5) * window / size).astype(np.intp)
+    cut = {
+        name: place(layer[y : y + window, x : x + window][index[:, None], index[None]])
+        for name, layer in layers.items()
+    }
+    return place(view), cut
+
+
+def jitter_stain(
+    tiles: torch.Tensor, generator: torch.Generator, strength: float = 1.0
+) -> torch.Tensor:
+    """Vary stain, light, colour and focus of a batch, every tile on its own.
+
+    Haematoxylin, eosin and residual are scaled and shifted in optical density (Tellez et al. 2018,
+    arXiv:1808.05896), then brightness, contrast and saturation; one tile in four is blurred or made noisy.
+
+    Args:
+        tiles: (B, 3, H, W) in [0, 1].
+    """
+    count = len(tiles)
+
+    def draw(low: float, high: float, width: int = 1) -> torch.Tensor:
+        values = torch.rand(count, width, generator=generator) * (high - low) + low
+        return values[:, :, None, None]
+
+    hed = torch.from_numpy(_HED)
+    density = -torch.log(tiles.clamp(1 / 255, 1.0))  # (B, 3, H, W)
+    stains = torch.einsum("bchw,cs->bshw", density, torch.linalg.inv(hed))
+    spread = 0.25 * strength
+    stains = stains * draw(1 - spread, 1 + spread, 3) + draw(-0.06 * strength, 0.06 * strength, 3)
+    out = torch.exp(-torch.einsum("bshw,sc->bchw", stains, hed))
+    gray = out.mean(1, keepdim=True)
+    out = gray + (out - gray) * draw(1 - 0.3 * strength, 1 + 0.3 * strength)
+    level = out.mean((1, 2, 3), keepdim=True)
+    out = (out - level) * draw(1 - 0.2 * strength, 1 + 0.2 * strength) + level
+    out = out * draw(1 - 0.15 * strength, 1 + 0.1 * strength, 3)
+    chance = torch.rand(count, generator=generator)
+    for i in torch.nonzero(chance < 0.25)[:, 0].tolist():
+        if chance[i] < 0.13:
+            small = torch.nn.functional.interpolate(out[i : i + 1], scale_factor=0.5, mode="bilinear", antialias=True)
+            out[i] = torch.nn.functional.interpolate(small, size=out.shape[-2:], mode="bicubic")[0]
+        else:
+            out[i] += 0.03 * torch.randn(out[i].shape, generator=generator)
+    return out.clamp(0.0, 1.0)

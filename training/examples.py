@@ -1,0 +1,134 @@
+"""From stored samples to training examples: a random view, several questions about it, the right answers.
+
+Everything random about example `i` of step `k` follows from (seed, k, i): a resumed run sees the same data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from wsiseg.model.config import PathChatConfig
+from wsiseg.training.augment import jitter_stain, random_crop
+from wsiseg.training.data.annotate import describe, refuse
+from wsiseg.training.data.concepts import MASKED
+from wsiseg.training.data.queries import sample_query
+from wsiseg.training.data.store import QuadrupletStore, Sample
+
+# µm per pixel of training views: cells are asked about closer up than tissue architecture.
+_CELL_MPP, _TISSUE_MPP = (0.28, 0.75), (0.6, 1.6)
+_BLANK_SHARE = 0.03
+_MIN_FRACTION = 0.004  # of the view; less of a structure than this is neither a fair yes nor a fair no
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about a view; `mask` (S, S) bool where the answer is an outline, None where it is a no."""
+
+    query: str
+    answer: str
+    mask: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A view (S, S, 3) uint8 at `mpp` µm per pixel (None: not told) with its questions."""
+
+    image: np.ndarray
+    mpp: float | None
+    questions: tuple[Question, ...]
+
+
+class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """Endless examples, addressed by position: item `k` is the same in every run with the same seed."""
+
+    def __init__(
+        self,
+        store: QuadrupletStore,
+        config: PathChatConfig,
+        *,
+        split: str,
+        seed: int,
+        questions: int,
+        length: int,
+        source_weights: dict[str, float] | None = None,
+        augment: bool = True,
+        cache: int = 0,
+    ) -> None:
+        self.store, self.size, self.seed, self.questions = store, config.tile_size, seed, questions
+        self.split, self.length, self.augment = split, length, augment
+        self._sample = lru_cache(maxsize=cache)(store.sample)  # decoded images are worth their memory
+        self.groups: dict[str, list[int]] = {}
+        for index in store.indices(split=split):
+            self.groups.setdefault(store.records[index].source, []).append(index)
+        weights = source_weights or {}
+        self.sources = sorted(self.groups)
+        # Without a stated weight a source counts by the square root of its size.
+        raw = np.array([weights.get(s, len(self.groups[s]) ** 0.5) for s in self.sources], np.float64)
+        self.probability = raw / raw.sum()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, position: int) -> Example:
+        rng = np.random.default_rng((self.seed, position))
+        if rng.random() < _BLANK_SHARE:
+            blank = blank_sample(self.size, rng)
+            return make_example(blank, rng, size=self.size, questions=self.questions, split=self.split, augment=False)
+        source = self.sources[int(rng.choice(len(self.sources), p=self.probability))]
+        sample = self._sample(self.groups[source][int(rng.integers(len(self.groups[source])))])
+        return make_example(
+            sample, rng, size=self.size, questions=self.questions, split=self.split, augment=self.augment
+        )
+
+
+def blank_sample(size: int, rng: np.random.Generator) -> Sample:
+    """Empty glass, which every slide has and no data set shows: bright, nearly colourless, a little uneven."""
+    level = rng.uniform(225, 252) + rng.normal(0, 2, 3)
+    slope = np.linspace(-1, 1, size)[:, None, None] * rng.normal(0, 2) + rng.normal(0, rng.uniform(0.3, 2), (size, size, 1))
+    image = np.clip(level + slope, 0, 255).astype(np.uint8)
+    absent = tuple(name for name in MASKED if name != "glass")
+    glass = np.ones((size, size), np.uint16)
+    return Sample(image, {"glass": glass}, ("glass",), absent, None, "blank", "blank", "train", "blank")
+
+
+def make_example(
+    sample: Sample, rng: np.random.Generator, *, size: int, questions: int, split: str, augment: bool = True
+) -> Example:
+    """A random view of `sample` and up to `questions` questions, at least a third of them about what is absent."""
+    low, high = _CELL_MPP if "nucleus" in sample.layers and rng.random() < 0.9 else _TISSUE_MPP
+    source_mpp = sample.mpp or 0.5
+    target = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    largest = 1.25 * min(sample.image.shape[:2]) / size
+    scale = float(np.clip(target / source_mpp, 0.4, largest))
+    view, layers = random_crop(sample.image, sample.layers, size=size, scale=scale, rng=rng)
+    if augment:
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        tensor = torch.from_numpy(view.copy()).permute(2, 0, 1)[None].float() / 255
+        view = (jitter_stain(tensor, generator)[0] * 255).round().byte().permute(1, 2, 0).numpy()
+    mpp = source_mpp * scale
+    told = None if rng.random() < 0.15 else mpp
+
+    present = [name for name, layer in layers.items() if (layer > 0).mean() >= _MIN_FRACTION]
+    absent = [name for name in sample.absent if name not in layers]
+    absent += [name for name, layer in layers.items() if not layer.any()]
+    rng.shuffle(present)
+    rng.shuffle(absent)
+    # Half of the time ask first for what other images do hold: those refusals are the hard ones.
+    if rng.random() < 0.5:
+        absent.sort(key=lambda name: name not in MASKED)
+    negatives = max(1, round(questions / 3) + int(rng.random() < 0.3))
+    chosen = [(name, True) for name in present[: questions - min(negatives, len(absent))]]
+    chosen += [(name, False) for name in absent[: questions - len(chosen)]]
+    asked = []
+    for name, there in chosen:
+        query = sample_query(name, rng, split)
+        if there:
+            mask = layers[name]
+            asked.append(Question(query, describe(view, mask, name, told, rng), mask > 0))
+        else:
+            asked.append(Question(query, refuse(view, name, told, rng), None))
+    return Example(view, told, tuple(asked))

@@ -1,0 +1,124 @@
+"""Batched greedy decoding that computes the shared prompt once and stops each sample at `<SEG>`.
+
+All tiles of a slide are asked the same query, so everything before the image (system turn, query, scale) is
+run once, with batch size 1, and its keys and values are repeated for the batch. A sample leaves the batch when
+it emits `<SEG>` (after one more step, which gives the state of `<SEG>`) or ends its answer. Token for token
+the output equals transformers' `generate` (tests/inference/test_decode.py).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache
+
+from wsiseg.model.pathchat import PathChatSegR1
+from wsiseg.model.prompt import PromptTokens
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What one sample wrote.
+
+    `ids` end with `<SEG>` or the end token, unless `max_new_tokens` cut them off. `seg_state` (H,) is the
+    state that prompts the mask decoder, None without `<SEG>`. `seg_probability` is P(`<SEG>`) at the step
+    where it was emitted, else the largest that it reached.
+    """
+
+    ids: list[int]
+    seg_state: torch.Tensor | None
+    seg_probability: float
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of the shared text before the image, batch size 1."""
+
+    prompt: PromptTokens
+    cache: DynamicCache
+
+
+@torch.inference_mode()
+def encode_prefix(model: PathChatSegR1, prompt: PromptTokens) -> Prefix:
+    """Run the shared text once."""
+    ids = torch.tensor([prompt.before], device=model.device)
+    cache = DynamicCache()
+    _language(model)(
+        inputs_embeds=model.embed(ids),
+        position_ids=model.positions(len(prompt.before), 0)[:, None, : len(prompt.before)],
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return Prefix(prompt, cache)
+
+
+@torch.inference_mode()
+def decode(model: PathChatSegR1, image_tokens: torch.Tensor, prefix: Prefix) -> list[Completion]:
+    """Greedy completions for a batch of images that share the prompt.
+
+    Args:
+        image_tokens: (B, n, H), from `model.image_tokens`.
+    """
+    tokenizer, limit = model.tokenizer, model.config.max_new_tokens
+    batch, n, _ = image_tokens.shape
+    before, after = prefix.prompt.before, prefix.prompt.after
+    cache = copy.deepcopy(prefix.cache)
+    cache.batch_repeat_interleave(batch)
+
+    # Room for every answer token, and for one more step that reads the state of a last-moment <SEG>.
+    positions = model.positions(len(before), len(after) + limit + 1)[:, None]  # (3, 1, whole length)
+    tail = model.embed(torch.tensor(after, device=model.device)).expand(batch, -1, -1)
+    inputs = torch.cat([image_tokens.to(tail.dtype), tail], dim=1)
+    at = len(before)
+
+    ids: list[list[int]] = [[] for _ in range(batch)]
+    states: list[torch.Tensor | None] = [None] * batch
+    chance = [0.0] * batch
+    active = list(range(batch))  # sample of each row of the running batch
+    done = [False] * batch
+    for _step in range(limit + 1):
+        length = inputs.shape[1]
+        output = _language(model)(
+            inputs_embeds=inputs,
+            position_ids=positions[:, :, at : at + length].expand(-1, len(active), -1),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        at += length
+        last = output.last_hidden_state[:, -1]  # (rows, H)
+        logits = model.vlm.lm_head(last).float()
+        logits[:, tokenizer.suppressed] = -torch.inf
+        token = logits.argmax(-1).tolist()
+        probability = logits.softmax(-1)[:, tokenizer.seg].tolist()
+        for row, sample in enumerate(active):
+            if done[sample]:
+                continue
+            if ids[sample] and ids[sample][-1] == tokenizer.seg:  # this step has read <SEG> itself
+                states[sample], done[sample] = last[row], True
+                continue
+            if len(ids[sample]) == limit:
+                done[sample] = True
+                continue
+            ids[sample].append(token[row])
+            if token[row] == tokenizer.seg:
+                chance[sample] = probability[row]
+                if model.config.seg_state == "predictor":
+                    states[sample], done[sample] = last[row], True
+            else:
+                chance[sample] = max(chance[sample], probability[row])
+                done[sample] = token[row] == tokenizer.end
+        waiting = [row for row, sample in enumerate(active) if not done[sample]]
+        if not waiting:
+            break
+        if len(waiting) <= 0.75 * len(active):  # shrink the batch when it pays for the copy
+            keep = torch.tensor(waiting, device=model.device)
+            cache.batch_select_indices(keep)
+            active, token = [active[row] for row in waiting], [token[row] for row in waiting]
+        inputs = model.embed(torch.tensor(token, device=model.device)[:, None])
+    return [Completion(*parts) for parts in zip(ids, states, chance, strict=True)]
+
+
+def _language(model: PathChatSegR1) -> torch.nn.Module:
+    return model.vlm.model.language_model

@@ -1,0 +1,220 @@
+"""What a PathChat-SegR1 model is made of: one config, two presets (`tiny`, `paper`), stored as config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from wsiseg.errors import ModelError
+
+
+@dataclass(frozen=True)
+class PathologyEncoderConfig:
+    """The encoder that the language model looks through.
+
+    `kind` is `efficientnet` (a convolutional stem, features at stride `patch_size`) or `dinov2` (a
+    transformers Dinov2Model; `arguments` are those of Dinov2Config). The image is resized to
+    `image_size`², so that it gives (image_size / patch_size)² cells of `width` channels.
+    """
+
+    kind: str = "efficientnet"
+    image_size: int = 256
+    patch_size: int = 16
+    width: int = 432
+    mean: tuple[float, float, float] = (0.498, 0.498, 0.498)
+    std: tuple[float, float, float] = (0.502, 0.502, 0.502)
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> int:
+        """Cells along one side, before the 2 × 2 merge of the projector."""
+        return self.image_size // self.patch_size
+
+
+@dataclass(frozen=True)
+class ImageEncoderConfig:
+    """The MedSAM image encoder (segment_anything's ImageEncoderViT) and the size of the mask decoder.
+
+    `stem` is `patch` (SAM's own 16 × 16 patch embedding) or `efficientnet` (a convolutional stem that also
+    hands its strides 8, 4 and 2 to the mask decoder; the image embedding is then at stride 8). `mean` and
+    `std` apply to pixels in [0, 1]: MedSAM uses none (`(0, 0, 0)`, `(1, 1, 1)`), SAM ImageNet's.
+    `image_size` None: the encoder takes tiles at their own size (multiples of 128); else they are resized.
+    """
+
+    stem: str = "efficientnet"
+    image_size: int | None = None
+    embed_dim: int = 192
+    depth: int = 4
+    num_heads: int = 6
+    window_size: int = 8
+    global_attn_indexes: tuple[int, ...] = ()
+    use_abs_pos: bool = False
+    prompt_dim: int = 128
+    num_multimask_outputs: int = 0
+    decoder_mlp_dim: int = 512
+    mean: tuple[float, float, float] = (0.498, 0.498, 0.498)
+    std: tuple[float, float, float] = (0.502, 0.502, 0.502)
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """The Qwen2.5-VL text model (names as in transformers' Qwen2_5_VLTextConfig)."""
+
+    vocab_size: int = 2048
+    hidden_size: int = 256
+    intermediate_size: int = 640
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 2
+    rope_theta: float = 1e4
+    mrope_section: tuple[int, int, int] = (8, 12, 12)
+    max_position_embeddings: int = 1024
+    tie_word_embeddings: bool = True
+
+
+@dataclass(frozen=True)
+class PathChatConfig:
+    """A whole model. `seg_state` is `self` (state of `<SEG>` itself) or `predictor` (the LISA way)."""
+
+    name: str = "tiny"
+    pathology: PathologyEncoderConfig = PathologyEncoderConfig()
+    image: ImageEncoderConfig = ImageEncoderConfig()
+    text: LanguageModelConfig = LanguageModelConfig()
+    seg_tokens: int = 4
+    seg_state: str = "self"
+    system_prompt: str = ""
+    max_new_tokens: int = 96
+    tile_size: int = 256
+    overlap: int = 64
+    mpp: float = 1.0
+    cell_mpp: float = 0.5
+    cell_words: tuple[str, ...] = ("nucle", "cell", "mitos", "mitot", "lymphocyt", "karyo")
+
+    def __post_init__(self) -> None:
+        if self.seg_state not in ("self", "predictor"):
+            raise ModelError(f"seg_state must be 'self' or 'predictor', not {self.seg_state!r}")
+        if self.pathology.grid % 2 or self.pathology.image_size % self.pathology.patch_size:
+            raise ModelError(
+                f"pathology encoder: {self.pathology.image_size} px in patches of {self.pathology.patch_size} px "
+                "must give an even number of cells a side, because the projector merges 2 × 2 of them"
+            )
+        head = self.text.hidden_size // self.text.num_attention_heads
+        if sum(self.text.mrope_section) * 2 != head:
+            raise ModelError(f"mrope_section {self.text.mrope_section} must add up to half the head width {head}")
+
+    @property
+    def image_token_count(self) -> int:
+        """Tokens that one tile takes in the language model."""
+        return (self.pathology.grid // 2) ** 2
+
+
+def tiny() -> PathChatConfig:
+    """Small enough for a laptop without a GPU; trained here, bundled in the package."""
+    return PathChatConfig()
+
+
+def paper() -> PathChatConfig:
+    """The paper's size: Qwen2.5-VL-7B, a DINOv2 ViT-g/14 (H-optimus-0's shape), MedSAM ViT-B at 1024 px."""
+    return PathChatConfig(
+        name="paper",
+        pathology=PathologyEncoderConfig(
+            kind="dinov2",
+            image_size=224,
+            patch_size=14,
+            width=1536,
+            mean=(0.707223, 0.578729, 0.703617),
+            std=(0.211883, 0.230117, 0.177517),
+            arguments={
+                "hidden_size": 1536,
+                "num_hidden_layers": 40,
+                "num_attention_heads": 24,
+                "mlp_ratio": 4,
+                "image_size": 224,
+                "patch_size": 14,
+                "use_swiglu_ffn": True,
+            },
+        ),
+        image=ImageEncoderConfig(
+            stem="patch",
+            image_size=1024,
+            embed_dim=768,
+            depth=12,
+            num_heads=12,
+            window_size=14,
+            global_attn_indexes=(2, 5, 8, 11),
+            use_abs_pos=True,
+            prompt_dim=256,
+            num_multimask_outputs=3,
+            decoder_mlp_dim=2048,
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+        ),
+        text=LanguageModelConfig(
+            vocab_size=152064,
+            hidden_size=3584,
+            intermediate_size=18944,
+            num_hidden_layers=28,
+            num_attention_heads=28,
+            num_key_value_heads=4,
+            rope_theta=1e6,
+            mrope_section=(16, 24, 24),
+            max_position_embeddings=128000,
+            tie_word_embeddings=False,
+        ),
+        seg_tokens=2,
+        system_prompt="You are a helpful assistant.",
+        max_new_tokens=512,
+        tile_size=512,
+        mpp=0.5,
+        cell_mpp=0.25,
+    )
+
+
+PRESETS = {"tiny": tiny, "paper": paper}
+
+
+def save_config(config: PathChatConfig, path: Path) -> None:
+    """Write config.json."""
+    path.write_bytes(orjson.dumps(dataclasses.asdict(config), option=orjson.OPT_INDENT_2))
+
+
+def load_config(path: Path) -> PathChatConfig:
+    """Read config.json.
+
+    Raises:
+        ModelError: not JSON, an unknown or a missing field, a value of the wrong type.
+    """
+    try:
+        raw = orjson.loads(path.read_bytes())
+    except OSError as error:
+        raise ModelError(f"no model configuration at {path}: {error.strerror}") from error
+    except orjson.JSONDecodeError as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise ModelError(f"{path} must hold a JSON object")
+    parts = {"pathology": PathologyEncoderConfig, "image": ImageEncoderConfig, "text": LanguageModelConfig}
+    for key, part in parts.items():
+        if key in raw:
+            raw[key] = _strict(part, raw[key], f"{path}: {key}")
+    return _strict(PathChatConfig, raw, str(path))  # type: ignore[no-any-return]
+
+
+def _strict(kind: type, raw: Any, where: str) -> Any:
+    if not isinstance(raw, dict):
+        raise ModelError(f"{where} must be an object")
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    if unknown := sorted(set(raw) - set(known)):
+        raise ModelError(f"{where}: unknown field {', '.join(unknown)}; this model needs a newer wsiseg")
+    values = {}
+    for key, value in raw.items():
+        default = getattr(kind(), key)
+        value = tuple(value) if isinstance(value, list) else value
+        numbers = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
+        if default is not None and not isinstance(value, type(default)) and not numbers and key != "image_size":
+            raise ModelError(f"{where}: {key} must be {type(default).__name__}, not {value!r}")
+        values[key] = value
+    return kind(**values)

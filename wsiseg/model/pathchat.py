@@ -1,0 +1,158 @@
+"""PathChat-SegR1: one class for every size.
+
+    tile ─ pathology encoder ─ projector ─┐
+    query ────────────────────────────────┴─ Qwen2.5-VL text model ─ reasoning … <SEG>
+                                                                          │ state of <SEG>
+    tile ─ MedSAM image encoder ─────────── mask decoder ─ mask       Seg-Adapter
+                                                 └────────────────────────┘
+
+The model writes a reasoning chain and emits `<SEG>` itself; the last hidden state at `<SEG>` prompts the mask
+decoder (research/lineage.md §1.4). Without `<SEG>` there is no mask, and the MedSAM encoder never runs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from wsiseg.model.config import PathChatConfig
+from wsiseg.model.prompt import PromptTokenizer
+from wsiseg.model.sam import ImageEncoder, MaskHead
+from wsiseg.model.vision import PathologyTower
+
+
+class SegAdapter(nn.Module):
+    """State of `<SEG>` (B, H) → prompt tokens of the mask decoder (B, n, D)."""
+
+    def __init__(self, hidden_size: int, prompt_dim: int, tokens: int) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.layers = nn.Sequential(
+            nn.RMSNorm(hidden_size, eps=1e-6),
+            nn.Linear(hidden_size, hidden_size),
+            nn.GELU(),
+            nn.Linear(hidden_size, prompt_dim * tokens),
+        )
+
+    def forward(self, state: torch.Tensor) -> torch.Tensor:
+        return self.layers(state).unflatten(-1, (self.tokens, -1))
+
+
+class PathChatSegR1(nn.Module):
+    """The whole model. `tokenizer` must hold `<SEG>` and the chat tokens."""
+
+    def __init__(self, config: PathChatConfig, tokenizer: PromptTokenizer) -> None:
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+        self.vlm = Qwen2_5_VLForConditionalGeneration(_qwen_config(config, tokenizer))
+        self.vlm.model.visual = PathologyTower(config.pathology, config.text.hidden_size)
+        self.seg_adapter = SegAdapter(config.text.hidden_size, config.image.prompt_dim, config.seg_tokens)
+        self.image_encoder = ImageEncoder(config.image)
+        self.mask_head = MaskHead(config.image)
+
+    @property
+    def device(self) -> torch.device:
+        return self.vlm.lm_head.weight.device
+
+    def pathology_pixels(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Tiles (B, 3, H, W) in [0, 1] → input of the pathology encoder (B, 3, S, S)."""
+        side = self.config.pathology.image_size
+        return _normalise(_resize(tiles, side), self.config.pathology.mean, self.config.pathology.std)
+
+    def image_pixels(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Tiles (B, 3, H, W) in [0, 1] → input of the MedSAM encoder."""
+        side = self.config.image.image_size
+        resized = tiles if side is None else _resize(tiles, side)
+        return _normalise(resized, self.config.image.mean, self.config.image.std)
+
+    def image_tokens(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Tiles (B, 3, H, W) in [0, 1] → what the language model sees of them (B, n, H)."""
+        output = self.vlm.model.visual(self.pathology_pixels(tiles))
+        return output.pooler_output.reshape(len(tiles), -1, self.config.text.hidden_size)
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.vlm.model.language_model.embed_tokens(ids)
+
+    def positions(self, before: int, after: int) -> torch.Tensor:
+        """M-RoPE positions (3, before + image + after): see `mrope_positions`."""
+        return mrope_positions(before, self.config.pathology.grid // 2, after).to(self.device)
+
+    def masks(self, tiles: torch.Tensor, seg_states: torch.Tensor) -> torch.Tensor:
+        """Tiles (B, 3, H, W) in [0, 1] and states of their `<SEG>` (B, hidden) → logits (B, H, W)."""
+        embedding, finer = self.image_encoder(self.image_pixels(tiles))
+        return self.decode_masks(embedding, finer, seg_states, tiles.shape[-2:])
+
+    def decode_masks(
+        self,
+        embedding: torch.Tensor,
+        finer: list[torch.Tensor],
+        seg_states: torch.Tensor,
+        size: tuple[int, int] | torch.Size,
+    ) -> torch.Tensor:
+        """The part of `masks` behind the MedSAM encoder, for features that are kept."""
+        low = self.mask_head(embedding, finer, self.seg_adapter(seg_states))
+        return F.interpolate(low[:, None].float(), size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+
+
+def tiles_to_tensor(tiles: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
+    """(B, H, W, 3) uint8 → (B, 3, H, W) float32 in [0, 1]; one scale for all tiles, so neighbours agree."""
+    tensor = torch.from_numpy(np.ascontiguousarray(tiles)).to(device)
+    return tensor.permute(0, 3, 1, 2).float().div_(255.0).contiguous(memory_format=torch.channels_last)
+
+
+def mrope_positions(before: int, side: int, after: int) -> torch.Tensor:
+    """Positions (3, before + side² + after) of text, one image of side × side merged cells, text.
+
+    Qwen2-VL §2.1 (arXiv:2409.12191): text counts on all three axes; an image that starts at c has t = c,
+    h = c + row, w = c + column; the text behind it goes on at c + side. Equal to transformers'
+    `get_rope_index` (test), but explicit: without `mm_token_type_ids` that one silently falls back to 1-D.
+    """
+    cell = torch.arange(side)
+    image = torch.stack(
+        [torch.zeros(side * side, dtype=torch.long), cell.repeat_interleave(side), cell.repeat(side)]
+    )
+    head = torch.arange(before).expand(3, -1)
+    tail = (before + side + torch.arange(after)).expand(3, -1)
+    return torch.cat([head, before + image, tail], dim=1)
+
+
+def _resize(tiles: torch.Tensor, side: int) -> torch.Tensor:
+    if tiles.shape[-2:] == (side, side):
+        return tiles
+    return F.interpolate(tiles, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _normalise(tiles: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+    return (tiles - tiles.new_tensor(mean)[:, None, None]) / tiles.new_tensor(std)[:, None, None]
+
+
+def _qwen_config(config: PathChatConfig, tokenizer: PromptTokenizer) -> Qwen2_5_VLConfig:
+    text = config.text
+    return Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": text.vocab_size,
+            "hidden_size": text.hidden_size,
+            "intermediate_size": text.intermediate_size,
+            "num_hidden_layers": text.num_hidden_layers,
+            "num_attention_heads": text.num_attention_heads,
+            "num_key_value_heads": text.num_key_value_heads,
+            "max_position_embeddings": text.max_position_embeddings,
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.end,
+            "tie_word_embeddings": text.tie_word_embeddings,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": text.rope_theta,
+                "mrope_section": list(text.mrope_section),
+            },
+        },
+        # The stock tower is replaced; only its merge size matters, so build the smallest one there is.
+        vision_config={"depth": 1, "hidden_size": 16, "num_heads": 1, "intermediate_size": 16, "out_hidden_size": 16},
+        image_token_id=tokenizer.image_pad,
+        vision_start_token_id=tokenizer.vision_start,
+        vision_end_token_id=tokenizer.vision_end,
+        tie_word_embeddings=text.tie_word_embeddings,
+    )

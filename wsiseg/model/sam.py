@@ -1,0 +1,154 @@
+"""The segmenting half: MedSAM's image encoder, prompt encoder and mask decoder, batched over images.
+
+Modules come from the `segment-anything` package. Its top-level import pulls in torchvision (which may be
+absent, or not load beside a CPU build of torch), while its `modeling` folder needs torch alone and imports
+only from itself: it is loaded here under a name of our own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from types import ModuleType
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from wsiseg.errors import ModelError
+from wsiseg.model.config import ImageEncoderConfig
+from wsiseg.model.efficientnet import CHANNELS, EfficientNetLite0
+
+
+def _load_modeling() -> ModuleType:
+    name = "wsiseg._segment_anything_modeling"
+    if name in sys.modules:
+        return sys.modules[name]
+    package = importlib.util.find_spec("segment_anything")
+    if package is None or not package.submodule_search_locations:
+        raise ModelError("the package segment-anything is missing; run: pip install segment-anything")
+    folder = f"{package.submodule_search_locations[0]}/modeling"
+    spec = importlib.util.spec_from_file_location(
+        name, f"{folder}/__init__.py", submodule_search_locations=[folder]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+_modeling = _load_modeling()
+
+
+class _ConvStem(nn.Module):
+    """EfficientNet-Lite0 in the place of SAM's patch embedding; keeps the finer strides for the decoder."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.backbone = EfficientNetLite0(last_stride=16)
+        self.project = nn.Conv2d(CHANNELS[16], embed_dim, 1)
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        pyramid = self.backbone(pixels)
+        return self.project(pyramid[16]).permute(0, 2, 3, 1), pyramid  # (B, H/16, W/16, C)
+
+
+class ImageEncoder(nn.Module):
+    """Image embedding for the mask decoder, with the finer features where the stem has them.
+
+    With the `patch` stem this is SAM's ImageEncoderViT, state dict included (under `vit.`).
+    """
+
+    def __init__(self, config: ImageEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vit = _modeling.ImageEncoderViT(
+            img_size=config.image_size or 1024,
+            embed_dim=config.embed_dim,
+            depth=config.depth,
+            num_heads=config.num_heads,
+            out_chans=config.prompt_dim,
+            use_abs_pos=config.use_abs_pos,
+            use_rel_pos=True,
+            window_size=config.window_size,
+            global_attn_indexes=config.global_attn_indexes,
+            norm_layer=lambda dim: nn.LayerNorm(dim, eps=1e-6),
+        )
+        dim = config.prompt_dim
+        self.stride = 16
+        if config.stem == "efficientnet":
+            self.stride = 8
+            self.vit.patch_embed = _ConvStem(config.embed_dim)
+            self.lateral8 = nn.Conv2d(CHANNELS[8], dim, 1)
+            self.fuse8 = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=False), _LayerNorm2d(dim), nn.GELU())
+            self.skip4 = nn.Conv2d(CHANNELS[4], dim // 4, 1)
+            self.skip2 = nn.Conv2d(CHANNELS[2], dim // 8, 1)
+        elif config.stem != "patch":
+            raise ModelError(f"image encoder stem must be 'patch' or 'efficientnet', not {config.stem!r}")
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """`pixels` (B, 3, H, W), normalised → embedding (B, D, H/stride, W/stride), finer features or []."""
+        if self.config.stem == "patch":
+            return self.vit(pixels), []
+        x, pyramid = self.vit.patch_embed(pixels)
+        for block in self.vit.blocks:
+            x = block(x)
+        coarse = self.vit.neck(x.permute(0, 3, 1, 2))  # (B, D, H/16, W/16)
+        coarse = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+        embedding = self.fuse8(coarse + self.lateral8(pyramid[8]))  # (B, D, H/8, W/8)
+        return embedding, [self.skip4(pyramid[4]), self.skip2(pyramid[2])]
+
+
+class _LayerNorm2d(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class MaskHead(nn.Module):
+    """SAM's prompt encoder and mask decoder for one prompt per image, batched over images.
+
+    Upstream's `MaskDecoder.predict_masks` repeats the image embedding by the number of prompts, so that B
+    images with B prompts become B × B; calling its parts directly pairs them one to one (same result as a
+    loop over images, see tests). Finer features, where there are any, are added while upscaling, as in
+    SAM 2 (arXiv:2408.00714 §4).
+    """
+
+    def __init__(self, config: ImageEncoderConfig) -> None:
+        super().__init__()
+        dim = config.prompt_dim
+        side = (config.image_size or 1024) // 16
+        self.prompt_encoder = _modeling.PromptEncoder(
+            embed_dim=dim, image_embedding_size=(side, side), input_image_size=(16 * side,) * 2, mask_in_chans=16
+        )
+        self.mask_decoder = _modeling.MaskDecoder(
+            transformer_dim=dim,
+            transformer=_modeling.TwoWayTransformer(
+                depth=2, embedding_dim=dim, num_heads=8, mlp_dim=config.decoder_mlp_dim
+            ),
+            num_multimask_outputs=config.num_multimask_outputs,
+        )
+
+    def forward(
+        self, embedding: torch.Tensor, finer: list[torch.Tensor], prompts: torch.Tensor
+    ) -> torch.Tensor:
+        """`embedding` (B, D, h, w), `prompts` (B, n, D) → mask logits (B, 4h, 4w) of mask token 0."""
+        decoder = self.mask_decoder
+        batch, _, height, width = embedding.shape
+        output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        tokens = torch.cat([output_tokens.expand(batch, -1, -1).to(prompts.dtype), prompts], dim=1)
+        position = self.prompt_encoder.pe_layer((height, width)).to(embedding.dtype).expand(batch, -1, -1, -1)
+        source = embedding + self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        states, source = decoder.transformer(source, position, tokens)
+        source = source.transpose(1, 2).reshape(batch, -1, height, width)
+        up1, norm, act1, up2, act2 = decoder.output_upscaling
+        source = up1(source) + finer[0] if finer else up1(source)  # (B, D/4, 2h, 2w)
+        source = act1(norm(source))
+        source = act2(up2(source) + finer[1] if finer else up2(source))  # (B, D/8, 4h, 4w)
+        weights = decoder.output_hypernetworks_mlps[0](states[:, 1])  # (B, D/8)
+        return torch.einsum("bc,bchw->bhw", weights, source)
