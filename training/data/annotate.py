@@ -2,8 +2,8 @@
 
 Three or four short, regular sentences: what the tile shows (texture, colour, how much of it is tissue), then
 the evidence for the structure (count, size, shape, place, contrast to its surroundings), and a closing after
-which the trainer writes `<SEG>`, or a refusal after which it does not. Numbers are rounded coarsely, so that a
-small language model can learn them from the picture.
+which the trainer writes `<SEG>`, or a refusal after which it does not. Numbers are rounded coarsely, so that
+a small language model can learn them from the picture.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from wsiseg.training.data.concepts import CONCEPTS, Concept
+from wsiseg.training.data.concepts import concept_of
+from wsiseg.training.data.terms import Concept
 
 TISSUE_OPTICAL_DENSITY = 0.06  # mean over the channels, against white at 255
 DARK_OPTICAL_DENSITY = 0.25  # above the picture's own median: mostly haematoxylin
@@ -190,7 +191,7 @@ def describe(
     found = find_in(image, mask)
     if found is None:
         raise ValueError(f"the mask of {concept_key!r} is empty")
-    concept = CONCEPTS[concept_key]
+    concept = concept_of(concept_key)
     overview, evidence = _overview(look_at(image), rng), _evidence(found, concept, mpp, rng)
     return f"{overview} {evidence} {_closing(concept, rng)}"
 
@@ -199,8 +200,8 @@ def refuse(image: np.ndarray, concept_key: str, mpp: float | None, rng: np.rando
     """The reasoning that ends without an outline: what the tile shows, and what it does not."""
     del mpp  # nothing is measured in µm where nothing is found
     look = look_at(image)
-    name = CONCEPTS[concept_key].name
-    many = CONCEPTS[concept_key].plural
+    concept = concept_of(concept_key)
+    name, many = concept.name, concept.plural
     dark = percent_word(look.dark_fraction)
     seen = _any(rng, f"Dark spots cover {dark} of it.", f"Dark parts make up {dark} of it.")
     none = _any(
@@ -227,8 +228,11 @@ def _evidence(found: Findings, concept: Concept, mpp: float | None, rng: np.rand
     place, share = place_word(found), percent_word(found.area_fraction)
     tone = "darker" if found.contrast > 12 else "paler" if found.contrast < -12 else "about as dark"
     than = "as" if tone == "about as dark" else "than"
-    surroundings = _any(rng, "their surroundings", "the rest") if concept.plural else _any(
-        rng, "its surroundings", "the rest")
+    surroundings = (
+        _any(rng, "their surroundings", "the rest")
+        if concept.plural
+        else _any(rng, "its surroundings", "the rest")
+    )
     cover = _any(rng, "cover", "fill")
     if not concept.plural or _merged(found):  # a region: where, how much, how it stands out
         in_parts = "one part" if found.count == 1 else f"{number_word(found.count)} parts"

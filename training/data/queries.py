@@ -11,7 +11,8 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from wsiseg.training.data.concepts import CONCEPTS, Concept, Noun
+from wsiseg.training.data.concepts import concept_of
+from wsiseg.training.data.terms import Concept, Noun
 
 Split = Literal["train", "val"]
 T = TypeVar("T")
@@ -28,7 +29,8 @@ VERBS: dict[Split, tuple[tuple[str, str], ...]] = {
     ),
     "val": (
         ("map", "mapping"), ("demarcate", "demarcating"), ("encircle", "encircling"),
-        ("pick out", "picking out"), ("isolate", "isolating"), ("point out", "pointing out"), ("spot", "spotting"),
+        ("pick out", "picking out"), ("isolate", "isolating"), ("point out", "pointing out"),
+        ("spot", "spotting"),
     ),
 }
 FRAMES: dict[Split, tuple[str, ...]] = {
@@ -225,7 +227,7 @@ def sample_query(concept_key: str, rng: np.random.Generator, split: Split = "tra
     clinical = CLINICAL[split].get(concept_key)
     if clinical and rng.random() < _CLINICAL_RATE:
         return _as_typed(_pick(clinical, rng), rng)
-    noun = _noun(CONCEPTS[concept_key], rng, split)
+    noun = _noun(concept_of(concept_key), rng, split)
     many = noun.number == "plural"
     frame = _pick(FRAMES[split], rng)
     verb, verbing = _pick(VERBS[split], rng)

@@ -1,0 +1,95 @@
+"""The public sets: licence, attribution, scale and how it is known, and what separates its splits."""
+
+from __future__ import annotations
+
+from wsiseg.training.data.store import SourceInfo
+
+SOURCES: dict[str, SourceInfo] = {
+    info.name: info
+    for info in (
+        SourceInfo(
+            "ebhi_seg",
+            "CC BY 4.0",
+            "EBHI-Seg, Shi et al. 2023, figshare 21540159",
+            "estimated 1.3: labelled 400x but shrunk to 224 px; normal crypts measure 64 px (about 80 µm)",
+            "by patient",
+            notes="lumen, stroma, tissue and glass layers are derived from the picture and the gland mask; "
+            "low- and high-grade neoplasia are never asked as malignant, neither way",
+        ),
+        SourceInfo(
+            "nuinsseg",
+            "CC BY 4.0 (unverified)",
+            "NuInsSeg, Mahbod et al., Sci Data 2024",
+            "nominal 0.25 of a 40x objective; nuclei measure 18-40 px",
+            "by organ",
+        ),
+        SourceInfo(
+            "dsb2018_histology",
+            "CC0 1.0",
+            "2018 Data Science Bowl, BBBC038",
+            "estimated 0.25 by nuclei of 10-34 px; the pictures differ",
+            "by image; slides are not stated",
+        ),
+        SourceInfo(
+            "hgsc_histolytics",
+            "BSD-3-Clause (repository)",
+            "HautaniemiLab histolytics",
+            "estimated 0.25: median nucleus 18 px with lymphocytes",
+            "by field",
+        ),
+        SourceInfo(
+            "camelyon_resampled",
+            "CC0",
+            "CAMELYON, resampled by sarah-antillia",
+            "estimated 0.5: lymphocyte nuclei 10-12 px",
+            "by image; slides are not stated",
+        ),
+        SourceInfo(
+            "ocdc",
+            "CC BY 4.0",
+            "OCDC, Mendeley 9bsc36jyrt",
+            "estimated 0.5: lymphocyte nuclei about 12 px",
+            "one slide: training only",
+        ),
+        SourceInfo(
+            "necrosis_sbu",
+            "BSD-3-Clause (repository), TCGA",
+            "Stony Brook BMI u24_lymphocyte",
+            "estimated 0.5: nuclei 10-13 px",
+            "one field: training only",
+        ),
+        SourceInfo(
+            "osteosarcoma_patches",
+            "CC BY 3.0",
+            "TCIA Osteosarcoma",
+            "estimated 0.8: tumour nuclei about 12 px after halving",
+            "by case",
+            notes="patch labels, no outlines",
+        ),
+        SourceInfo(
+            "nct_crc_samples",
+            "CC BY 4.0",
+            "NCT-CRC-HE-100K, Zenodo 1214456",
+            "stated 0.5",
+            "training only",
+            notes="patch labels, no outlines",
+        ),
+        SourceInfo(
+            "glas",
+            "research use only",
+            "Warwick-QU, GlaS@MICCAI2015",
+            "stated 0.62",
+            "test only",
+            research_only=True,
+        ),
+        SourceInfo(
+            "monuseg",
+            "CC BY-NC-SA 4.0",
+            "MoNuSeg 2018",
+            "nominal 0.25 of a 40x objective",
+            "test only",
+            research_only=True,
+        ),
+    )
+}
+OPEN_SETS = tuple(name for name, info in SOURCES.items() if not info.research_only)
