@@ -24,7 +24,7 @@ def import_command(name: str, path: str, out: str, label: str | None, mpp: float
     """Import SET from PATH.
 
     SET is glas, monuseg, ebhi_seg, nuinsseg, … (a known set, with its index.csv), `open` (all known sets
-    below PATH that may train shared weights), or `folder` (any folder of images/ and masks/ with equal names).
+    below PATH that may train shared weights), or `folder` (any images/ and masks/ with equal names).
     """
     from wsiseg.training.data.build import import_folder, import_open, import_set
 
@@ -48,7 +48,7 @@ def import_command(name: str, path: str, out: str, label: str | None, mpp: float
 @command.command("stats")
 @click.argument("path", metavar="STORE", type=click.Path())
 def stats_command(path: str) -> None:
-    """Show what STORE holds: images, groups, structures and questions per source and split, and the licences."""
+    """Show what STORE holds: images, groups, structures and questions per source and split, and licences."""
     from collections import Counter
 
     from rich.console import Console
@@ -61,7 +61,7 @@ def stats_command(path: str) -> None:
     asked = Counter(
         (store.records[q.image].source, store.records[q.image].split, q.present) for q in store.quadruplets
     )
-    table = Table("source", "split", "images", "groups", "structures", "asked: there", "asked: absent")
+    table = Table("source", "split", "images", "groups", "structures", "there", "absent", box=None)
     for source, split in parts:
         records = [record for record in store.records if (record.source, record.split) == (source, split)]
         structures = Counter(key for record in records for key in record.present)
@@ -70,7 +70,7 @@ def stats_command(path: str) -> None:
             split,
             str(len(records)),
             str(len({record.group for record in records})),
-            ", ".join(f"{key} {count}" for key, count in structures.most_common()) or "-",
+            "\n".join(f"{key} {count}" for key, count in structures.most_common()) or "-",
             str(asked[source, split, True]),
             str(asked[source, split, False]),
         )
