@@ -150,7 +150,7 @@ def _check_geometry(geometry: Any) -> list[str]:
     if geometry["type"] == "MultiPolygon" and len(parts) < 2:
         return ["a MultiPolygon of one part breaks 0.5.1"]
     for ring in (ring for part in parts for ring in part):
-        if not all(len(position) >= 2 and all(map(_is_number, position)) for position in ring):
+        if not all(map(_is_position, ring)):
             return ["a coordinate is not a finite number"]
         if len(ring) < 4 or ring[0] != ring[-1]:
             return ["a ring is not closed, or has fewer than 4 positions"]
@@ -207,6 +207,10 @@ def _check_class(value: Any) -> list[str]:
 
 def _is_color(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(type(v) is int and 0 <= v < 256 for v in value)
+
+
+def _is_position(value: Any) -> bool:
+    return isinstance(value, list) and len(value) >= 2 and all(map(_is_number, value))
 
 
 def _is_number(value: Any) -> bool:

@@ -18,7 +18,7 @@ from wsiseg.mask.blend import RollingBand, tile_weights
 
 @st.composite
 def tilings(draw: st.DrawFn) -> tuple[int, int, int, int, list[tuple[int, int]]]:
-    """Slide width and height, tile size, overlap, and some of the tiles of the full grid, in row-major order."""
+    """Width and height of a slide, tile size, overlap, and some tiles of the full grid, row by row."""
     width, height = draw(st.integers(1, 150)), draw(st.integers(1, 150))
     tile = draw(st.integers(1, 60))
     overlap = draw(st.integers(0, tile - 1))

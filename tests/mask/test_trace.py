@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import contourpy
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ masks = hnp.arrays(
 def banded(raster: np.ndarray, cuts: list[int], *, drop_empty: bool = True) -> list[tuple[int, np.ndarray]]:
     """The raster in bands cut at `cuts`, without the bands of zeros: those a canvas leaves out."""
     edges = sorted({0, len(raster), *(cut for cut in cuts if cut < len(raster))})
-    bands = [(a, raster[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    bands = [(a, raster[a:b]) for a, b in pairwise(edges)]
     return [(y, band) for y, band in bands if band.any() or not drop_empty]
 
 
@@ -90,7 +92,7 @@ def test_contour_equals_contourpy_where_nothing_is_ambiguous() -> None:
     expected = [
         shapely.Polygon(rings[0], rings[1:])
         for xy, ends in zip(points, offsets, strict=True)
-        if (rings := [xy[a:b] for a, b in zip(ends, ends[1:], strict=False)])
+        if (rings := [xy[a:b] for a, b in pairwise(ends)])
     ]
     assert len(polygons) == len(expected)
     assert sum(len(p.interiors) for p in polygons) == sum(len(p.interiors) for p in expected)

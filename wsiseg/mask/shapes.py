@@ -53,7 +53,8 @@ def repair(polygons: np.ndarray) -> np.ndarray:
     polygons = shapely.force_2d(np.array(polygons, object))
     broken = ~shapely.is_valid(polygons)
     polygons[broken] = shapely.make_valid(polygons[broken], method="structure", keep_collapsed=False)
-    polygons = shapely.set_precision(polygons, GRID_L0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # GEOS leaves floating-point flags behind
+        polygons = shapely.set_precision(polygons, GRID_L0)
     kind = shapely.get_type_id(polygons)
     single = (kind == shapely.GeometryType.MULTIPOLYGON) & (shapely.get_num_geometries(polygons) == 1)
     polygons[single] = shapely.get_geometry(polygons[single], 0)
