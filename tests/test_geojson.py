@@ -246,7 +246,7 @@ def test_qupath_exports_are_read(tmp_path: Path) -> None:
 def test_broken_features_are_named(tmp_path: Path, keys, value, message) -> None:
     path = written([annotation(), annotation(RING)], tmp_path / "a.geojson")
     edited(path, "features", 1, *keys, value=value)
-    with pytest.raises(GeoJSONError, match="a.geojson: feature 1: ") as error:
+    with pytest.raises(GeoJSONError, match=r"a\.geojson: feature 1: ") as error:
         read_geojson(path)
     assert message in str(error.value)
     assert check_dialect(path) != []

@@ -38,7 +38,7 @@ def noise(shape: tuple[int, int], sigma: float, seed: int) -> np.ndarray:
     return np.clip(127.5 + 100 * field / field.std(), 0, 255).astype(np.uint8)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(masks, st.lists(st.integers(1, 24)))
 def test_trace_equals_rasterio_whatever_the_bands(mask: np.ndarray, cuts: list[int]) -> None:
     polygons = trace(banded(mask, cuts), mask.shape[1])
@@ -52,8 +52,8 @@ def test_trace_equals_rasterio_whatever_the_bands(mask: np.ndarray, cuts: list[i
 
 
 def test_trace_of_a_large_noisy_mask_equals_rasterio() -> None:
-    mask = (noise((700, 900), 1.5, seed=1) > 140).astype(np.uint8)
-    polygons = trace(banded(mask, [1, 130, 131, 500]), 900)
+    mask = (noise((400, 500), 1.5, seed=1) > 140).astype(np.uint8)
+    polygons = trace(banded(mask, [1, 130, 131, 300]), 500)
     expected = [
         shapely.geometry.shape(s) for s, _ in rasterio.features.shapes(mask, mask=mask > 0, connectivity=4)
     ]
@@ -61,7 +61,7 @@ def test_trace_of_a_large_noisy_mask_equals_rasterio() -> None:
     assert shapely.equals(in_order(polygons), in_order(np.array(expected, object))).all()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(masks, st.lists(st.integers(1, 24)), st.integers(1, 254), st.integers(0, 2**32 - 1))
 def test_contour_is_valid_and_keeps_every_pixel_centre_on_its_side(
     mask: np.ndarray, cuts: list[int], level: int, seed: int
@@ -73,10 +73,7 @@ def test_contour_is_valid_and_keeps_every_pixel_centre_on_its_side(
     assert shapely.is_valid(polygons).all()
     assert len(polygons) == len(trace([(0, mask)], mask.shape[1]))
     y, x = np.indices(mask.shape) + 0.5
-    inside = np.zeros(mask.shape, int)
-    for polygon in polygons:
-        inside += shapely.contains_xy(polygon, x, y)
-    np.testing.assert_array_equal(inside, mask)
+    np.testing.assert_array_equal(shapely.contains_xy(shapely.multipolygons(polygons), x, y), mask > 0)
     whole = contour([(0, raster)], raster.shape[1], level)
     assert shapely.equals_exact(polygons, whole, 0).all()
 

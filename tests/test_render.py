@@ -1,0 +1,116 @@
+"""`wsiseg render`: outlines lie where the file says, whatever its origin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from wsiseg.cli.main import main
+from wsiseg.geojson import Annotation, annotation_id, write_geojson
+from wsiseg.qupath import Color
+from wsiseg.render import overlay, scale_bar_um
+from wsiseg.slide import open_slide
+from wsiseg.testing import MARKERS, disk, synthetic_slide
+
+GREEN: Color = (0, 255, 60)
+MARKER = next(iter(MARKERS))
+
+
+def annotation(geometry: shapely.Geometry, name: str = "glands", color: Color = GREEN) -> Annotation:
+    return Annotation(annotation_id(geometry, name), geometry, name, name, color)
+
+
+def is_color(picture: Image.Image, color: Color) -> np.ndarray:
+    """(h, w) bool: nearly `color`."""
+    return (np.abs(np.asarray(picture.convert("RGB"), int) - color).max(axis=-1)) < 30
+
+
+def render(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["render", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("bounds", [None, (768, 512)])
+@pytest.mark.parametrize("origin", ["qupath", "slide"])
+def test_outlines_lie_on_what_they_outline(tmp_path: Path, bounds, origin) -> None:
+    path = tmp_path / ("s.tif" if bounds is None else "s.scn")
+    truth = synthetic_slide(path, {MARKER: [disk(600, 400, 150)]}, l0_bounds_xy=bounds)[MARKER][0]
+    shift = bounds if bounds and origin == "qupath" else (0, 0)
+    drawn = annotation(shapely.transform(truth, lambda l0_xy: l0_xy - shift))
+    with open(tmp_path / "a.geojson", "wb") as file:
+        write_geojson([drawn], file, run={"origin": origin})
+    result = render(path, tmp_path / "a.geojson", "--out", tmp_path / "o.png", "--max-px", 600)
+    assert result.exit_code == 0, result.output
+    picture = Image.open(tmp_path / "o.png")
+    assert max(picture.size) == 600
+    with open_slide(path) as slide:
+        scale = picture.width / slide.dimensions[0]
+    y, x = np.nonzero(is_color(picture, GREEN))
+    on_line = y > 120  # below the legend
+    points = shapely.points(x[on_line] + 0.5, y[on_line] + 0.5)
+    edge = shapely.transform(truth.exterior, lambda l0_xy: l0_xy * scale)
+    assert len(points) > 100
+    assert shapely.distance(points, edge).max() < 3
+
+
+def test_every_class_is_in_the_legend(sample_slide: Path) -> None:
+    red: Color = (255, 0, 0)
+    shapes = [
+        annotation(shapely.box(500, 2000, 900, 2400)),
+        annotation(shapely.box(0, 2500, 9, 2600), "nuclei", red),
+    ]
+    with open_slide(sample_slide) as slide:
+        picture = overlay(slide, shapes, max_px=800)
+        empty = overlay(slide, [], max_px=800)
+    corner = picture.crop((0, 0, 150, 80))
+    assert is_color(corner, GREEN).sum() > 50
+    assert is_color(corner, red).sum() > 50
+    assert picture.size == empty.size
+
+
+def test_the_scale_bar_is_as_long_as_it_says(sample_slide: Path) -> None:
+    with open_slide(sample_slide) as slide:
+        picture = overlay(slide, [], max_px=1000)
+        um_per_px = slide.dimensions[0] * slide.mpp[0] / picture.width
+    corner = np.asarray(picture)[-60:, : picture.width // 2]
+    ink = (corner == 20).all(axis=-1).sum(axis=1).max()
+    assert ink * um_per_px == pytest.approx(scale_bar_um(picture.width * um_per_px), rel=0.01)
+
+
+def test_a_slide_without_scale_has_no_scale_bar(tmp_path: Path) -> None:
+    synthetic_slide(tmp_path / "s.tif", {}, mpp=None)
+    with open_slide(tmp_path / "s.tif") as slide:
+        overlay(slide, [], max_px=300)
+    with open_slide(tmp_path / "s.tif", slide_mpp=0.5) as slide:
+        overlay(slide, [], max_px=300)
+
+
+@pytest.mark.parametrize(
+    ("width_um", "bar_um"), [(1100, 200), (80, 20), (79, 10), (50_000, 10_000), (3, 0.5)]
+)
+def test_scale_bars_are_round(width_um: float, bar_um: float) -> None:
+    assert scale_bar_um(width_um) == pytest.approx(bar_um)
+
+
+def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, sample_slide: Path) -> None:
+    good, bad = tmp_path / "good.geojson", tmp_path / "bad.geojson"
+    with open(good, "wb") as file:
+        write_geojson([], file)
+    bad.write_text("no json")
+    out = tmp_path / "o.png"
+    for arguments, said in [
+        ((tmp_path / "no.svs", good, "--out", out), "no.svs"),
+        ((sample_slide, tmp_path / "no.geojson", "--out", out), "no.geojson"),
+        ((sample_slide, bad, "--out", out), "bad.geojson is not GeoJSON"),
+        ((sample_slide, good, "--out", tmp_path / "o.txt"), "must end in .png or .jpg"),
+        ((sample_slide, good, "--out", tmp_path / "nowhere" / "o.png"), "cannot write"),
+    ]:
+        result = render(*arguments)
+        assert result.exit_code != 0
+        assert said in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == [bad, good]
