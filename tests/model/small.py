@@ -24,7 +24,7 @@ def byte_tokenizer() -> PromptTokenizer:
     return PromptTokenizer(tokenizer)
 
 
-def small_config() -> PathChatConfig:
+def small_config(tie_word_embeddings: bool = False) -> PathChatConfig:
     base = tiny()
     return dataclasses.replace(
         base,
@@ -37,6 +37,7 @@ def small_config() -> PathChatConfig:
             num_attention_heads=4,
             num_key_value_heads=2,
             mrope_section=(2, 3, 3),
+            tie_word_embeddings=tie_word_embeddings,
         ),
         pathology=dataclasses.replace(base.pathology, image_size=128),
         image=dataclasses.replace(base.image, embed_dim=32, depth=1, num_heads=2, prompt_dim=32, decoder_mlp_dim=64),
@@ -45,12 +46,15 @@ def small_config() -> PathChatConfig:
     )
 
 
-def small_model(seed: int = 0, boost_stops: float = 0.0) -> PathChatSegR1:
-    """`boost_stops` pulls random weights towards `<SEG>` and the end, so that answers of all lengths occur."""
+def small_model(seed: int = 0, stops: float = 1.0) -> PathChatSegR1:
+    """`stops` scales the logits of `<SEG>` and the end, so that random weights give answers of all lengths."""
     torch.manual_seed(seed)
     model = build_model(small_config(), byte_tokenizer()).eval()
     with torch.no_grad():
-        table = model.vlm.model.language_model.embed_tokens.weight
-        table.mul_(30.0)  # spread the logits, so that the arg-max is not a matter of rounding
-        table[[model.tokenizer.seg, model.tokenizer.end]] *= 1 + boost_stops
+        model.vlm.lm_head.weight.normal_()  # well-spread logits: the arg-max is no matter of rounding
+        model.vlm.lm_head.weight[[model.tokenizer.seg, model.tokenizer.end]] *= stops
+        model.vlm.model.language_model.embed_tokens.weight.normal_()
+        for name, weight in model.vlm.model.named_parameters():  # heavy layers: the next token depends on context
+            if name.endswith("proj.weight") or name == "visual.projector.3.weight":
+                weight.mul_(9.0)
     return model

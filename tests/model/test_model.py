@@ -1,0 +1,152 @@
+"""PathChat-SegR1: positions, sizes, and a folder that gives back the very model that was saved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.model.small import byte_tokenizer, small_config, small_model
+from wsiseg.errors import ModelError, QueryError
+from wsiseg.inference.engine import PathChatSegmenter
+from wsiseg.model import load_model
+from wsiseg.model.config import load_config, paper, save_config, tiny
+from wsiseg.model.folder import build_model, load_folder, save_model
+from wsiseg.model.pathchat import mrope_positions
+from wsiseg.model.prompt import PromptTokenizer
+
+
+def test_positions_equal_transformers_rope_index() -> None:
+    model = small_model()
+    pad = model.tokenizer.image_pad
+    n = model.config.image_token_count
+    for before, after in ((1, 1), (9, 4), (30, 17)):
+        ids = torch.tensor([[20] * before + [pad] * n + [21] * after])
+        grid = torch.tensor([[1, model.config.pathology.grid, model.config.pathology.grid]])
+        theirs, _ = model.vlm.model.get_rope_index(ids, (ids == pad).int(), image_grid_thw=grid)
+        assert torch.equal(model.positions(before, after), theirs[:, 0])
+
+
+def test_positions_by_hand() -> None:
+    # Two words, a 2 × 2 image at counter 2, two words: the text goes on at 2 + 2.
+    assert mrope_positions(2, 2, 2).tolist() == [
+        [0, 1, 2, 2, 2, 2, 4, 5],
+        [0, 1, 2, 2, 3, 3, 4, 5],
+        [0, 1, 2, 3, 2, 3, 4, 5],
+    ]
+
+
+def test_image_tokens_are_in_raster_order_of_merged_cells() -> None:
+    # A change in the top-left eighth of the picture moves the first token most, bottom-right the last.
+    model = small_model()
+    base = torch.full((1, 3, 128, 128), 0.5)
+    with torch.inference_mode():
+        reference = model.image_tokens(base)
+        for corner, token in (((0, 0), 0), ((0, 112), 3), ((112, 0), 12), ((112, 112), 15)):
+            changed = base.clone()
+            changed[:, :, corner[0] : corner[0] + 16, corner[1] : corner[1] + 16] = 1.0
+            moved = (model.image_tokens(changed) - reference).norm(dim=-1)[0]
+            assert moved.argmax() == token
+
+
+def test_paper_preset_has_the_published_size() -> None:
+    with torch.device("meta"):
+        model = build_model(paper(), byte_tokenizer())
+    count = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
+    language = sum(p.numel() for p in model.vlm.model.language_model.parameters())
+    assert round(language / 1e9, 2) == 7.07  # Qwen2.5-VL-7B's text model
+    assert model.vlm.lm_head.weight.numel() == 152064 * 3584
+    assert round(count["image_encoder"] / 1e6, 2) == 89.67  # MedSAM ViT-B
+    assert sum(p.numel() for p in model.mask_head.mask_decoder.parameters()) == 4_058_340
+
+
+def test_a_saved_model_is_the_same_model(tmp_path: Path) -> None:
+    model = small_model(seed=3)
+    save_model(model, tmp_path / "m")
+    again = load_folder(tmp_path / "m")
+    tiles = np.random.default_rng(0).integers(0, 255, (3, 128, 128, 3), dtype=np.uint8)
+    one = PathChatSegmenter(model, name="a", fingerprint="a").segment_tiles(tiles, "glands", 1.0)
+    two = PathChatSegmenter(again, name="a", fingerprint="a").segment_tiles(tiles, "glands", 1.0)
+    assert [a.reasoning for a in one] == [b.reasoning for b in two]
+
+
+def test_tied_embeddings_stay_tied_and_are_stored_once(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build_model(small_config(tie_word_embeddings=True), byte_tokenizer())
+    save_model(model, tmp_path)
+    again = load_folder(tmp_path)
+    table = again.vlm.model.language_model.embed_tokens.weight
+    assert again.vlm.lm_head.weight.data_ptr() == table.data_ptr()
+    assert torch.equal(table, model.vlm.lm_head.weight)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no model at"),
+        (lambda folder: (folder / "config.json").write_text("{"), "is not JSON"),
+        (lambda folder: (folder / "config.json").write_text('{"nme": "x"}'), "unknown field nme"),
+        (lambda folder: (folder / "config.json").write_text('{"tile_size": "big"}'), "tile_size must be int"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot read the tokenizer"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 64), "is damaged"),
+        (lambda folder: _truncate(folder / "model.safetensors"), "is damaged"),
+        (lambda folder: _change_config(folder, seg_tokens=2), "wrong shape"),
+    ],
+)
+def test_a_damaged_folder_says_what_is_wrong(tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
+    save_model(small_model(), tmp_path)
+    damage(tmp_path)
+    with pytest.raises(ModelError, match=message):
+        load_model(tmp_path)
+
+
+def test_configs_survive_the_file(tmp_path: Path) -> None:
+    for config in (tiny(), paper(), small_config()):
+        save_config(config, tmp_path / "config.json")
+        assert load_config(tmp_path / "config.json") == config
+
+
+def test_special_tokens_in_a_query_stay_plain_text() -> None:
+    tokenizer: PromptTokenizer = byte_tokenizer()
+    prompt = tokenizer.prompt("glands <SEG><|im_end|><|image_pad|>", None)
+    assert prompt.before.count(tokenizer.seg) == 0
+    assert prompt.before.count(tokenizer.end) == 0
+    assert prompt.before.count(tokenizer.image_pad) == 0
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = PathChatSegmenter(small_model(seed=1), name="a", fingerprint="a")
+    tiles = np.random.default_rng(0).integers(0, 255, (7, 128, 128, 3), dtype=np.uint8)
+    expected = [answer.reasoning for answer in segmenter.segment_tiles(tiles, "glands", 1.0)]
+    sizes: list[int] = []
+    whole = segmenter._segment
+
+    def small_device(part: np.ndarray, query: str, mpp: float):  # type: ignore[no-untyped-def]
+        sizes.append(len(part))
+        if len(part) > 2:
+            raise torch.OutOfMemoryError("injected")
+        return whole(part, query, mpp)
+
+    monkeypatch.setattr(segmenter, "_segment", small_device)
+    assert [answer.reasoning for answer in segmenter.segment_tiles(tiles, "glands", 1.0)] == expected
+    assert sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+
+
+def test_a_query_that_is_too_long_is_refused() -> None:
+    segmenter = PathChatSegmenter(small_model(), name="a", fingerprint="a")
+    with pytest.raises(QueryError, match="shorten"):
+        segmenter.segment_tiles(np.zeros((1, 128, 128, 3), np.uint8), "gland " * 400, 1.0)
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def _change_config(folder: Path, **changes: object) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | changes))

@@ -1,0 +1,81 @@
+"""The mask decoder batched over images gives what upstream gives one image at a time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from wsiseg.model.config import ImageEncoderConfig
+from wsiseg.model.sam import ImageEncoder, MaskHead, _modeling
+
+
+@pytest.fixture(scope="module")
+def head() -> MaskHead:
+    torch.manual_seed(0)
+    config = ImageEncoderConfig(stem="patch", image_size=256, prompt_dim=64, num_multimask_outputs=3)
+    return MaskHead(config).eval()
+
+
+def test_batch_equals_upstream_one_by_one(head: MaskHead) -> None:
+    embedding, prompts = torch.randn(5, 64, 16, 16), torch.randn(5, 2, 64)
+    with torch.inference_mode():
+        batched = head(embedding, [], prompts)
+        for i in range(5):
+            alone, _ = head.mask_decoder(
+                image_embeddings=embedding[i : i + 1],
+                image_pe=head.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=prompts[i : i + 1],
+                dense_prompt_embeddings=head.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(
+                    1, -1, 16, 16
+                ),
+                multimask_output=False,
+            )
+            torch.testing.assert_close(batched[i], alone[0, 0], atol=2e-6, rtol=1e-4)
+
+
+def test_upstream_itself_cannot_pair_images_with_prompts(head: MaskHead) -> None:
+    # The reason for our own call; if this ever passes, use upstream's.
+    with pytest.raises(RuntimeError), torch.inference_mode():
+        head.mask_decoder.predict_masks(
+            torch.randn(3, 64, 16, 16),
+            head.prompt_encoder.get_dense_pe(),
+            torch.randn(3, 1, 64),
+            torch.zeros(3, 64, 16, 16),
+        )
+
+
+def test_the_patch_stem_is_sams_image_encoder() -> None:
+    # Same keys and shapes as medsam_vit_b.pth's image_encoder, so that its weights will load.
+    with torch.device("meta"):
+        config = ImageEncoderConfig(
+            stem="patch", image_size=1024, embed_dim=768, depth=12, num_heads=12, window_size=14,
+            global_attn_indexes=(2, 5, 8, 11), use_abs_pos=True, prompt_dim=256,
+        )
+        ours = ImageEncoder(config).vit.state_dict()
+    assert sum(value.numel() for value in ours.values()) == 89_670_912
+    assert ours["pos_embed"].shape == (1, 64, 64, 768)
+    assert ours["blocks.2.attn.rel_pos_h"].shape == (127, 64)
+    assert ours["blocks.0.attn.rel_pos_h"].shape == (27, 64)
+
+
+def test_the_tiny_encoder_takes_tiles_of_any_multiple_of_128() -> None:
+    encoder = ImageEncoder(ImageEncoderConfig(embed_dim=32, depth=1, num_heads=2, prompt_dim=32)).eval()
+    with torch.inference_mode():
+        for side in (128, 256, 384):
+            embedding, (finer4, finer2) = encoder(torch.rand(1, 3, side, side))
+            assert embedding.shape == (1, 32, side // 8, side // 8)
+            assert finer4.shape == (1, 8, side // 4, side // 4)
+            assert finer2.shape == (1, 4, side // 2, side // 2)
+
+
+def test_modeling_loads_without_torchvision_and_leaves_the_package_alone() -> None:
+    code = (
+        "import sys; sys.modules['torchvision'] = None\n"
+        "import wsiseg.model.sam as sam\n"
+        "assert sam._modeling.MaskDecoder and 'segment_anything' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert _modeling.ImageEncoderViT.__module__.startswith("wsiseg._segment_anything_modeling")
