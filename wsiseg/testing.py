@@ -1,7 +1,7 @@
 """For the tests of those who build on wsiseg: a slide of known truth, and a model that needs no weights.
 
-    truth = synthetic_slide("t.tif", {"brown": [disk(400, 300, 90), ring(800, 300, 120, 60)]}, mpp=(0.5, 0.4))
-    result = wsiseg.segment("t.tif", "outline the brown", model=FakeModel(mpp=1.0))
+    truth = synthetic_slide("t.tif", {"olive": [disk(400, 300, 90), ring(800, 300, 120, 60)]}, mpp=(0.5, 0.4))
+    result = wsiseg.segment("t.tif", "outline the olive", model=FakeModel(mpp=1.0))
 
 The slide is a real file, a tiled pyramidal TIFF: OpenSlide and tiffslide read it as they read any other.
 """
@@ -20,8 +20,8 @@ from shapely import Polygon
 from wsiseg.errors import QueryError
 from wsiseg.inference import TileMask
 
-# Stains, not inks (tissue detection drops pen marks), and far from haematoxylin and eosin: no blue at all.
-MARKERS: dict[str, tuple[int, int, int]] = {"brown": (150, 75, 0), "yellow": (255, 230, 0)}
+# Greener than blue, which tissue in haematoxylin and eosin is not; nor like ink, which would be no tissue.
+MARKERS: dict[str, tuple[int, int, int]] = {"olive": (130, 145, 0), "orange": (255, 110, 0)}
 GLASS = 244
 TIFF_TILE = 256
 
@@ -61,7 +61,8 @@ def synthetic_slide(
         mpp: microns per pixel, x and y; None writes none.
         texture: (h, w, 3) uint8 pixels of real tissue, mirrored to fill the slide; None makes stained noise.
         l0_bounds_xy: place the painted area there on a larger Leica SCN slide, whose OpenSlide bounds are
-            then (x, y, l0_width, l0_height). The returned truth is shifted along.
+            then (x, y, l0_width, l0_height). The returned truth is shifted along. Multiples of the largest
+            downsample: readers place a level on whole pixels of that level.
         jpeg_quality: None stores without loss.
     """
     pixels = _tissue(l0_height, l0_width, texture)
@@ -76,6 +77,10 @@ def synthetic_slide(
     else:
         if mpp is None:
             raise ValueError("a Leica SCN slide always states its scale: give mpp")
+        if any(v % 2 ** (len(levels) - 1) for v in l0_bounds_xy):
+            raise ValueError(
+                f"l0_bounds_xy must be multiples of {2 ** (len(levels) - 1)}, not {l0_bounds_xy}"
+            )
         _write_scn(path, levels, mpp, l0_bounds_xy, jpeg_quality)
     l0_shift = np.array(l0_bounds_xy or (0, 0))
     return {
@@ -107,11 +112,13 @@ class FakeModel:
 
     @staticmethod
     def _segment(tile: np.ndarray, marker: str, mpp: float) -> TileMask:
-        # Marker and tissue are about 180 grey levels apart: half way is where a pixel is half covered.
-        distance = np.linalg.norm(
-            tile.astype(np.float32) - np.array(MARKERS[marker], np.float32), axis=-1
-        )  # (H, W)
-        probability = np.clip(1 - distance / 180, 0, 1)
+        red, green, blue = np.moveaxis(tile.astype(np.float32), -1, 0)  # (H, W) each
+        # 0 on glass, a little less on tissue, in full on a marker: close to the covered part of a pixel.
+        lack_of_blue = green - blue
+        is_orange = red - green > 0.9 * lack_of_blue
+        _, full_green, full_blue = MARKERS[marker]
+        covered = np.clip(lack_of_blue / (full_green - full_blue), 0, 1)
+        probability = np.where(is_orange == (marker == "orange"), covered, 0)
         found = int((probability > 0.5).sum())
         if found == 0:
             return TileMask(None, f"I looked for {marker} and there is no {marker} here.", 0.01)
