@@ -14,7 +14,7 @@ import torch
 from wsiseg.model.config import PathChatConfig
 from wsiseg.training.augment import jitter_stain, random_crop
 from wsiseg.training.data.annotate import describe, refuse
-from wsiseg.training.data.concepts import MASKED
+from wsiseg.training.data.concepts import CONCEPTS, MASKED
 from wsiseg.training.data.queries import sample_query
 from wsiseg.training.data.store import QuadrupletStore, Sample
 
@@ -114,7 +114,8 @@ def make_example(
 
     present = [name for name, layer in layers.items() if (layer > 0).mean() >= _MIN_FRACTION]
     absent = [name for name in sample.absent if name not in layers]
-    absent += [name for name, layer in layers.items() if not layer.any()]
+    # A layer that marks every instance proves absence where it is empty; a partial one (stroma, lumen) does not.
+    absent += [name for name, layer in layers.items() if CONCEPTS[name].exhaustive and not layer.any()]
     rng.shuffle(present)
     rng.shuffle(absent)
     # Half of the time ask first for what other images do hold: those refusals are the hard ones.
