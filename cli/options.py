@@ -78,4 +78,5 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
     try:
         yield advance
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()

@@ -1,0 +1,66 @@
+"""Whole files or none."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from wsiseg.errors import OutputError, SlideError
+from wsiseg.files import atomic_write, check_writable
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.write_bytes(b"old")
+    with atomic_write(target) as file:
+        file.write(b"new")
+        assert target.read_bytes() == b"old"
+    assert target.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("x"), SlideError("the slide broke")])
+def test_an_error_leaves_what_was_there_and_stays_what_it_is(tmp_path: Path, error: BaseException) -> None:
+    (tmp_path / "out").write_bytes(b"old")
+
+    def write_half() -> None:
+        with atomic_write(tmp_path / "out") as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(type(error)):
+        write_half()
+    assert os.listdir(tmp_path) == ["out"]
+    assert (tmp_path / "out").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("path", ["missing/out", "file/out", "folder"])
+def test_a_place_that_cannot_be_written_is_named_before_and_after_the_work(tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match=f"cannot write .*{path}"):
+        check_writable(tmp_path / path)
+    with pytest.raises(OutputError, match=f"cannot write .*{path}"), atomic_write(tmp_path / path) as file:
+        file.write(b"x")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_a_link_keeps_pointing_at_its_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with atomic_write(tmp_path / "link") as file:
+        file.write(b"x")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"x"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_device_is_written_not_replaced() -> None:
+    with atomic_write("/dev/null") as file:
+        file.write(b"x")
+    assert not Path("/dev/null").is_file()
+    with pytest.raises(OutputError, match="No space left"), atomic_write("/dev/full") as file:
+        file.write(b"x")
+    assert not Path("/dev/full").is_file()
