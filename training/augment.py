@@ -62,9 +62,7 @@ def random_crop(
     return place(view), cut
 
 
-def jitter_stain(
-    tiles: torch.Tensor, generator: torch.Generator, strength: float = 1.0
-) -> torch.Tensor:
+def jitter_stain(tiles: torch.Tensor, generator: torch.Generator, strength: float = 1.0) -> torch.Tensor:
     """Vary stain, light, colour and focus of a batch, every tile on its own.
 
     Haematoxylin, eosin and residual are scaled and shifted in optical density (Tellez et al. 2018,

@@ -88,7 +88,9 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
 def blank_sample(size: int, rng: np.random.Generator) -> Sample:
     """Empty glass, which every slide has and no data set shows: bright, nearly colourless, a little uneven."""
     level = rng.uniform(225, 252) + rng.normal(0, 2, 3)
-    slope = np.linspace(-1, 1, size)[:, None, None] * rng.normal(0, 2) + rng.normal(0, rng.uniform(0.3, 2), (size, size, 1))
+    slope = np.linspace(-1, 1, size)[:, None, None] * rng.normal(0, 2) + rng.normal(
+        0, rng.uniform(0.3, 2), (size, size, 1)
+    )
     image = np.clip(level + slope, 0, 255).astype(np.uint8)
     absent = tuple(name for name in MASKED if name != "glass")
     glass = np.ones((size, size), np.uint16)

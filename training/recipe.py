@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,15 +82,14 @@ def load_recipe(path: str | Path | None, overrides: tuple[str, ...] = (), **fixe
     if unknown := sorted(set(raw) - set(known)):
         raise DataError(f"unknown recipe key {', '.join(unknown)}; known: {', '.join(known)}")
     defaults = SftRecipe()
+    value: Any
     for key, value in raw.items():
         default = getattr(defaults, key)
         if isinstance(value, list):
             raw[key] = value = tuple(value)
         if isinstance(default, float) and isinstance(value, str):
-            try:  # YAML 1.1 reads 1e-3 as text
+            with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as text
                 raw[key] = value = float(value)
-            except ValueError:
-                pass
         fits = isinstance(value, type(default)) or (isinstance(default, float) and isinstance(value, int))
         if default is not None and not fits:
             raise DataError(f"recipe key {key} must be {type(default).__name__}, not {value!r}")

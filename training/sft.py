@@ -174,8 +174,12 @@ def set_trainable(model: PathChatSegR1, recipe: SftRecipe) -> None:
         # A regex, because stock vision towers use the same names for their MLPs (lineage.md §2.3).
         targets = r".*(language_model\.layers\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
         targets += r"|visual\.encoder\.backbone\.encoder\.layer\..*\.(query|key|value|dense|fc1|fc2))"
-        lora = LoraConfig(r=recipe.lora_rank, lora_alpha=2 * recipe.lora_rank, lora_dropout=recipe.lora_dropout,
-                          target_modules=targets)
+        lora = LoraConfig(
+            r=recipe.lora_rank,
+            lora_alpha=2 * recipe.lora_rank,
+            lora_dropout=recipe.lora_dropout,
+            target_modules=targets,
+        )
         inject_adapter_in_model(lora, model.vlm)
         for name, parameter in model.named_parameters():  # injection freezes all that it does not add
             parameter.requires_grad_(name in kept or "lora_" in name)
@@ -222,7 +226,8 @@ def train(
     torch.manual_seed(recipe.seed)
     sft = SftModel(model, recipe)
     optimizer = torch.optim.AdamW(parameter_groups(sft, recipe), betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
-    prepared, optimizer = accelerator.prepare(sft.to(memory_format=torch.channels_last), optimizer)
+    sft.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    prepared, optimizer = accelerator.prepare(sft, optimizer)
     average = Average(sft, recipe.ema)
     step = load_state(out / "state", sft, optimizer, average) if resume else 0
     loader = _loader(store, model, recipe, start=step * recipe.accumulation, world=accelerator)
@@ -334,7 +339,7 @@ def merged(model: PathChatSegR1) -> PathChatSegR1:
 def _train_mode(sft: nn.Module, recipe: SftRecipe) -> None:
     sft.train()
     # Running statistics of frozen stems stay as they are.
-    for name, module in sft.named_modules():
+    for module in sft.modules():
         if isinstance(module, nn.BatchNorm2d) and not any(p.requires_grad for p in module.parameters()):
             module.eval()
 

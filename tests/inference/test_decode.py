@@ -76,8 +76,9 @@ def test_the_seg_state_is_the_one_of_a_teacher_forced_pass(state: str) -> None:
         emitted = [i for i, c in enumerate(completions) if c.seg_state is not None]
         assert emitted, "this seed no longer emits <SEG>; choose another"
         for i in emitted:
-            head, tail = model.embed(torch.tensor([prompt.before])), model.embed(
-                torch.tensor([prompt.after + completions[i].ids])
+            head, tail = (
+                model.embed(torch.tensor([prompt.before])),
+                model.embed(torch.tensor([prompt.after + completions[i].ids])),
             )
             states = model.vlm.model.language_model(
                 inputs_embeds=torch.cat([head, tokens[i : i + 1], tail], 1),

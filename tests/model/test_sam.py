@@ -51,8 +51,15 @@ def test_the_patch_stem_is_sams_image_encoder() -> None:
     # Same keys and shapes as medsam_vit_b.pth's image_encoder, so that its weights will load.
     with torch.device("meta"):
         config = ImageEncoderConfig(
-            stem="patch", image_size=1024, embed_dim=768, depth=12, num_heads=12, window_size=14,
-            global_attn_indexes=(2, 5, 8, 11), use_abs_pos=True, prompt_dim=256,
+            stem="patch",
+            image_size=1024,
+            embed_dim=768,
+            depth=12,
+            num_heads=12,
+            window_size=14,
+            global_attn_indexes=(2, 5, 8, 11),
+            use_abs_pos=True,
+            prompt_dim=256,
         )
         ours = ImageEncoder(config).vit.state_dict()
     assert sum(value.numel() for value in ours.values()) == 89_670_912

@@ -62,7 +62,7 @@ def decode(model: PathChatSegR1, image_tokens: torch.Tensor, prefix: Prefix) -> 
         image_tokens: (B, n, H), from `model.image_tokens`.
     """
     tokenizer, limit = model.tokenizer, model.config.max_new_tokens
-    batch, n, _ = image_tokens.shape
+    batch = len(image_tokens)
     before, after = prefix.prompt.before, prefix.prompt.after
     cache = copy.deepcopy(prefix.cache)
     cache.batch_repeat_interleave(batch)

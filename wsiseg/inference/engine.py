@@ -21,7 +21,8 @@ class PathChatSegmenter:
     """A loaded model with its name and fingerprint. Batches are halved when the device runs out of memory."""
 
     def __init__(self, model: PathChatSegR1, *, name: str, fingerprint: str) -> None:
-        self.model = model.eval().to(memory_format=torch.channels_last)
+        self.model: PathChatSegR1 = model.eval()
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.name, self.fingerprint = name, fingerprint
         self.tile_size, self.overlap = model.config.tile_size, model.config.overlap
         self._largest: int | None = None  # batch size that is known to fit

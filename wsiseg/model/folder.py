@@ -54,7 +54,9 @@ def load_folder(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch
     if config.text.tie_word_embeddings:
         state["vlm.lm_head.weight"] = state.get("vlm.model.language_model.embed_tokens.weight", torch.empty(0))
     _check(model, state, folder)
-    model.load_state_dict({key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()})
+    model.load_state_dict(
+        {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    )
     return model.to(device).eval()
 
 

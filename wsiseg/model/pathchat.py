@@ -111,9 +111,7 @@ def mrope_positions(before: int, side: int, after: int) -> torch.Tensor:
     `get_rope_index` (test), but explicit: without `mm_token_type_ids` that one silently falls back to 1-D.
     """
     cell = torch.arange(side)
-    image = torch.stack(
-        [torch.zeros(side * side, dtype=torch.long), cell.repeat_interleave(side), cell.repeat(side)]
-    )
+    image = torch.stack([torch.zeros(side * side, dtype=torch.long), cell.repeat_interleave(side), cell.repeat(side)])
     head = torch.arange(before).expand(3, -1)
     tail = (before + side + torch.arange(after)).expand(3, -1)
     return torch.cat([head, before + image, tail], dim=1)

@@ -28,9 +28,7 @@ def _load_modeling() -> ModuleType:
     if package is None or not package.submodule_search_locations:
         raise ModelError("the package segment-anything is missing; run: pip install segment-anything")
     folder = f"{package.submodule_search_locations[0]}/modeling"
-    spec = importlib.util.spec_from_file_location(
-        name, f"{folder}/__init__.py", submodule_search_locations=[folder]
-    )
+    spec = importlib.util.spec_from_file_location(name, f"{folder}/__init__.py", submodule_search_locations=[folder])
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -134,9 +132,7 @@ class MaskHead(nn.Module):
             num_multimask_outputs=config.num_multimask_outputs,
         )
 
-    def forward(
-        self, embedding: torch.Tensor, finer: list[torch.Tensor], prompts: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, embedding: torch.Tensor, finer: list[torch.Tensor], prompts: torch.Tensor) -> torch.Tensor:
         """`embedding` (B, D, h, w), `prompts` (B, n, D) → mask logits (B, 4h, 4w) of mask token 0."""
         decoder = self.mask_decoder
         batch, _, height, width = embedding.shape

@@ -30,12 +30,12 @@ class _ConvEncoder(nn.Module):
 class _Dinov2Encoder(nn.Module):
     """A transformers Dinov2Model; class and register tokens are dropped."""
 
-    def __init__(self, arguments: dict[str, Any]) -> None:
+    def __init__(self, arguments: dict[str, Any], cells: int) -> None:
         super().__init__()
         from transformers import Dinov2Config, Dinov2Model
 
         self.backbone = Dinov2Model(Dinov2Config(**arguments))
-        self.cells = (self.backbone.config.image_size // self.backbone.config.patch_size) ** 2
+        self.cells = cells
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.backbone(pixel_values=pixels).last_hidden_state[:, -self.cells :]
@@ -58,7 +58,7 @@ class PathologyTower(nn.Module):
             if config.width != CHANNELS[16] + CHANNELS[32] or config.patch_size != 16:
                 raise ModelError("the efficientnet pathology encoder has 432 channels at stride 16")
         elif config.kind == "dinov2":
-            self.encoder = _Dinov2Encoder(config.arguments)
+            self.encoder = _Dinov2Encoder(config.arguments, config.grid**2)
         else:
             raise ModelError(f"pathology encoder must be 'efficientnet' or 'dinov2', not {config.kind!r}")
         self.projector = nn.Sequential(
@@ -70,7 +70,7 @@ class PathologyTower(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.projector[1].weight.dtype
+        return next(self.projector.parameters()).dtype
 
     def forward(
         self, pixel_values: torch.Tensor, grid_thw: torch.Tensor | None = None, **_: Any
@@ -80,6 +80,4 @@ class PathologyTower(nn.Module):
         batch, _cells, width = cells.shape
         g = self.config.grid // 2
         merged = cells.reshape(batch, g, 2, g, 2, width).permute(0, 1, 3, 2, 4, 5).reshape(batch, g * g, 4 * width)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=cells, pooler_output=self.projector(merged).flatten(0, 1)
-        )
+        return BaseModelOutputWithPooling(last_hidden_state=cells, pooler_output=self.projector(merged).flatten(0, 1))

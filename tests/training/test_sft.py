@@ -1,0 +1,210 @@
+"""Supervised fine-tuning: the right targets, the right losses, a run that resumes exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.model.small import small_config, small_model
+from wsiseg.errors import DataError
+from wsiseg.model.folder import load_folder, save_model
+from wsiseg.training.data.store import QuadrupletStore, Sample, SourceInfo, write_quadruplets
+from wsiseg.training.examples import Example, ExampleStream, Question
+from wsiseg.training.losses import dice_loss, mask_loss
+from wsiseg.training.recipe import SftRecipe, load_recipe
+from wsiseg.training.sft import SftModel, collate, merged, set_trainable, train
+
+RECIPE = SftRecipe(
+    steps=6,
+    batch_images=3,
+    queries_per_image=2,
+    warmup_steps=2,
+    precision="fp32",
+    workers=0,
+    validate_every=3,
+    checkpoint_every=3,
+    validation_images=3,
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve pictures of dark discs on pink; the discs are the glands."""
+    rng = np.random.default_rng(0)
+    samples = []
+    y, x = np.mgrid[:160, :160]
+    for i in range(12):
+        gland = np.zeros((160, 160), np.uint16)
+        for label in range(1, 4):
+            cy, cx, r = *rng.integers(20, 140, 2), rng.integers(12, 22)
+            gland[(y - cy) ** 2 + (x - cx) ** 2 < r * r] = label
+        image = np.where(gland[..., None] > 0, [90, 60, 140], [225, 170, 200]) + rng.normal(0, 6, (160, 160, 3))
+        samples.append(
+            Sample(
+                np.clip(image, 0, 255).astype(np.uint8),
+                {"gland": gland},
+                ("gland",),
+                ("necrosis", "cartilage"),
+                1.0,
+                "discs",
+                f"p{i}",
+                "val" if i > 8 else "train",
+                f"discs {i}",
+            )
+        )
+    path = tmp_path_factory.mktemp("data") / "discs.zarr"
+    write_quadruplets(path, samples, {"discs": SourceInfo("discs", "CC0", "us", "made", "by picture")})
+    return path
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "small"
+    save_model(small_model(), folder)
+    return folder
+
+
+def test_targets_begin_with_the_answer_and_end_with_seg_or_the_end() -> None:
+    model = small_model()
+    tokenizer = model.tokenizer
+    mask = np.ones((128, 128), bool)
+    image = np.zeros((128, 128, 3), np.uint8)
+    batch = collate(
+        [
+            Example(
+                image, 0.5, (Question("glands", "Two glands.", mask), Question("a longer question", "None.", None))
+            ),
+            Example(image, None, (Question("x", "Yes.", mask),)),
+        ],
+        model.config,
+        tokenizer,
+    )
+    assert batch.image_of.tolist() == [0, 0, 1]
+    assert batch.present.tolist() == [True, False, True]
+    for row, (answer, stop) in enumerate(
+        (("Two glands.", tokenizer.seg), ("None.", tokenizer.end), ("Yes.", tokenizer.seg))
+    ):
+        targets = batch.labels[row][batch.labels[row] >= 0].tolist()
+        assert targets == [*tokenizer.encode(answer), stop]
+        first = int(torch.nonzero(batch.labels[row] >= 0)[0])
+        assert first == batch.answer_at[row]  # the last prompt token predicts the first answer token
+        assert batch.ids[row, first + 1] == targets[0]
+    rows = torch.nonzero(batch.present)[:, 0]
+    assert batch.ids[rows, batch.seg_at].tolist() == [tokenizer.seg, tokenizer.seg]
+
+
+def test_padding_and_neighbours_do_not_change_a_row() -> None:
+    model = small_model()
+    sft = SftModel(model, RECIPE).eval()
+    image = np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)
+    one = Example(image, 0.5, (Question("glands", "Two.", image[..., 0] > 128),))
+    long = Example(image[::-1].copy(), 0.5, (Question("a very long question " * 4, "No " * 20, None),))
+    with torch.inference_mode():
+        alone = sft(collate([one], model.config, model.tokenizer))
+        beside = sft(collate([one, long], model.config, model.tokenizer))
+    torch.testing.assert_close(alone["seg"], beside["seg"], atol=1e-5, rtol=1e-5)
+
+
+def test_dice_by_hand() -> None:
+    big = 50.0
+    logits = torch.tensor([[[big, big], [-big, -big]]])
+    target = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
+    # overlap 1, sizes 2 and 2: 1 - (2 + 1) / (4 + 1)
+    assert dice_loss(logits, target).item() == pytest.approx(1 - 3 / 5)
+    assert mask_loss(torch.zeros(0, 4, 4), torch.zeros(0, 4, 4)) == 0
+
+
+def test_a_resumed_run_is_the_uninterrupted_run(store: Path, start: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, data=str(store), model=str(start))
+    torch.set_num_threads(1)
+    whole = train(recipe, tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, values: dict[str, float]) -> None:
+        if step == 5:  # two steps after the checkpoint
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "cut", report=kill)
+    with pytest.raises(DataError, match="--resume"):
+        train(recipe, tmp_path / "cut")
+    again = train(recipe, tmp_path / "cut", resume=True)
+
+    def losses(run: Path) -> dict[int, float]:
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return {line["step"]: line["loss"] for line in lines if line["kind"] == "train"}
+
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    one, two = load_folder(whole).state_dict(), load_folder(again).state_dict()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_training_learns_the_discs(store: Path, start: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(
+        RECIPE, data=str(store), model=str(start), steps=30, learning_rate=3e-3, validate_every=30, checkpoint_every=30
+    )
+    train(recipe, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    loss = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert np.mean(loss[-5:]) < 0.75 * np.mean(loss[:5])
+
+
+def test_lora_trains_adapters_and_heads_only_and_merges_without_a_trace() -> None:
+    model = small_model()
+    recipe = dataclasses.replace(RECIPE, tuning="lora")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    set_trainable(model, recipe)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert any("lora_A" in name and "q_proj" in name for name in trained)
+    assert all("lora_" in name for name in trained if "language_model" in name)
+    assert any(name.startswith("seg_adapter") for name in trained)
+    assert any(name.startswith("mask_head") for name in trained)
+    assert not any(name.startswith("vlm.lm_head") for name in trained)
+    plain = merged(model)  # adapters start at zero: merging changes nothing
+    for name, parameter in plain.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.05)
+    model.eval()  # adapters arrive in training mode, with dropout
+    ids = torch.randint(20, 200, (1, 12))
+    with torch.inference_mode():
+        adapted = model.vlm.model.language_model(inputs_embeds=model.embed(ids)).last_hidden_state
+        folded = merged(model).vlm.model.language_model(inputs_embeds=model.embed(ids)).last_hidden_state
+    torch.testing.assert_close(adapted, folded, atol=1e-4, rtol=1e-4)
+
+
+def test_examples_are_the_same_in_every_run_and_ask_for_what_is_absent(store: Path) -> None:
+    config = small_config()
+    streams = [
+        ExampleStream(QuadrupletStore.open(store), config, split="train", seed=3, questions=3, length=40) for _ in "ab"
+    ]
+    asked = []
+    for i in (0, 17, 39):
+        first, second = streams[0][i], streams[1][i]
+        np.testing.assert_array_equal(first.image, second.image)
+        assert [q.query for q in first.questions] == [q.query for q in second.questions]
+    for i in range(40):
+        asked += streams[0][i].questions
+    absent = sum(q.mask is None for q in asked)
+    assert absent / len(asked) >= 1 / 3
+    assert all(q.mask is None or q.mask.any() for q in asked)
+
+
+def test_recipes_are_strict() -> None:
+    assert load_recipe(None, ("learning_rate=1e-4", "steps=7")).learning_rate == 1e-4
+    for override, message in (
+        ("stepps=3", "unknown recipe key stepps"),
+        ("steps=many", "must be int"),
+        ("steps", "key=value"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load_recipe(None, (override,))
