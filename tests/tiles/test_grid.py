@@ -15,9 +15,7 @@ from wsiseg.tiles.grid import GridSpec, m_length, plan_grid, tile_starts, tissue
 
 
 @given(st.integers(1, 5000), st.integers(1, 600), st.data())
-def test_tiles_cover_an_axis_and_share_exactly_the_overlap(
-    length: int, tile: int, data: st.DataObject
-) -> None:
+def test_tiles_cover_an_axis_and_share_exactly_the_overlap(length: int, tile: int, data: st.DataObject) -> None:
     overlap = data.draw(st.integers(0, tile - 1))
     starts = tile_starts(length, tile, overlap)
     assert starts[0] == 0
@@ -84,6 +82,14 @@ def test_a_slide_smaller_than_a_tile_has_one_tile_and_an_empty_one_none() -> Non
     empty = plan_grid(slide, GridSpec(0.5), tissue=nothing)
     assert empty.m_xy.shape == (0, 2)
     assert len(plan_grid(slide, GridSpec(0.5, min_tissue=0), tissue=nothing)) == 1
+
+
+def test_a_slide_too_coarse_for_the_model_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    slide = FakeSlide(dimensions=(50, 40), mpp=(2.0, 2.0))
+    plan_grid(slide, GridSpec(1.0), tissue=all_tissue(slide))
+    assert not caplog.records
+    plan_grid(slide, GridSpec(0.5), tissue=all_tissue(slide))
+    assert "has 2 µm per pixel at best: tiles at 0.5 are enlarged" in caplog.text
 
 
 def test_fingerprint_tells_slides_and_grids_apart_but_not_where_the_file_lies() -> None:

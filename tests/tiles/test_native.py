@@ -96,7 +96,8 @@ def test_every_native_tile_is_decoded_once_unless_memory_forbids(
         found = open_native_level(slide, 0)
         assert found is not None
         decoded.clear()  # forget the comparison at opening
-        tiles = list(native.native_tiles(slide, grid, range(len(grid)), found, workers=2))
+        outs = [np.empty((300, 300, 3), np.uint8) for _ in range(len(grid))]
+        tiles = list(native.native_tiles(slide, grid, range(len(grid)), outs, found, workers=2))
     assert all((a == b).all() for a, b in zip(tiles, expected, strict=True))
     assert len(decoded) == found.n_rows * found.n_columns
     if kept_bytes == native.MAX_KEPT_BYTES and kept_bytes > 1 << 20:
@@ -159,9 +160,7 @@ def test_other_slides_are_left_to_their_backend(tmp_path: Path, texture: np.ndar
                 assert (tile == slide.read_at_mpp(m_x, m_y, 200, 200, grid.spec.mpp)).all()
 
 
-def test_colours_that_would_differ_are_left_to_the_slide(
-    pyramid: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_colours_that_would_differ_are_left_to_the_slide(pyramid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decode = NativeLevel.decode
     monkeypatch.setattr(NativeLevel, "decode", lambda self, key: decode(self, key) ^ 1)
     with open_slide(pyramid) as slide:

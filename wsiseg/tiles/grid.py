@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +21,11 @@ from wsiseg.errors import StoreError
 if TYPE_CHECKING:
     from wsiseg.slide import Slide
     from wsiseg.slide.tissue import TissueMask
+
+
+log = logging.getLogger(__name__)
+
+_ENLARGED = 2.0  # a slide enlarged more than this is worth a warning
 
 
 @dataclass(frozen=True)
@@ -40,15 +46,12 @@ class GridSpec:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mpp) and 0 < self.mpp <= 1000):
-            raise StoreError(
-                f"tile grid: mpp must lie above 0 and at most 1000 µm per pixel, not {self.mpp!r}"
-            )
+            raise StoreError(f"tile grid: mpp must lie above 0 and at most 1000 µm per pixel, not {self.mpp!r}")
         if not 1 <= self.tile_size <= 16384:
             raise StoreError(f"tile grid: tile size must lie in 1..16384 pixels, not {self.tile_size!r}")
         if not 0 <= self.overlap < self.tile_size:
             raise StoreError(
-                f"tile grid: overlap must lie in 0..{self.tile_size - 1}, below the tile size, "
-                f"not {self.overlap!r}"
+                f"tile grid: overlap must lie in 0..{self.tile_size - 1}, below the tile size, not {self.overlap!r}"
             )
         if not 0 <= self.min_tissue <= 1:
             raise StoreError(f"tile grid: minimum tissue must lie in 0..1, not {self.min_tissue!r}")
@@ -165,9 +168,7 @@ def tissue_fractions(
     """
     x, y = (
         _coverage(starts / per_cell, np.minimum(starts + tile_size, length) / per_cell, cells)
-        for starts, per_cell, length, cells in zip(
-            m_starts, m_per_cell, m_size, mask.shape[::-1], strict=True
-        )
+        for starts, per_cell, length, cells in zip(m_starts, m_per_cell, m_size, mask.shape[::-1], strict=True)
     )
     # Rounded, so that the last bit of a matrix product cannot tip a tile in or out on another machine.
     return np.round(y @ mask.astype(np.float64) @ x.T, 4).astype(np.float32)
@@ -183,6 +184,11 @@ def plan_grid(slide: Slide, spec: GridSpec, *, tissue: TissueMask | None = None)
         SlideError: the thumbnail cannot be read.
     """
     identity = SlideIdentity.of(slide)
+    if spec.mpp < min(identity.mpp_x, identity.mpp_y) / _ENLARGED:
+        log.warning(
+            "%s has %.4g µm per pixel at best: tiles at %.4g are enlarged and show no more detail",
+            identity.source, identity.mpp_x, spec.mpp,
+        )  # fmt: skip
     m_width = m_length(identity.l0_width, identity.mpp_x, spec.mpp)
     m_height = m_length(identity.l0_height, identity.mpp_y, spec.mpp)
     m_x = tile_starts(m_width, spec.tile_size, spec.overlap)

@@ -17,16 +17,16 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import tifffile
 
-from wsiseg.slide.resample import resample_region
+from wsiseg.slide.resample import WHITE, resample_region
 from wsiseg.tiles.ahead import map_ahead
 from wsiseg.tiles.grid import Grid
 
@@ -69,19 +69,25 @@ class NativeLevel:
         decoded, _, _ = self._page.decode(data, index, jpegtables=self._page.jpegtables)
         if decoded is None:
             raise ValueError(f"native tile {key} is empty")
-        return decoded[0]
+        return decoded[0, : self.r_height - key[0] * self.tile_height, : self.r_width - key[1] * self.tile_width]
 
-    def cut(
-        self, pieces: Mapping[Key, Future[np.ndarray]], r_x: int, r_y: int, width: int, height: int
-    ) -> np.ndarray:
-        """A box (height, width, 3) inside the level, from native tiles on their way or decoded now."""
-        out = np.empty((height, width, 3), np.uint8)
-        for key in product(*self.ranges(r_x, r_y, width, height)):
+    def paste(self, pieces: Mapping[Key, Future[np.ndarray]], r_x: int, r_y: int, out: np.ndarray) -> None:
+        """Fill out (h, w, 3) with the box at (r_x, r_y), from native tiles on their way or decoded now.
+
+        What lies beyond the level is left as it is.
+        """
+        for key in product(*self.ranges(r_x, r_y, out.shape[1], out.shape[0])):
             piece = pieces[key].result() if key in pieces else self.decode(key)
             top, left = key[0] * self.tile_height, key[1] * self.tile_width
             y0, x0 = max(top, r_y), max(left, r_x)
-            y1, x1 = min(top + self.tile_height, r_y + height), min(left + self.tile_width, r_x + width)
+            y1 = min(top + piece.shape[0], r_y + out.shape[0])
+            x1 = min(left + piece.shape[1], r_x + out.shape[1])
             out[y0 - r_y : y1 - r_y, x0 - r_x : x1 - r_x] = piece[y0 - top : y1 - top, x0 - left : x1 - left]
+
+    def cut(self, pieces: Mapping[Key, Future[np.ndarray]], r_x: int, r_y: int, width: int, height: int) -> np.ndarray:
+        """A box (height, width, 3) inside the level."""
+        out = np.empty((height, width, 3), np.uint8)
+        self.paste(pieces, r_x, r_y, out)
         return out
 
     def close(self) -> None:
@@ -92,13 +98,9 @@ class NativeLevel:
 def open_native_level(slide: Slide, level: int) -> NativeLevel | None:
     """The level for decoding once, or None where the slide has to read it itself. The caller closes it."""
     file = slide.native_source()
-    downsample = slide.level_downsamples[level]
-    if (
-        file is None
-        or slide.vendor not in PLAIN_VENDORS
-        or slide.l0_bounds
-        or downsample != round(downsample)
-    ):
+    if file is None or slide.vendor not in PLAIN_VENDORS or slide.l0_bounds:
+        return None
+    if not float(slide.level_downsamples[level]).is_integer():
         return None
     try:
         tiff = tifffile.TiffFile(file)
@@ -143,44 +145,65 @@ def _largest_tile_is_equal(native: NativeLevel, slide: Slide, level: int) -> boo
 
 
 def native_tiles(
-    slide: Slide, grid: Grid, indices: Sequence[int], native: NativeLevel, *, workers: int
+    slide: Slide,
+    grid: Grid,
+    indices: Sequence[int],
+    outs: Iterable[np.ndarray],
+    native: NativeLevel,
+    *,
+    workers: int,
 ) -> Generator[np.ndarray, None, None]:
-    """The tiles (H, W, 3) uint8 of `slide.read_at_mpp`, in order; closes `native`.
+    """Fill each of outs (H, W, 3) uint8 as `slide.read_at_mpp` gives that tile, and yield it, in order.
 
-    A native tile that cannot be decoded is left to the slide, which reads it or says what is wrong.
+    A native tile that cannot be decoded is left to the slide, which reads it or says what is wrong. Closes
+    `native` at the end.
     """
     size, mpp = grid.spec.tile_size, grid.spec.mpp
-    level, scale = slide.level_for_mpp(mpp)
-    r_size = slide.level_dimensions[level]
+    _, scale = slide.level_for_mpp(mpp)
 
-    def cut(job: tuple[int, int, dict[Key, Future[np.ndarray]]]) -> np.ndarray:
-        m_x, m_y, pieces = job
-
+    def fill(job: Job) -> np.ndarray:
         def read(r_x: int, r_y: int, width: int, height: int) -> np.ndarray:
-            return native.cut(pieces, r_x, r_y, width, height)
+            return native.cut(job.pieces, r_x, r_y, width, height)
 
         try:
-            return resample_region(read, r_size, scale, m_x, m_y, size, size)
+            if scale == (1.0, 1.0):  # no resize, no copy: straight into place
+                if job.m_x + size > native.r_width or job.m_y + size > native.r_height:
+                    job.out[...] = WHITE
+                native.paste(job.pieces, job.m_x, job.m_y, job.out)
+            else:
+                r_size = (native.r_width, native.r_height)
+                job.out[...] = resample_region(read, r_size, scale, job.m_x, job.m_y, size, size)
         except Exception:  # imagecodecs' errors are RuntimeErrors of many names
-            return slide.read_at_mpp(m_x, m_y, size, size, mpp)
+            job.out[...] = slide.read_at_mpp(job.m_x, job.m_y, size, size, mpp)
+        return job.out
 
     with ThreadPoolExecutor(workers, thread_name_prefix="wsiseg-read") as decoders:
         try:
-            jobs = _jobs(grid, indices, native, scale, decoders)
-            yield from map_ahead(cut, jobs, workers=workers, ahead=2 * workers)
+            jobs = _jobs(grid, indices, outs, native, scale, decoders)
+            yield from map_ahead(fill, jobs, workers=workers, ahead=2 * workers)
         finally:
             decoders.shutdown(cancel_futures=True)
             native.close()
 
 
+class Job(NamedTuple):
+    """One tile to fill, with the native tiles that it needs."""
+
+    m_x: int
+    m_y: int
+    pieces: dict[Key, Future[np.ndarray]]
+    out: np.ndarray
+
+
 def _jobs(
     grid: Grid,
     indices: Sequence[int],
+    outs: Iterable[np.ndarray],
     native: NativeLevel,
     scale: tuple[float, float],
     decoders: ThreadPoolExecutor,
-) -> Iterator[tuple[int, int, dict[Key, Future[np.ndarray]]]]:
-    """Corner and native tiles of each tile; a native tile is started once and dropped after its last use."""
+) -> Iterator[Job]:
+    """The tiles in order; each native tile is started once, and dropped after its last use."""
     size = grid.spec.tile_size
 
     def needed(job: int) -> tuple[range, range]:
@@ -194,13 +217,13 @@ def _jobs(
         last_use[np.ix_(*needed(job))] = job
     kept: dict[Key, Future[np.ndarray]] = {}
     max_kept = MAX_KEPT_BYTES // (native.tile_height * native.tile_width * 3)
-    for job, index in enumerate(indices):
+    for job, (index, out) in enumerate(zip(indices, outs, strict=False)):
         keys = list(product(*needed(job)))
         for key in keys:
             if key not in kept:
                 kept[key] = decoders.submit(native.decode, key)
         m_x, m_y = (int(m) for m in grid.m_xy[index])
-        yield m_x, m_y, {key: kept[key] for key in keys}
+        yield Job(m_x, m_y, {key: kept[key] for key in keys}, out)
         full = len(kept) > max_kept
         following = set(product(*needed(job + 1))) if full and job + 1 < len(indices) else set()
         for key in keys:

@@ -31,7 +31,7 @@ from wsiseg.tiles.ahead import map_ahead, read_ahead
 from wsiseg.tiles.attributes import StoreAttributes, explain_difference, parse_attributes
 from wsiseg.tiles.grid import Grid
 from wsiseg.tiles.shard import SHARD_TILES, ZSTD_LEVEL, encode_patch, encode_shard, read_index, read_patches
-from wsiseg.tiles.stream import READ_AHEAD_BATCHES, WORKERS, SlideTiles
+from wsiseg.tiles.stream import READ_AHEAD_BATCHES, WORKERS, Batches, SlideTiles
 
 if TYPE_CHECKING:
     import zarr
@@ -71,7 +71,7 @@ class TileStore:
 
         return zarr.open_array(self.path / "pixels", mode="r")
 
-    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches(self, size: int) -> Batches:
         """As `TileSource.batches`.
 
         Raises:
@@ -131,9 +131,7 @@ def write_store(
         SlideError: the slide cannot be read.
     """
     folder = Path(path)
-    wanted = StoreAttributes.of(
-        grid, level=slide.level_for_mpp(grid.spec.mpp)[0], software=f"wsiseg {__version__}"
-    )
+    wanted = StoreAttributes.of(grid, level=slide.level_for_mpp(grid.spec.mpp)[0], software=f"wsiseg {__version__}")
     _make_folder(folder)
     with _sole_writer(folder):
         if not (folder / "zarr.json").exists():
@@ -153,9 +151,7 @@ def write_store(
     return TileStore.open(folder)
 
 
-def _write_missing_shards(
-    source: SlideTiles, folder: Path, progress: Callable[[int, int], None] | None
-) -> None:
+def _write_missing_shards(source: SlideTiles, folder: Path, progress: Callable[[int, int], None] | None) -> None:
     total = len(source.grid)
     missing = [
         shard
