@@ -137,10 +137,10 @@ def _largest_tile_is_equal(native: NativeLevel, slide: Slide, level: int) -> boo
     row, column = divmod(largest, native.n_columns)
     try:
         decoded = native.decode((row, column))
-    except Exception:  # imagecodecs' errors are RuntimeErrors of many names
+        height, width = decoded.shape[:2]
+        read = slide.read_level(level, column * native.tile_width, row * native.tile_height, width, height)
+    except Exception:  # imagecodecs' errors are RuntimeErrors of many names; the slide's may lie off the tissue
         return False
-    height, width = decoded.shape[:2]
-    read = slide.read_level(level, column * native.tile_width, row * native.tile_height, width, height)
     return np.array_equal(decoded, read)
 
 

@@ -1,0 +1,59 @@
+"""`wsiseg tile`: a store on disk, nothing on stdout, one line on stderr when it cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from wsiseg.cli.main import main
+from wsiseg.testing import synthetic_slide
+from wsiseg.tiles import TileStore
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("slide") / "slide.tif"
+    synthetic_slide(path, {}, l0_width=900, l0_height=700, jpeg_quality=80)
+    return path
+
+
+def tile(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["tile", *map(str, arguments)])
+
+
+def test_tile_writes_a_store_and_goes_on_with_it(slide: Path, tmp_path: Path) -> None:
+    store = tmp_path / "slide.zarr"
+    for _ in range(2):
+        result = tile(slide, "--out", store, "--mpp", 1, "--tile-size", 128, "--overlap", 32)
+        assert result.exit_code == 0, result.stderr
+        assert result.stdout == ""
+        assert "tiles of 128 px at 1 µm/px" in result.stderr
+    spec = TileStore.open(store).grid.spec
+    assert (spec.mpp, spec.tile_size, spec.overlap, spec.min_tissue) == (1.0, 128, 32, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--overlap", "512"], "overlap must lie in 0..511"),
+        (["--mpp", "0"], "0.0 is not in the range"),
+        (["--slide-mpp", "400"], "--slide-mpp"),
+    ],
+)
+def test_what_cannot_be_is_one_line(slide: Path, tmp_path: Path, options: list[str], reason: str) -> None:
+    result = tile(slide, "--out", tmp_path / "slide.zarr", *options)
+    assert result.exit_code != 0
+    assert result.stdout == ""
+    assert reason in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_grid_is_refused(slide: Path, tmp_path: Path) -> None:
+    store = tmp_path / "slide.zarr"
+    assert tile(slide, "--out", store, "--mpp", 1, "--tile-size", 128).exit_code == 0
+    result = tile(slide, "--out", store, "--mpp", 1, "--tile-size", 96)
+    assert result.exit_code == 1
+    assert "its grid has tile_size 128, asked for 96" in result.stderr
