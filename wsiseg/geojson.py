@@ -58,9 +58,7 @@ def annotation_id(geometry: shapely.Geometry, *made_by: str) -> uuid.UUID:
     return uuid.uuid5(_NAMESPACE, "\0".join([*map(clean_text, made_by), outline]))
 
 
-def write_geojson(
-    annotations: Iterable[Annotation], file: IO[bytes], *, run: Mapping[str, Any] | None = None
-) -> int:
+def write_geojson(annotations: Iterable[Annotation], file: IO[bytes], *, run: Mapping[str, Any] | None = None) -> int:
     """Stream annotations to a binary file; return how many.
 
     Geometries that are not valid on QuPath's 0.01-px grid are repaired, names, classes and texts cleaned,
@@ -79,9 +77,7 @@ def write_geojson(
     count = 0
     remaining = iter(annotations)
     while batch := list(islice(remaining, _BATCH)):
-        features = _features(batch, count)
-        lines = [orjson.dumps(feature, option=orjson.OPT_SERIALIZE_NUMPY) for feature in features]
-        file.write((b",\n" if count else b"\n") + b",\n".join(lines))
+        file.write((b",\n" if count else b"\n") + b",\n".join(_features(batch, count)))
         count += len(batch)
     file.write(b"\n]}\n")
     return count
@@ -124,14 +120,22 @@ def read_collection(path: str | os.PathLike[str]) -> tuple[list[Annotation], dic
 # Writing
 
 
-def _features(batch: list[Annotation], first: int) -> Iterator[dict[str, Any]]:
+def _features(batch: list[Annotation], first: int) -> Iterator[bytes]:
     for annotation, geometry in zip(batch, _geometries(batch, first), strict=True):
-        yield {
-            "type": "Feature",
-            "id": str(annotation.id),
-            "geometry": geometry,
-            "properties": _properties(annotation),
-        }
+        shape = orjson.dumps(geometry, option=orjson.OPT_SERIALIZE_NUMPY)
+        yield b'{"type":"Feature","id":"%b","geometry":%b,"properties":{%b%b}}' % (
+            str(annotation.id).encode(),
+            shape,
+            _described(
+                annotation.object_type,
+                annotation.name,
+                annotation.classification,
+                annotation.color,
+                annotation.is_locked,
+                tuple(annotation.metadata.items()),
+            ),
+            _measured(annotation.measurements),
+        )
 
 
 def _geometries(batch: list[Annotation], first: int) -> Iterator[dict[str, Any]]:
@@ -166,34 +170,38 @@ def _geometries(batch: list[Annotation], first: int) -> Iterator[dict[str, Any]]
             yield {"type": "MultiPolygon", "coordinates": shape}
 
 
-def _properties(annotation: Annotation) -> dict[str, Any]:
-    if annotation.object_type not in OBJECT_TYPES:
-        raise GeoJSONError(
-            f"annotation {annotation.id}: object type {annotation.object_type!r} is not one of {OBJECT_TYPES}"
-        )
-    properties: dict[str, Any] = {"objectType": annotation.object_type}
-    if name := _clean_name(annotation.name):
+@lru_cache(1024)  # most annotations of a run differ in nothing but outline and measurements
+def _described(
+    object_type: str,
+    name: str,
+    classification: str,
+    color: Color,
+    is_locked: bool,
+    metadata: tuple[tuple[str, str], ...],
+) -> bytes:
+    """The members of `properties` that are not measured."""
+    if object_type not in OBJECT_TYPES:
+        raise GeoJSONError(f"object type {object_type!r} is not one of {', '.join(OBJECT_TYPES)}")
+    properties: dict[str, Any] = {"objectType": object_type}
+    if name := clean_name(name):
         properties["name"] = name
-    color = [int(part) for part in annotation.color]
-    if classification := _clean_class(annotation.classification):
-        properties["classification"] = {"name": classification, "color": color}
+    rgb = [int(part) for part in color]
+    if classification := clean_class(classification):
+        properties["classification"] = {"name": classification, "color": rgb}
     else:
-        properties["color"] = color
-    properties["isLocked"] = bool(annotation.is_locked)
-    measurements = {
-        _clean_text(key): value for key, value in annotation.measurements.items() if math.isfinite(value)
-    }
-    if measurements:
-        properties["measurements"] = measurements
-    if annotation.metadata:
-        properties["metadata"] = {
-            _clean_text(key): _clean_text(value) for key, value in annotation.metadata.items()
-        }
-    return properties
+        properties["color"] = rgb
+    properties["isLocked"] = bool(is_locked)
+    if metadata:
+        properties["metadata"] = {clean_text(key): clean_text(value) for key, value in metadata}
+    return orjson.dumps(properties)[1:-1]
 
 
-# The same few texts come back with every annotation of a run.
-_clean_name, _clean_class, _clean_text = (lru_cache(1024)(f) for f in (clean_name, clean_class, clean_text))
+def _measured(measurements: Mapping[str, float]) -> bytes:
+    finite = {_clean_key(key): value for key, value in measurements.items() if math.isfinite(value)}
+    return b',"measurements":' + orjson.dumps(finite) if finite else b""
+
+
+_clean_key = lru_cache(1024)(clean_text)
 
 
 # Reading
@@ -293,11 +301,7 @@ def _classification(properties: dict[str, Any]) -> tuple[str, Color]:
 def _color(value: Any) -> Color | None:
     if isinstance(value, int):  # QuPath's packed RGB
         return value >> 16 & 255, value >> 8 & 255, value & 255
-    if (
-        isinstance(value, list)
-        and len(value) in (3, 4)
-        and all(isinstance(v, int) and 0 <= v < 256 for v in value)
-    ):
+    if isinstance(value, list) and len(value) in (3, 4) and all(isinstance(v, int) and 0 <= v < 256 for v in value):
         return value[0], value[1], value[2]
     if value in (None, []):
         return None
@@ -306,9 +310,7 @@ def _color(value: Any) -> Color | None:
 
 def _measurements(value: Any) -> dict[str, float]:
     if isinstance(value, list):
-        value = {
-            item["name"]: item.get("value") for item in value if isinstance(item, dict) and "name" in item
-        }
+        value = {item["name"]: item.get("value") for item in value if isinstance(item, dict) and "name" in item}
     if not isinstance(value, dict):
         return {}
     numbers = {

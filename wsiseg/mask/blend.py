@@ -52,9 +52,7 @@ class RollingBand:
         """
         m_width = self._sum.shape[1]
         if m_y != self._m_y0 or not 0 <= m_x < m_width:
-            raise ValueError(
-                f"tile at ({m_x}, {m_y}) is out of order or off the canvas: rows start at {self._m_y0}"
-            )
+            raise ValueError(f"tile at ({m_x}, {m_y}) is out of order or off the canvas: rows start at {self._m_y0}")
         if not self._rows or self._rows[-1].m_y != m_y:
             self._rows.append(_TileRow(m_y, np.zeros(m_width, np.float32), np.zeros(m_width, bool)))
         row = self._rows[-1]
@@ -75,7 +73,7 @@ class RollingBand:
         height = min(m_y - self._m_y0, self._tile_size)
         if height < 0:
             raise ValueError(f"tiles must come in row-major order: row {m_y} after row {self._m_y0}")
-        if self._rows:
+        if self._rows and height:
             weight_x = np.stack([row.weight for row in self._rows])  # (tile rows, m_width)
             for start, stop in _runs(np.logical_or.reduce([row.spoken for row in self._rows])):
                 for top in range(0, height, _CACHE_ROWS):
