@@ -108,6 +108,20 @@ class _LayerNorm2d(nn.Module):
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class _Refine(nn.Module):
+    """Two 3 × 3 convolutions beside the identity: finer features mix with their neighbours. Starts as identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, 2 * channels, 3, padding=1)
+        self.second = nn.Conv2d(2 * channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.second(F.gelu(self.first(x)))
+
+
 class MaskHead(nn.Module):
     """SAM's prompt encoder and mask decoder for one prompt per image, batched over images.
 
@@ -131,6 +145,8 @@ class MaskHead(nn.Module):
             ),
             num_multimask_outputs=config.num_multimask_outputs,
         )
+        if config.stem == "efficientnet":
+            self.refine4, self.refine2 = _Refine(dim // 4), _Refine(dim // 8)
 
     def forward(self, embedding: torch.Tensor, finer: list[torch.Tensor], prompts: torch.Tensor) -> torch.Tensor:
         """`embedding` (B, D, h, w), `prompts` (B, n, D) → mask logits (B, 4h, 4w) of mask token 0."""
@@ -143,8 +159,9 @@ class MaskHead(nn.Module):
         states, source = decoder.transformer(source, position, tokens)
         source = source.transpose(1, 2).reshape(batch, -1, height, width)
         up1, norm, act1, up2, act2 = decoder.output_upscaling
-        source = up1(source) + finer[0] if finer else up1(source)  # (B, D/4, 2h, 2w)
+        source = self.refine4(up1(source) + finer[0]) if finer else up1(source)  # (B, D/4, 2h, 2w)
         source = act1(norm(source))
-        source = act2(up2(source) + finer[1] if finer else up2(source))  # (B, D/8, 4h, 4w)
+        source = self.refine2(up2(source) + finer[1]) if finer else up2(source)  # (B, D/8, 4h, 4w)
+        source = act2(source)
         weights = decoder.output_hypernetworks_mlps[0](states[:, 1])  # (B, D/8)
         return torch.einsum("bc,bchw->bhw", weights, source)
