@@ -46,7 +46,7 @@ class _ConvStem(nn.Module):
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
         self.backbone = EfficientNetLite0(last_stride=16)
-        self.project = nn.Conv2d(CHANNELS[16], embed_dim, 1)
+        self.project = _lateral(CHANNELS[16], embed_dim)
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
         pyramid = self.backbone(pixels)
@@ -79,10 +79,10 @@ class ImageEncoder(nn.Module):
         if config.stem == "efficientnet":
             self.stride = 8
             self.vit.patch_embed = _ConvStem(config.embed_dim)
-            self.lateral8 = nn.Conv2d(CHANNELS[8], dim, 1)
+            self.lateral8 = _lateral(CHANNELS[8], dim)
             self.fuse8 = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=False), _LayerNorm2d(dim), nn.GELU())
-            self.skip4 = nn.Conv2d(CHANNELS[4], dim // 4, 1)
-            self.skip2 = nn.Conv2d(CHANNELS[2], dim // 8, 1)
+            self.skip4 = _lateral(CHANNELS[4], dim // 4)
+            self.skip2 = _lateral(CHANNELS[2], dim // 8)
         elif config.stem != "patch":
             raise ModelError(f"image encoder stem must be 'patch' or 'efficientnet', not {config.stem!r}")
 
@@ -97,6 +97,12 @@ class ImageEncoder(nn.Module):
         coarse = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
         embedding = self.fuse8(coarse + self.lateral8(pyramid[8]))  # (B, D, H/8, W/8)
         return embedding, [self.skip4(pyramid[4]), self.skip2(pyramid[2])]
+
+
+def _lateral(inputs: int, outputs: int) -> nn.Sequential:
+    """1 × 1 projection of stem features, normalised first: their linear bottlenecks have a standard deviation of
+    about 5, and unnormalised they drown the ten times smaller coarse features that they are added to."""
+    return nn.Sequential(_LayerNorm2d(inputs), nn.Conv2d(inputs, outputs, 1))
 
 
 class _LayerNorm2d(nn.Module):
