@@ -73,10 +73,10 @@ def load_recipe(path: str | Path | None, overrides: tuple[str, ...] = (), **fixe
         if not isinstance(raw, dict):
             raise DataError(f"{path} must hold a mapping of recipe keys to values")
     for override in overrides:
-        key, separator, value = override.partition("=")
+        key, separator, text = override.partition("=")
         if not separator:
             raise DataError(f"{override!r} is no override; write key=value")
-        raw[key] = yaml.safe_load(value)
+        raw[key] = yaml.safe_load(text)
     raw |= {key: value for key, value in fixed.items() if value is not None}
     known = {f.name: f for f in dataclasses.fields(SftRecipe)}
     if unknown := sorted(set(raw) - set(known)):

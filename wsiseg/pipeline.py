@@ -186,12 +186,11 @@ def _plan(
     for q in queries:
         by_mpp.setdefault(mpp or model.mpp_for(q), []).append(q)
     tissue = tissue_mask(opened)
+    # A plain image was cut out by somebody who wants all of it looked at.
+    least = 0.0 if opened.backend == "image" else GridSpec.min_tissue
+    specs = {m: GridSpec(m, model.tile_size, model.overlap, least) for m in by_mpp}
     return [
-        (
-            SlideTiles(opened, plan_grid(opened, GridSpec(m, model.tile_size, model.overlap), tissue=tissue)),
-            asked,
-        )
-        for m, asked in by_mpp.items()
+        (SlideTiles(opened, plan_grid(opened, specs[m], tissue=tissue)), asked) for m, asked in by_mpp.items()
     ]
 
 

@@ -121,8 +121,8 @@ class _Refine(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(channels, 2 * channels, 3, padding=1)
         self.second = nn.Conv2d(2 * channels, channels, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        for parameter in self.second.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.second(F.gelu(self.first(x)))
