@@ -79,8 +79,8 @@ class ImageEncoder(nn.Module):
         if config.stem == "efficientnet":
             self.stride = 8
             self.vit.patch_embed = _ConvStem(config.embed_dim)
-            self.lateral8 = _lateral(CHANNELS[8], dim)
-            self.fuse8 = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=False), _LayerNorm2d(dim), nn.GELU())
+            self.lateral16, self.fuse16 = _lateral(CHANNELS[16], dim), _Mix(dim)
+            self.lateral8, self.fuse8 = _lateral(CHANNELS[8], dim), _Mix(dim)
             self.skip4 = _lateral(CHANNELS[4], dim // 4)
             self.skip2 = _lateral(CHANNELS[2], dim // 8)
         elif config.stem != "patch":
@@ -93,8 +93,8 @@ class ImageEncoder(nn.Module):
         x, pyramid = self.vit.patch_embed(pixels)
         for block in self.vit.blocks:
             x = block(x)
-        coarse = self.vit.neck(x.permute(0, 3, 1, 2))  # (B, D, H/16, W/16)
-        coarse = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+        coarse = self.vit.neck(x.permute(0, 3, 1, 2)) + self.lateral16(pyramid[16])  # (B, D, H/16, W/16)
+        coarse = F.interpolate(self.fuse16(coarse), scale_factor=2.0, mode="bilinear", align_corners=False)
         embedding = self.fuse8(coarse + self.lateral8(pyramid[8]))  # (B, D, H/8, W/8)
         return embedding, [self.skip4(pyramid[4]), self.skip2(pyramid[2])]
 
@@ -114,18 +114,13 @@ class _LayerNorm2d(nn.Module):
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class _Refine(nn.Module):
-    """Two 3 × 3 convolutions beside the identity: finer features mix with their neighbours. Starts as identity."""
+class _Mix(nn.Sequential):
+    """3 × 3 convolution, batch norm, ReLU: features of two strides become one."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, 2 * channels, 3, padding=1)
-        self.second = nn.Conv2d(2 * channels, channels, 3, padding=1)
-        for parameter in self.second.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.second(F.gelu(self.first(x)))
+        super().__init__(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels, momentum=0.03), nn.ReLU()
+        )
 
 
 class MaskHead(nn.Module):
@@ -152,7 +147,7 @@ class MaskHead(nn.Module):
             num_multimask_outputs=config.num_multimask_outputs,
         )
         if config.stem == "efficientnet":
-            self.refine4, self.refine2 = _Refine(dim // 4), _Refine(dim // 8)
+            self.mix4, self.mix2 = _Mix(dim // 4), _Mix(dim // 8)
 
     def forward(self, embedding: torch.Tensor, finer: list[torch.Tensor], prompts: torch.Tensor) -> torch.Tensor:
         """`embedding` (B, D, h, w), `prompts` (B, n, D) → mask logits (B, 4h, 4w) of mask token 0."""
@@ -165,9 +160,10 @@ class MaskHead(nn.Module):
         states, source = decoder.transformer(source, position, tokens)
         source = source.transpose(1, 2).reshape(batch, -1, height, width)
         up1, norm, act1, up2, act2 = decoder.output_upscaling
-        source = self.refine4(up1(source) + finer[0]) if finer else up1(source)  # (B, D/4, 2h, 2w)
-        source = act1(norm(source))
-        source = self.refine2(up2(source) + finer[1]) if finer else up2(source)  # (B, D/8, 4h, 4w)
-        source = act2(source)
+        if finer:
+            source = self.mix4(norm(up1(source + embedding) + finer[0]))  # (B, D/4, 2h, 2w)
+            source = self.mix2(up2(source) + finer[1])  # (B, D/8, 4h, 4w)
+        else:
+            source = act2(up2(act1(norm(up1(source)))))
         weights = decoder.output_hypernetworks_mlps[0](states[:, 1])  # (B, D/8)
         return torch.einsum("bc,bchw->bhw", weights, source)
