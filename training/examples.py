@@ -21,6 +21,7 @@ from wsiseg.training.data.store import QuadrupletStore, Sample
 # µm per pixel of training views: cells are asked about closer up than tissue architecture.
 _CELL_MPP, _TISSUE_MPP = (0.28, 0.75), (0.6, 1.6)
 _BLANK_SHARE = 0.03
+_ASKED = {"gland": 4.0, "nucleus": 4.0, "malignant": 2.0, "lumen": 0.6, "tissue": 0.4, "glass": 0.4}  # relative
 _MIN_FRACTION = 0.004  # of the view; less of a structure than this is neither a fair yes nor a fair no
 
 
@@ -118,7 +119,8 @@ def make_example(
     absent = [name for name in sample.absent if name not in layers]
     # A layer that marks every instance proves absence where it is empty; a partial one (stroma, lumen) does not.
     absent += [name for name, layer in layers.items() if CONCEPTS[name].exhaustive and not layer.any()]
-    rng.shuffle(present)
+    # Weighted order without replacement (Efraimidis & Spirakis 2006): what users ask for most comes first more often.
+    present.sort(key={name: rng.exponential() / _ASKED.get(name, 1.0) for name in present}.__getitem__)
     rng.shuffle(absent)
     # Half of the time ask first for what other images do hold: those refusals are the hard ones.
     if rng.random() < 0.5:
