@@ -5,7 +5,7 @@ Everything random about example `i` of step `k` follows from (seed, k, i): a res
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -21,6 +21,7 @@ from wsiseg.training.data.store import QuadrupletStore, Sample
 # µm per pixel of training views: cells are asked about closer up than tissue architecture.
 _CELL_MPP, _TISSUE_MPP = (0.28, 0.75), (0.6, 1.6)
 _BLANK_SHARE = 0.03
+_NAMES = tuple(CONCEPTS)
 _ASKED = {"gland": 4.0, "nucleus": 4.0, "malignant": 2.0, "lumen": 0.6, "tissue": 0.4, "glass": 0.4}  # relative
 _MIN_FRACTION = 0.004  # of the view; less of a structure than this is neither a fair yes nor a fair no
 
@@ -41,6 +42,7 @@ class Example:
     image: np.ndarray
     mpp: float | None
     questions: tuple[Question, ...]
+    wordings: tuple[tuple[str, int], ...] = ()  # further queries and the index of the concept that each means
 
 
 class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
@@ -58,9 +60,10 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         source_weights: dict[str, float] | None = None,
         augment: bool = True,
         cache: int = 0,
+        wordings: int = 0,
     ) -> None:
         self.store, self.size, self.seed, self.questions = store, config.tile_size, seed, questions
-        self.split, self.length, self.augment = split, length, augment
+        self.split, self.length, self.augment, self.wordings = split, length, augment, wordings
         self._sample = lru_cache(maxsize=cache)(store.sample)  # decoded images are worth their memory
         self.groups: dict[str, list[int]] = {}
         for index in store.indices(split=split):
@@ -76,6 +79,10 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
 
     def __getitem__(self, position: int) -> Example:
         rng = np.random.default_rng((self.seed, position))
+        example = self._example(rng)
+        return replace(example, wordings=tuple(random_wording(rng, self.split) for _ in range(self.wordings)))
+
+    def _example(self, rng: np.random.Generator) -> Example:
         if rng.random() < _BLANK_SHARE:
             blank = blank_sample(self.size, rng)
             return make_example(blank, rng, size=self.size, questions=self.questions, split=self.split, augment=False)
@@ -84,6 +91,13 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         return make_example(
             sample, rng, size=self.size, questions=self.questions, split=self.split, augment=self.augment
         )
+
+
+def random_wording(rng: np.random.Generator, split: str) -> tuple[str, int]:
+    """A query for any concept, half of the time for one that has masks, and the index of that concept."""
+    names = MASKED if rng.random() < 0.5 else _NAMES
+    name = names[int(rng.integers(len(names)))]
+    return sample_query(name, rng, split), _NAMES.index(name)
 
 
 def blank_sample(size: int, rng: np.random.Generator) -> Sample:

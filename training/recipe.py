@@ -19,7 +19,10 @@ class SftRecipe:
     is a transformer, the pathology encoder; Seg-Adapter, mask head and projector always train in full.
     `frozen` names parameter prefixes that keep their start values. Loss: λ_CoT·CE + λ_seg·(Dice + BCE), plus
     `lambda_presence` times the BCE of a training-only probe that reads "is it there?" off the last prompt
-    token, which makes the decision learnable from few images.
+    token, which makes the decision learnable from few images, plus `lambda_wording` times the CE of another
+    that reads which concept is meant off the text before the image: `wordings_per_image` further wordings for
+    every image, at the price of their few tokens, so that language is learned from more than the images' own
+    questions.
     """
 
     stage: str = "sft"
@@ -43,6 +46,8 @@ class SftRecipe:
     lambda_cot: float = 1.0
     lambda_seg: float = 1.0
     lambda_presence: float = 0.5
+    lambda_wording: float = 0.5
+    wordings_per_image: int = 0
     ema: float = 0.998
     precision: str = "bf16"
     workers: int = 1

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from wsiseg.errors import DataError
 from wsiseg.model.config import PRESETS, PathChatConfig
 from wsiseg.model.folder import build_model, load_folder, save_model
-from wsiseg.model.pathchat import PathChatSegR1, mrope_positions, tiles_to_tensor
+from wsiseg.model.pathchat import PathChatSegR1, chat_prompt, mrope_positions, tiles_to_tensor
 from wsiseg.model.prompt import PromptTokenizer
 from wsiseg.training.data.concepts import CONCEPTS
 from wsiseg.training.data.queries import sample_query
@@ -44,6 +44,9 @@ class Batch:
     present: torch.Tensor  # (R,) bool: the answer ends in <SEG>
     seg_at: torch.Tensor  # (P,) place of <SEG> in the P present rows
     masks: torch.Tensor  # (P, S, S) float
+    wordings: torch.Tensor  # (W, K) further queries, padded on the right
+    wording_at: torch.Tensor  # (W,) last token of each
+    concepts: torch.Tensor  # (W,) what each means
 
     def to(self, device: torch.device) -> Batch:
         return Batch(**{name: value.to(device) for name, value in vars(self).items()})
@@ -54,7 +57,7 @@ def collate(examples: list[Example], config: PathChatConfig, tokenizer: PromptTo
     rows, image_of, present, masks, prompts = [], [], [], [], []
     for index, example in enumerate(examples):
         for question in example.questions:
-            prompt = tokenizer.prompt(question.query, example.mpp, config.system_prompt)
+            prompt = chat_prompt(config, tokenizer, question.query, example.mpp)
             there = question.mask is not None
             answer = [*tokenizer.encode(question.answer), tokenizer.seg if there else tokenizer.end]
             rows.append((prompt.before, prompt.after, answer))
@@ -76,6 +79,10 @@ def collate(examples: list[Example], config: PathChatConfig, tokenizer: PromptTo
         positions[:, r] = mrope_positions(len(before), config.pathology.grid // 2, length - len(before) - count)
     seg_at = [p + len(row[2]) - 1 for p, row, there in zip(prompts, rows, present, strict=True) if there]
     size = examples[0].image.shape[0]
+    said = [(chat_prompt(config, tokenizer, q, e.mpp).before, c) for e in examples for q, c in e.wordings]
+    wordings = torch.full((len(said), max((len(text) for text, _ in said), default=0)), tokenizer.end)
+    for w, (text, _) in enumerate(said):
+        wordings[w, : len(text)] = torch.tensor(text)
     return Batch(
         tiles=tiles_to_tensor(np.stack([example.image for example in examples])),
         image_of=torch.tensor(image_of),
@@ -86,16 +93,20 @@ def collate(examples: list[Example], config: PathChatConfig, tokenizer: PromptTo
         present=torch.tensor(present),
         seg_at=torch.tensor(seg_at, dtype=torch.long),
         masks=torch.from_numpy(np.stack(masks)).float() if masks else torch.zeros(0, size, size),
+        wordings=wordings,
+        wording_at=torch.tensor([len(text) - 1 for text, _ in said], dtype=torch.long),
+        concepts=torch.tensor([concept for _, concept in said], dtype=torch.long),
     )
 
 
 class SftModel(nn.Module):
-    """The model with its training-only presence probe; `forward` gives the losses of a batch."""
+    """The model with its training-only probes; `forward` gives the losses of a batch."""
 
     def __init__(self, model: PathChatSegR1, recipe: SftRecipe) -> None:
         super().__init__()
         self.model, self.recipe = model, recipe
         self.presence = nn.Linear(model.config.text.hidden_size, 1)
+        self.wording = nn.Linear(model.config.text.hidden_size, len(CONCEPTS))
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         model, recipe = self.model, self.recipe
@@ -113,6 +124,8 @@ class SftModel(nn.Module):
         probe = self.presence(states[rows, batch.answer_at])[:, 0].float()
         presence = F.binary_cross_entropy_with_logits(probe, batch.present.float())
 
+        wording, understood = self._wordings(batch) if len(batch.concepts) else (cot.new_zeros(()), cot.new_zeros(()))
+
         asked = rows[batch.present]
         at = batch.seg_at if model.config.seg_state == "self" else batch.seg_at - 1
         seg_states = states[asked, at]  # (P, H)
@@ -126,6 +139,7 @@ class SftModel(nn.Module):
             mask_logits = seg_states.new_zeros(0, *batch.masks.shape[-2:])
         seg = mask_loss(mask_logits, batch.masks)
         loss = recipe.lambda_cot * cot + recipe.lambda_seg * seg + recipe.lambda_presence * presence
+        loss = loss + recipe.lambda_wording * wording
         with torch.no_grad():
             hard = (mask_logits > 0).float().flatten(1)
             truth = batch.masks.flatten(1)
@@ -134,11 +148,26 @@ class SftModel(nn.Module):
                 "cot": cot.detach(),
                 "seg": seg.detach(),
                 "presence": presence.detach(),
+                "wording": wording.detach(),
+                "understood": understood.detach(),
                 "dice": dice.mean() if len(dice) else dice.sum(),
                 "presence_accuracy": ((probe > 0) == batch.present).float().mean(),
                 "token_accuracy": (logits.argmax(-1) == batch.labels[supervised]).float().mean(),
             }
         return {"loss": loss, **return_}
+
+    def _wordings(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy and accuracy of the concept that is read off the text alone."""
+        model = self.model
+        positions = torch.arange(batch.wordings.shape[1], device=batch.wordings.device)
+        states = model.vlm.model.language_model(
+            inputs_embeds=model.embed(batch.wordings),
+            position_ids=positions.expand(3, len(batch.wordings), -1),
+            use_cache=False,
+        ).last_hidden_state  # (W, K, H)
+        rows = torch.arange(len(states), device=states.device)
+        logits = self.wording(states[rows, batch.wording_at]).float()
+        return F.cross_entropy(logits, batch.concepts), (logits.argmax(-1) == batch.concepts).float().mean()
 
 
 def start_model(recipe: SftRecipe, store: QuadrupletStore) -> PathChatSegR1:
@@ -358,6 +387,7 @@ def _loader(
         length=length,
         source_weights=recipe.source_weights,
         cache=recipe.cached_images,
+        wordings=recipe.wordings_per_image,
     )
     # Process p takes batches p, p + count, … of one common order.
     batches = [

@@ -72,7 +72,7 @@ class PathChatSegmenter:
         ]
 
     def _encode_prefix(self, query: str, mpp: float) -> Prefix:
-        prompt = self.model.tokenizer.prompt(query, mpp, self.model.config.system_prompt)
+        prompt = self.model.prompt(query, mpp)
         if len(prompt.before) > _MAX_QUERY_TOKENS:
             raise QueryError(f"the query takes {len(prompt.before)} tokens; shorten it to {_MAX_QUERY_TOKENS} or fewer")
         return encode_prefix(self.model, prompt)

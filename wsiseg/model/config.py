@@ -78,7 +78,11 @@ class LanguageModelConfig:
 
 @dataclass(frozen=True)
 class PathChatConfig:
-    """A whole model. `seg_state` is `self` (state of `<SEG>` itself) or `predictor` (the LISA way)."""
+    """A whole model.
+
+    `seg_state` is `self` (state of `<SEG>` itself) or `predictor` (the LISA way). `fold_case`: queries are
+    read in lower case, which a small vocabulary needs.
+    """
 
     name: str = "tiny"
     pathology: PathologyEncoderConfig = PathologyEncoderConfig()
@@ -87,6 +91,7 @@ class PathChatConfig:
     seg_tokens: int = 4
     seg_state: str = "self"
     system_prompt: str = ""
+    fold_case: bool = True
     max_new_tokens: int = 96
     tile_size: int = 256
     overlap: int = 64
@@ -166,6 +171,7 @@ def paper() -> PathChatConfig:
             tie_word_embeddings=False,
         ),
         seg_tokens=2,
+        fold_case=False,
         system_prompt="You are a helpful assistant.",
         max_new_tokens=512,
         tile_size=512,

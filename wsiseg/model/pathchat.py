@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from wsiseg.model.config import PathChatConfig
-from wsiseg.model.prompt import PromptTokenizer
+from wsiseg.model.prompt import PromptTokenizer, PromptTokens
 from wsiseg.model.sam import ImageEncoder, MaskHead
 from wsiseg.model.vision import PathologyTower
 
@@ -56,6 +56,10 @@ class PathChatSegR1(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.vlm.lm_head.weight.device
+
+    def prompt(self, query: str, mpp: float | None) -> PromptTokens:
+        """The turn that asks `query` of an image at `mpp` µm per pixel (None: unknown)."""
+        return chat_prompt(self.config, self.tokenizer, query, mpp)
 
     def pathology_pixels(self, tiles: torch.Tensor) -> torch.Tensor:
         """Tiles (B, 3, H, W) in [0, 1] → input of the pathology encoder (B, 3, S, S)."""
@@ -95,6 +99,11 @@ class PathChatSegR1(nn.Module):
         """The part of `masks` behind the MedSAM encoder, for features that are kept."""
         low = self.mask_head(embedding, finer, self.seg_adapter(seg_states))
         return F.interpolate(low[:, None].float(), size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+
+
+def chat_prompt(config: PathChatConfig, tokenizer: PromptTokenizer, query: str, mpp: float | None) -> PromptTokens:
+    """`PathChatSegR1.prompt` where there is no model, only its configuration."""
+    return tokenizer.prompt(query.casefold() if config.fold_case else query, mpp, config.system_prompt)
 
 
 def tiles_to_tensor(tiles: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
