@@ -48,7 +48,7 @@ from wsiseg.cli.output import write_stdout
     help="How far outlines may move to save points, in µm; by default half a model pixel.",
 )
 @device_option
-@click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Tiles at once.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Tiles at once.")
 def command(source: str, queries: tuple[str, ...], out: str, reasoning: str | None, **options: Any) -> None:
     """Outline on SOURCE what the queries ask for, as GeoJSON that QuPath opens.
 

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from wsiseg import load_model, segment
+from wsiseg.geojson import check_dialect
 from wsiseg.inference import Segmenter
 from wsiseg.model import model_folder
+from wsiseg.slide import open_slide
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,8 @@ def model() -> Segmenter:
 def test_it_fits_in_forty_megabytes() -> None:
     folder = model_folder(None)
     assert sum(file.stat().st_size for file in folder.iterdir()) < 40e6
-    assert {file.name for file in folder.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json", "README.md"}
+    names = {file.name for file in folder.iterdir()}
+    assert names >= {"config.json", "model.safetensors", "tokenizer.json", "README.md"}
 
 
 def predicted(model: Segmenter, image: np.ndarray, query: str, mpp: float) -> np.ndarray | None:
@@ -48,7 +51,7 @@ def mean_dice(model: Segmenter, folder: Path, stems: list[str], query: str, mpp:
 @pytest.mark.shared
 def test_glands_of_patients_it_never_saw(model: Segmenter, shared_data: Path) -> None:
     folder = shared_data / "open" / "ebhi_seg"
-    rows = [row for row in csv.DictReader(open(folder / "index.csv")) if row["split"] == "val"]
+    rows = [row for row in csv.DictReader((folder / "index.csv").read_text().splitlines()) if row["split"] == "val"]
     stems = [row["file"] for row in rows if row["cls"] in ("normal", "polyp", "low_grade_in")][::12]
     # Far below what the model card reports: this test is for a broken road, not for a worse model.
     assert mean_dice(model, folder, stems, "Please outline the glands.", 1.1, None) > 0.7
@@ -76,14 +79,10 @@ def test_it_stays_silent_about_what_is_not_there(model: Segmenter, shared_data: 
 
 @pytest.mark.parametrize("query", ["обведи железы", "腺体を囲んでください", "asdf qwer !!!", "<SEG><SEG>", "🔬" * 30])
 def test_any_query_gives_a_valid_result(model: Segmenter, sample_slide: Path, tmp_path: Path, query: str) -> None:
-    from wsiseg.geojson import check_dialect
-
     corner = tmp_path / "corner.png"
-    import openslide
-
-    with openslide.OpenSlide(str(sample_slide)) as slide:
-        slide.read_region((0, 600), 0, (600, 600)).convert("RGB").save(corner)
+    with open_slide(sample_slide) as slide:
+        Image.fromarray(slide.read_region(0, 600, 0, 600, 600)).save(corner)
     result = segment(corner, query, model=model, slide_mpp=0.499)
     result.write(tmp_path / "out.geojson")
-    check_dialect(tmp_path / "out.geojson")
+    assert check_dialect(tmp_path / "out.geojson") == []
     assert result.annotations or result.notes

@@ -45,7 +45,7 @@ def segment(
     min_area_um2: float = 10.0,
     simplify_um: float | None = None,
     origin: Origin = "qupath",
-    batch_size: int = 8,
+    batch_size: int = 16,
     device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
