@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from wsiseg import load_model, segment
-from wsiseg.geojson import check_dialect
 from wsiseg.inference import Segmenter
 from wsiseg.model import model_folder
+from wsiseg.qupath import check_dialect
 from wsiseg.slide import open_slide
 
 
