@@ -20,9 +20,10 @@ from wsiseg.training.data.store import QuadrupletStore, Sample
 
 # µm per pixel of training views: cells are asked about closer up than tissue architecture.
 _CELL_MPP, _TISSUE_MPP = (0.28, 0.75), (0.6, 1.6)
-_BLANK_SHARE = 0.03
+_BLANK_SHARE = 0.08
+_EDGE_SHARE = 0.2  # views over which the edge of the tissue is drawn
 _NAMES = tuple(CONCEPTS)
-_ASKED = {"gland": 4.0, "nucleus": 4.0, "malignant": 2.0, "lumen": 0.6, "tissue": 0.4, "glass": 0.4}  # relative
+_ASKED = {"gland": 4.0, "nucleus": 4.0, "malignant": 2.0, "lumen": 0.6, "tissue": 0.15, "glass": 0.1}  # relative
 _MIN_FRACTION = 0.004  # of the view; less of a structure than this is neither a fair yes nor a fair no
 
 
@@ -102,14 +103,30 @@ def random_wording(rng: np.random.Generator, split: str) -> tuple[str, int]:
 
 def blank_sample(size: int, rng: np.random.Generator) -> Sample:
     """Empty glass, which every slide has and no data set shows: bright, nearly colourless, a little uneven."""
-    level = rng.uniform(225, 252) + rng.normal(0, 2, 3)
-    slope = np.linspace(-1, 1, size)[:, None, None] * rng.normal(0, 2) + rng.normal(
-        0, rng.uniform(0.3, 2), (size, size, 1)
-    )
-    image = np.clip(level + slope, 0, 255).astype(np.uint8)
     absent = tuple(name for name in MASKED if name != "glass")
-    glass = np.ones((size, size), np.uint16)
-    return Sample(image, {"glass": glass}, ("glass",), absent, None, "blank", "blank", "train", "blank")
+    # Glass itself is rarely asked for: the answer to a picture of glass must not be "glass", whatever was asked.
+    layers = {"glass": np.ones((size, size), np.uint16)} if rng.random() < 0.1 else {}
+    return Sample(glass_pixels(size, rng), layers, tuple(layers), absent, None, "blank", "blank", "train", "blank")
+
+
+def glass_pixels(size: int, rng: np.random.Generator) -> np.ndarray:
+    """(size, size, 3) uint8 of unstained glass."""
+    level = rng.uniform(225, 252) + rng.normal(0, 2, 3)
+    slope = np.linspace(-1, 1, size)[:, None, None] * rng.normal(0, 2)
+    noise = rng.normal(0, rng.uniform(0.3, 2), (size, size, 1))
+    return np.clip(level + slope + noise, 0, 255).astype(np.uint8)
+
+
+def cut_edge(view: np.ndarray, layers: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Put glass beyond a random, slightly wavy line through the view; `layers` are cut in place."""
+    size = len(view)
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    angle, shift = rng.uniform(0, 2 * np.pi), rng.uniform(-0.4, 0.4)
+    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    beyond = across + 0.03 * np.sin(along * rng.uniform(10, 40)) > shift
+    for name, layer in layers.items():
+        layer[beyond] = 1 if name == "glass" else 0
+    return np.where(beyond[..., None], glass_pixels(size, rng), view)
 
 
 def make_example(
@@ -122,6 +139,8 @@ def make_example(
     largest = 1.25 * min(sample.image.shape[:2]) / size
     scale = float(np.clip(target / source_mpp, 0.4, largest))
     view, layers = random_crop(sample.image, sample.layers, size=size, scale=scale, rng=rng)
+    if augment and rng.random() < _EDGE_SHARE:
+        view = cut_edge(view, layers, rng)
     if augment:
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         tensor = torch.from_numpy(view.copy()).permute(2, 0, 1)[None].float() / 255

@@ -95,7 +95,7 @@ class PathChatConfig:
     max_new_tokens: int = 96
     tile_size: int = 256
     overlap: int = 64
-    mpp: float = 1.0
+    mpp: float = 0.8
     cell_mpp: float = 0.5
     cell_words: tuple[str, ...] = ("nucle", "cell", "mitos", "mitot", "lymphocyt", "karyo")
 
