@@ -51,11 +51,12 @@ class Average:
 def save_state(folder: Path, step: int, sft: Any, optimizer: Any, average: Average) -> None:
     """Everything a run needs to go on, written beside and swapped in whole: a kill leaves the old or the new."""
     from wsiseg.model.folder import save_model
+    from wsiseg.training.sft import merged
 
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    save_model(_plain(sft), fresh / "model")
+    save_model(merged(sft.model), fresh / "model")
     tensors = {f"module.{key}": value.clone() for key, value in sft.state_dict().items()}
     tensors |= {f"average.{key}": value for key, value in average.values.items()}
     for index, parameter in enumerate(_parameters(optimizer)):
@@ -99,9 +100,3 @@ def load_state(folder: Path, sft: nn.Module, optimizer: Any, average: Average) -
 
 def _parameters(optimizer: Any) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _plain(sft: Any) -> Any:
-    from wsiseg.training.sft import merged
-
-    return merged(sft.model)

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from wsiseg.model.config import ImageEncoderConfig
+from wsiseg.model.config import ImageEncoderConfig, paper
 from wsiseg.model.sam import ImageEncoder, MaskHead, _modeling
 
 
@@ -50,18 +50,7 @@ def test_upstream_itself_cannot_pair_images_with_prompts(head: MaskHead) -> None
 def test_the_patch_stem_is_sams_image_encoder() -> None:
     # Same keys and shapes as medsam_vit_b.pth's image_encoder, so that its weights will load.
     with torch.device("meta"):
-        config = ImageEncoderConfig(
-            stem="patch",
-            image_size=1024,
-            embed_dim=768,
-            depth=12,
-            num_heads=12,
-            window_size=14,
-            global_attn_indexes=(2, 5, 8, 11),
-            use_abs_pos=True,
-            prompt_dim=256,
-        )
-        ours = ImageEncoder(config).vit.state_dict()
+        ours = ImageEncoder(paper().image).vit.state_dict()
     assert sum(value.numel() for value in ours.values()) == 89_670_912
     assert ours["pos_embed"].shape == (1, 64, 64, 768)
     assert ours["blocks.2.attn.rel_pos_h"].shape == (127, 64)

@@ -10,7 +10,7 @@ import torch
 
 from wsiseg.errors import QueryError
 from wsiseg.inference import TileMask
-from wsiseg.inference.decode import Completion, Prefix, decode, encode_prefix
+from wsiseg.inference.decode import Prefix, decode, encode_prefix
 from wsiseg.model.pathchat import PathChatSegR1, tiles_to_tensor
 
 _log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class PathChatSegmenter:
             for i, mask in zip(emitted, masks, strict=True):
                 probability[i] = mask
         return [
-            TileMask(mask, self._text(completion), completion.seg_probability)
+            TileMask(mask, model.tokenizer.decode(completion.ids), completion.seg_probability)
             for mask, completion in zip(probability, completions, strict=True)
         ]
 
@@ -76,6 +76,3 @@ class PathChatSegmenter:
         if len(prompt.before) > _MAX_QUERY_TOKENS:
             raise QueryError(f"the query takes {len(prompt.before)} tokens; shorten it to {_MAX_QUERY_TOKENS} or fewer")
         return encode_prefix(self.model, prompt)
-
-    def _text(self, completion: Completion) -> str:
-        return self.model.tokenizer.decode(completion.ids)

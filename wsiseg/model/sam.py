@@ -75,9 +75,7 @@ class ImageEncoder(nn.Module):
             norm_layer=lambda dim: nn.LayerNorm(dim, eps=1e-6),
         )
         dim = config.prompt_dim
-        self.stride = 16
         if config.stem == "efficientnet":
-            self.stride = 8
             self.vit.patch_embed = _ConvStem(config.embed_dim)
             self.lateral16, self.fuse16 = _lateral(CHANNELS[16], dim), _Mix(dim)
             self.lateral8, self.fuse8 = _lateral(CHANNELS[8], dim), _Mix(dim)
