@@ -10,6 +10,10 @@ from PIL import Image
 _HED = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]], np.float32)
 _HED /= np.linalg.norm(_HED, axis=1, keepdims=True)
 
+# RGB → log LMS → lαβ (Reinhard et al. 2001, Color transfer between images)
+_LMS = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]], np.float32)
+_OPPONENT = np.array([[1, 1, 1], [1, 1, -2], [1, -1, 0]], np.float32) / np.sqrt([[3], [6], [2]]).astype(np.float32)
+
 
 def random_crop(
     image: np.ndarray,
@@ -96,3 +100,30 @@ def jitter_stain(tiles: torch.Tensor, generator: torch.Generator, strength: floa
         else:
             out[i] += 0.03 * torch.randn(out[i].shape, generator=generator)
     return out.clamp(0.0, 1.0)
+
+
+def restain(view: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The view (H, W, 3) uint8 as another laboratory might have stained and scanned it; glass stays white.
+
+    Mean and deviation of the stained pixels are moved to a random template in lαβ (Reinhard et al. 2001, with
+    random templates as RandStainNA, Shen et al. 2022). The ranges are those that the open training sets span:
+    EBHI's strong purple at one end, pale or pink pictures at the other.
+    """
+    pixels = view.astype(np.float32) / 255
+    stained = np.clip((0.92 - pixels.min(axis=2)) / 0.1, 0.0, 1.0)[..., None]  # 0 on glass
+    if stained.sum() < 0.02 * stained.size:
+        return view
+    opponent = np.log(np.clip(pixels @ _LMS.T, 1 / 255, None)) @ _OPPONENT.T  # (H, W, 3)
+    share = stained / stained.sum()
+    mean = (opponent * share).sum((0, 1))
+    deviation = np.sqrt((np.square(opponent - mean) * share).sum((0, 1))) + 1e-3
+    contrast = rng.uniform(0.25, 0.95)
+    red_blue = contrast * rng.uniform(0.1, 0.4)
+    wanted_deviation = np.array([contrast, red_blue, contrast * rng.uniform(0.035, 0.06)], np.float32)
+    wanted_mean = np.array(
+        [rng.uniform(-1.5, -0.6), -1.4 * red_blue - 0.03 + rng.normal(0, 0.03), rng.uniform(0.035, 0.095)], np.float32
+    )
+    moved = (opponent - mean) * (wanted_deviation / deviation) + wanted_mean
+    rgb = np.exp(np.clip(moved @ np.linalg.inv(_OPPONENT).T, -6, 0.2)) @ np.linalg.inv(_LMS).T
+    out = np.clip(rgb, 0, 1) * stained + pixels * (1 - stained)
+    return (out * 255).round().astype(np.uint8)

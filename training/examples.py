@@ -12,17 +12,22 @@ import numpy as np
 import torch
 
 from wsiseg.model.config import PathChatConfig
-from wsiseg.training.augment import jitter_stain, random_crop
+from wsiseg.training.augment import jitter_stain, random_crop, restain
+from wsiseg.training.composite import on_other_tissue
 from wsiseg.training.data.annotate import describe, refuse
 from wsiseg.training.data.concepts import CONCEPTS, MASKED
-from wsiseg.training.data.queries import sample_query
+from wsiseg.training.data.queries import Split, sample_noisy_query, sample_query
 from wsiseg.training.data.store import QuadrupletStore, Sample
 
 # µm per pixel of training views: cells are asked about closer up than tissue architecture.
 _CELL_MPP, _TISSUE_MPP = (0.28, 0.75), (0.6, 1.6)
 _BLANK_SHARE = 0.08
+_NOISY_SHARE = 0.35  # training queries among words that say nothing
+_PASTE_SHARE = 0.4  # views of glands that are tried on the tissue of another source
+_RESTAIN_SHARE = 0.5
 _EDGE_SHARE = 0.2  # views over which the edge of the tissue is drawn
 _NAMES = tuple(CONCEPTS)
+_TAUGHT = tuple(name for name, concept in CONCEPTS.items() if not concept.held_back)
 _ASKED = {"gland": 4.0, "nucleus": 4.0, "malignant": 2.0, "lumen": 0.6, "tissue": 0.15, "glass": 0.1}  # relative
 _MIN_FRACTION = 0.004  # of the view; less of a structure than this is neither a fair yes nor a fair no
 
@@ -54,7 +59,7 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         store: QuadrupletStore,
         config: PathChatConfig,
         *,
-        split: str,
+        split: Split,
         seed: int,
         questions: int,
         length: int,
@@ -88,17 +93,29 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
             blank = blank_sample(self.size, rng)
             return make_example(blank, rng, size=self.size, questions=self.questions, split=self.split, augment=False)
         source = self.sources[int(rng.choice(len(self.sources), p=self.probability))]
-        sample = self._sample(self.groups[source][int(rng.integers(len(self.groups[source])))])
+        sample = self._draw(source, rng)
+        if self.augment and "gland" in sample.layers and rng.random() < _PASTE_SHARE:
+            ground = self._draw(self.sources[int(rng.integers(len(self.sources)))], rng)
+            if "gland" in ground.absent and "gland" not in ground.layers:
+                sample = on_other_tissue(sample, ground, rng)
         return make_example(
             sample, rng, size=self.size, questions=self.questions, split=self.split, augment=self.augment
         )
 
+    def _draw(self, source: str, rng: np.random.Generator) -> Sample:
+        return self._sample(self.groups[source][int(rng.integers(len(self.groups[source])))])
 
-def random_wording(rng: np.random.Generator, split: str) -> tuple[str, int]:
+
+def random_wording(rng: np.random.Generator, split: Split) -> tuple[str, int]:
     """A query for any concept, half of the time for one that has masks, and the index of that concept."""
-    names = MASKED if rng.random() < 0.5 else _NAMES
+    names = MASKED if rng.random() < 0.5 else _TAUGHT
     name = names[int(rng.integers(len(names)))]
-    return sample_query(name, rng, split), _NAMES.index(name)
+    return _query(name, rng, split), _NAMES.index(name)
+
+
+def _query(name: str, rng: np.random.Generator, split: Split) -> str:
+    noisy = split == "train" and rng.random() < _NOISY_SHARE
+    return (sample_noisy_query if noisy else sample_query)(name, rng, split)
 
 
 def blank_sample(size: int, rng: np.random.Generator) -> Sample:
@@ -130,7 +147,7 @@ def cut_edge(view: np.ndarray, layers: dict[str, np.ndarray], rng: np.random.Gen
 
 
 def make_example(
-    sample: Sample, rng: np.random.Generator, *, size: int, questions: int, split: str, augment: bool = True
+    sample: Sample, rng: np.random.Generator, *, size: int, questions: int, split: Split, augment: bool = True
 ) -> Example:
     """A random view of `sample` and up to `questions` questions, at least a third of them about what is absent."""
     low, high = _CELL_MPP if "nucleus" in sample.layers and rng.random() < 0.9 else _TISSUE_MPP
@@ -141,6 +158,8 @@ def make_example(
     view, layers = random_crop(sample.image, sample.layers, size=size, scale=scale, rng=rng)
     if augment and rng.random() < _EDGE_SHARE:
         view = cut_edge(view, layers, rng)
+    if augment and rng.random() < _RESTAIN_SHARE:
+        view = restain(view, rng)
     if augment:
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         tensor = torch.from_numpy(view.copy()).permute(2, 0, 1)[None].float() / 255
@@ -163,7 +182,7 @@ def make_example(
     chosen += [(name, False) for name in absent[: questions - len(chosen)]]
     asked = []
     for name, there in chosen:
-        query = sample_query(name, rng, split)
+        query = _query(name, rng, split)
         if there:
             mask = layers[name]
             asked.append(Question(query, describe(view, mask, name, told, rng), mask > 0))

@@ -7,11 +7,13 @@ apart), so that a figure on `split="val"` is a figure on wordings the model neve
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Literal, TypeVar
 
 import numpy as np
 
-from wsiseg.training.data.concepts import concept_of
+from wsiseg.training.data.chatter import chatter, words
+from wsiseg.training.data.concepts import CONCEPTS, concept_of
 from wsiseg.training.data.terms import Concept, Noun
 
 Split = Literal["train", "val"]
@@ -243,6 +245,37 @@ def sample_query(concept_key: str, rng: np.random.Generator, split: Split = "tra
         their="their" if many else "its",
     )
     return _as_typed(text, rng)
+
+
+def sample_noisy_query(concept_key: str, rng: np.random.Generator, split: Split = "train") -> str:
+    """A query of `sample_query` or a bare noun, among words that say nothing (see `chatter`)."""
+    vocabulary = idle_words()
+    if rng.random() < 0.5:
+        most, text = 3, sample_query(concept_key, rng, split)
+    else:
+        noun = _noun(concept_of(concept_key), rng, split)
+        most, text = 6, _determined(noun, rng) if rng.random() < 0.6 else noun.text
+    text = f"{chatter(vocabulary, rng, most)} {text} {chatter(vocabulary, rng, most)}".strip()
+    return _as_typed(text, rng)
+
+
+@cache
+def idle_words() -> tuple[str, ...]:
+    """Words that surround a noisy query: none of a concept's name, none that validation keeps back."""
+    named = (
+        noun.text
+        for concept in CONCEPTS.values()
+        for noun in nouns(concept, "val")
+    )
+    return words(frozenset(_words(*named)) | (_frame_words("val") - _frame_words("train")))
+
+
+def _frame_words(split: Split) -> frozenset[str]:
+    return frozenset(_words(*FRAMES[split], *WHERE[split], *(text for pair in VERBS[split] for text in pair)))
+
+
+def _words(*texts: str) -> list[str]:
+    return re.findall(r"[a-z]+", " ".join(texts).lower())
 
 
 def nouns(concept: Concept, split: Split) -> tuple[Noun, ...]:
