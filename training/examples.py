@@ -33,6 +33,16 @@ _MIN_FRACTION = 0.004  # of the view; less of a structure than this is neither a
 
 
 @dataclass(frozen=True)
+class View:
+    """A view (S, S, 3) uint8 at `mpp` µm per pixel with its label maps (S, S) uint16 and what is known absent."""
+
+    image: np.ndarray
+    layers: dict[str, np.ndarray]
+    absent: tuple[str, ...]
+    mpp: float
+
+
+@dataclass(frozen=True)
 class Question:
     """One question about a view; `mask` (S, S) bool where the answer is an outline, None where it is a no."""
 
@@ -85,22 +95,20 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
 
     def __getitem__(self, position: int) -> Example:
         rng = np.random.default_rng((self.seed, position))
-        example = self._example(rng)
+        example = ask(self.view(rng), rng, self.questions, self.split)
         return replace(example, wordings=tuple(random_wording(rng, self.split) for _ in range(self.wordings)))
 
-    def _example(self, rng: np.random.Generator) -> Example:
+    def view(self, rng: np.random.Generator) -> View:
+        """A random view of a random image of the split, or of blank glass."""
         if rng.random() < _BLANK_SHARE:
-            blank = blank_sample(self.size, rng)
-            return make_example(blank, rng, size=self.size, questions=self.questions, split=self.split, augment=False)
+            return random_view(blank_sample(self.size, rng), rng, self.size, augment=False)
         source = self.sources[int(rng.choice(len(self.sources), p=self.probability))]
         sample = self._draw(source, rng)
         if self.augment and "gland" in sample.layers and rng.random() < _PASTE_SHARE:
             ground = self._draw(self.sources[int(rng.integers(len(self.sources)))], rng)
             if "gland" in ground.absent and "gland" not in ground.layers:
                 sample = on_other_tissue(sample, ground, rng)
-        return make_example(
-            sample, rng, size=self.size, questions=self.questions, split=self.split, augment=self.augment
-        )
+        return random_view(sample, rng, self.size, augment=self.augment)
 
     def _draw(self, source: str, rng: np.random.Generator) -> Sample:
         return self._sample(self.groups[source][int(rng.integers(len(self.groups[source])))])
@@ -146,29 +154,31 @@ def cut_edge(view: np.ndarray, layers: dict[str, np.ndarray], rng: np.random.Gen
     return np.where(beyond[..., None], glass_pixels(size, rng), view)
 
 
-def make_example(
-    sample: Sample, rng: np.random.Generator, *, size: int, questions: int, split: Split, augment: bool = True
-) -> Example:
-    """A random view of `sample` and up to `questions` questions, at least a third of them about what is absent."""
+def random_view(sample: Sample, rng: np.random.Generator, size: int, *, augment: bool = True) -> View:
+    """A crop of `sample` at a random scale; augmented, at another edge of the tissue and in other stains."""
     low, high = _CELL_MPP if "nucleus" in sample.layers and rng.random() < 0.9 else _TISSUE_MPP
     source_mpp = sample.mpp or 0.5
     target = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     largest = 1.25 * min(sample.image.shape[:2]) / size
     scale = float(np.clip(target / source_mpp, 0.4, largest))
-    view, layers = random_crop(sample.image, sample.layers, size=size, scale=scale, rng=rng)
-    if augment and rng.random() < _EDGE_SHARE:
-        view = cut_edge(view, layers, rng)
-    if augment and rng.random() < _RESTAIN_SHARE:
-        view = restain(view, rng)
+    image, layers = random_crop(sample.image, sample.layers, size=size, scale=scale, rng=rng)
     if augment:
+        if rng.random() < _EDGE_SHARE:
+            image = cut_edge(image, layers, rng)
+        if rng.random() < _RESTAIN_SHARE:
+            image = restain(image, rng)
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        tensor = torch.from_numpy(view.copy()).permute(2, 0, 1)[None].float() / 255
-        view = (jitter_stain(tensor, generator)[0] * 255).round().byte().permute(1, 2, 0).numpy()
-    mpp = source_mpp * scale
-    told = None if rng.random() < 0.15 else mpp
+        tensor = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
+        image = (jitter_stain(tensor, generator)[0] * 255).round().byte().permute(1, 2, 0).numpy()
+    return View(image, layers, sample.absent, source_mpp * scale)
 
+
+def ask(view: View, rng: np.random.Generator, questions: int, split: Split) -> Example:
+    """Up to `questions` questions about `view`, at least a third of them about what is absent."""
+    told = None if rng.random() < 0.15 else view.mpp
+    layers = view.layers
     present = [name for name, layer in layers.items() if (layer > 0).mean() >= _MIN_FRACTION]
-    absent = [name for name in sample.absent if name not in layers]
+    absent = [name for name in view.absent if name not in layers]
     # A layer that marks every instance proves absence where it is empty; a partial one (stroma, lumen) does not.
     absent += [name for name, layer in layers.items() if CONCEPTS[name].exhaustive and not layer.any()]
     # Weighted order without replacement (Efraimidis & Spirakis 2006): what users ask for most comes first more often.
@@ -185,7 +195,7 @@ def make_example(
         query = _query(name, rng, split)
         if there:
             mask = layers[name]
-            asked.append(Question(query, describe(view, mask, name, told, rng), mask > 0))
+            asked.append(Question(query, describe(view.image, mask, name, told, rng), mask > 0))
         else:
-            asked.append(Question(query, refuse(view, name, told, rng), None))
-    return Example(view, told, tuple(asked))
+            asked.append(Question(query, refuse(view.image, name, told, rng), None))
+    return Example(view.image, told, tuple(asked))

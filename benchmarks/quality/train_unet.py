@@ -1,6 +1,7 @@
-"""Train the closed-set U-Net on the same images, views and stain jitter as the model, for a given wall time.
+r"""Train the closed-set U-Net on the views that the model is trained on, for a given wall time.
 
-    python -m benchmarks.quality.train_unet train.zarr --out runs/unet.pt --parameters 9e6 --minutes 60
+    python -m benchmarks.quality.train_unet open.zarr --out runs/unet.pt --parameters 10.7e6 --minutes 60 \
+        --recipe training/recipes/tiny-sft.yaml
 
 Run again with the same --out it continues where it stopped; a finished run starts nothing. Minutes count
 training only, over all starts. Views are addressed by position, so a resumed run sees the data it would have
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,61 +26,46 @@ from benchmarks.quality.unet import UNet, count_parameters, width_for
 from wsiseg.errors import DataError
 from wsiseg.files import atomic_write
 from wsiseg.model.config import tiny
-from wsiseg.training.augment import jitter_stain, random_crop
-from wsiseg.training.data.store import QuadrupletStore, Sample
-from wsiseg.training.examples import _BLANK_SHARE, _CELL_MPP, _TISSUE_MPP, ExampleStream, blank_sample
+from wsiseg.training.data.store import QuadrupletStore
+from wsiseg.training.examples import ExampleStream
 from wsiseg.training.losses import mask_loss
+from wsiseg.training.recipe import load_recipe
 
 CHECKPOINT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class View:
-    """Pixels (3, S, S) in [0, 1], targets (C, S, S) of 0 and 1, and which channels have a truth (C,) bool."""
+class Target:
+    """Pixels (3, S, S) in [0, 1], masks (C, S, S) of 0 and 1, and which channels have a truth (C,) bool."""
 
     image: torch.Tensor
-    target: torch.Tensor
+    masks: torch.Tensor
     known: torch.Tensor
 
 
-class Views(Dataset):  # type: ignore[type-arg]
-    """The images, views and blank glass that `ExampleStream` draws, with every channel's mask at once."""
+class Targets(Dataset):  # type: ignore[type-arg]
+    """The views that the model's own `ExampleStream` draws, with every channel's mask at once."""
 
-    def __init__(self, store: QuadrupletStore, channels: tuple[str, ...], size: int, seed: int) -> None:
-        self.stream = ExampleStream(store, tiny(), split="train", seed=seed, questions=1, length=1)
-        self.channels, self.size = channels, size
+    def __init__(
+        self, store: QuadrupletStore, channels: tuple[str, ...], size: int, seed: int, weights: dict[str, float]
+    ) -> None:
+        config = replace(tiny(), tile_size=size)
+        self.stream = ExampleStream(
+            store, config, split="train", seed=seed, questions=1, length=1, source_weights=weights, cache=4096
+        )
+        self.channels = channels
 
-    def __getitem__(self, position: int) -> View:
-        stream = self.stream
-        rng = np.random.default_rng((stream.seed, position))
-        if rng.random() < _BLANK_SHARE:
-            return make_view(blank_sample(self.size, rng), rng, self.channels, self.size, augment=False)
-        source = stream.sources[int(rng.choice(len(stream.sources), p=stream.probability))]
-        of_source = stream.groups[source]
-        sample = stream.store.sample(of_source[int(rng.integers(len(of_source)))])
-        return make_view(sample, rng, self.channels, self.size)
-
-
-def make_view(
-    sample: Sample, rng: np.random.Generator, channels: tuple[str, ...], size: int, *, augment: bool = True
-) -> View:
-    """As `wsiseg.training.examples.make_example` cuts and stains its view."""
-    low, high = _CELL_MPP if "nucleus" in sample.layers and rng.random() < 0.9 else _TISSUE_MPP
-    target_mpp = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-    largest = 1.25 * min(sample.image.shape[:2]) / size
-    scale = float(np.clip(target_mpp / (sample.mpp or 0.5), 0.4, largest))
-    pixels, layers = random_crop(sample.image, sample.layers, size=size, scale=scale, rng=rng)
-    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-    if augment:
-        image = jitter_stain(image, torch.Generator().manual_seed(int(rng.integers(2**31))))
-    empty = np.zeros((size, size), bool)
-    masks = np.stack([layers[name] > 0 if name in layers else empty for name in channels])
-    known = [name in layers or name in sample.absent for name in channels]
-    return View(image[0], torch.from_numpy(masks).float(), torch.tensor(known))
+    def __getitem__(self, position: int) -> Target:
+        view = self.stream.view(np.random.default_rng((self.stream.seed, position)))
+        empty = np.zeros(view.image.shape[:2], bool)
+        masks = np.stack([view.layers[name] > 0 if name in view.layers else empty for name in self.channels])
+        known = [name in view.layers or name in view.absent for name in self.channels]
+        image = torch.from_numpy(view.image.copy()).permute(2, 0, 1).float() / 255
+        return Target(image, torch.from_numpy(masks).float(), torch.tensor(known))
 
 
-def collate(views: list[View]) -> View:
-    return View(*(torch.stack([getattr(view, name) for view in views]) for name in View.__annotations__))
+def collate(targets: list[Target]) -> Target:
+    return Target(*(torch.stack([getattr(target, name) for target in targets]) for name in Target.__annotations__))
 
 
 def learning_rate(peak: float, spent: float) -> float:
@@ -96,6 +82,7 @@ def train(
     minutes: float,
     size: int = 256,
     batch: int = 12,
+    weights: dict[str, float] | None = None,
     peak_rate: float = 1e-3,
     seed: int = 0,
     workers: int = 1,
@@ -144,7 +131,7 @@ def train(
 
     loader = iter(
         DataLoader(
-            Views(store, channels, size, seed),
+            Targets(store, channels, size, seed, weights or {}),
             batch_size=batch,
             sampler=range(step * batch, 2**31),  # type: ignore[arg-type]
             num_workers=workers,
@@ -157,10 +144,10 @@ def train(
         began = time.monotonic()
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(peak_rate, seconds / (minutes * 60))
-        views: View = next(loader)
-        logits = network(views.image.to(device))
-        known = views.known.to(device)
-        loss = mask_loss(logits[known], views.target.to(device)[known])
+        batch_of: Target = next(loader)
+        logits = network(batch_of.image.to(device))
+        known = batch_of.known.to(device)
+        loss = mask_loss(logits[known], batch_of.masks.to(device)[known])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -191,6 +178,7 @@ def load(path: Path, device: str = "cpu") -> tuple[UNet, dict[str, Any]]:
 @click.option("--parameters", type=float, required=True, help="As many as the model has.")
 @click.option("--minutes", type=float, required=True, help="Wall time of training in all.")
 @click.option("--batch", type=int, default=12, show_default=True)
+@click.option("--recipe", type=click.Path(exists=True), help="The model's recipe, for the weights of its sources.")
 @click.option("--size", type=int, default=256, show_default=True, help="Side of a view: the model's tiles.")
 @click.option("--threads", type=int, help="CPU threads of torch. [default: torch's]")
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes that cut views.")
@@ -203,6 +191,7 @@ def main(
     parameters: float,
     minutes: float,
     batch: int,
+    recipe: str | None,
     size: int,
     threads: int | None,
     workers: int,
@@ -220,6 +209,7 @@ def main(
         minutes=minutes,
         size=size,
         batch=batch,
+        weights=load_recipe(recipe).source_weights if recipe else None,
         seed=seed,
         workers=workers,
         device=device,

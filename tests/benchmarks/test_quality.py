@@ -144,12 +144,12 @@ def test_training_continues_from_its_checkpoint_and_refuses_anothers(
 
 
 def test_views_know_which_channels_have_a_truth(data: QuadrupletStore) -> None:
-    view = train_unet.Views(data, ("gland", "nucleus", "necrosis"), 64, 0)[3]
-    again = train_unet.Views(data, ("gland", "nucleus", "necrosis"), 64, 0)[3]
+    view = train_unet.Targets(data, ("gland", "nucleus", "necrosis"), 64, 0, {})[3]
+    again = train_unet.Targets(data, ("gland", "nucleus", "necrosis"), 64, 0, {})[3]
     assert view.image.shape == (3, 64, 64)
-    assert view.target.shape == (3, 64, 64)
+    assert view.masks.shape == (3, 64, 64)
     assert view.known.tolist() == [True, True, False]
-    assert not view.target[1:].any()
+    assert not view.masks[1:].any()
     assert torch.equal(view.image, again.image)
 
 

@@ -1,0 +1,96 @@
+"""Training views: what may change in a picture and in a question, and what must not."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from wsiseg.training.augment import restain
+from wsiseg.training.composite import on_other_tissue
+from wsiseg.training.data.concepts import CONCEPTS
+from wsiseg.training.data.queries import FRAMES, VERBS, WHERE, idle_words, nouns, sample_noisy_query
+from wsiseg.training.data.store import Sample
+from wsiseg.training.examples import random_wording
+
+
+def _words(texts: list[str]) -> set[str]:
+    return set(re.findall(r"[a-z]+", " ".join(texts).lower()))
+
+
+def test_idle_words_name_nothing_and_give_no_validation_wording_away() -> None:
+    idle = set(idle_words())
+    names = _words([noun.text for concept in CONCEPTS.values() for noun in nouns(concept, "val")])
+    frames = {
+        split: _words([*FRAMES[split], *WHERE[split], *(text for pair in VERBS[split] for text in pair)])
+        for split in ("train", "val")
+    }
+    assert len(idle) > 400
+    assert not idle & names
+    assert not idle & (frames["val"] - frames["train"])
+
+
+def test_a_noisy_query_still_names_its_structure() -> None:
+    rng = np.random.default_rng(0)
+    known = [noun.text.lower() for noun in nouns(CONCEPTS["cartilage"], "train")]
+    queries = [sample_noisy_query("cartilage", rng).lower() for _ in range(200)]
+    named = sum(any(name in query for name in known) for query in queries)
+    assert named > 180  # the others carry a typing slip in the name
+    assert len(set(queries)) > 195
+
+
+def test_what_is_held_back_is_no_training_wording() -> None:
+    names = list(CONCEPTS)
+    rng = np.random.default_rng(0)
+    drawn = {names[random_wording(rng, "train")[1]] for _ in range(3000)}
+    assert not {name for name in drawn if CONCEPTS[name].held_back}
+
+
+def _tissue(colour: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
+    return np.clip(np.array(colour) + rng.normal(0, 25, (64, 64, 1)), 0, 255).astype(np.uint8)
+
+
+def test_restaining_moves_colours_and_leaves_glass_and_structure() -> None:
+    rng = np.random.default_rng(1)
+    view = _tissue((140, 80, 160), rng)
+    view[:16] = 245
+    seen = []
+    for _ in range(8):
+        out = restain(view, rng)
+        assert np.abs(out[:16].astype(int) - 245).max() <= 1
+        seen.append(out[16:].reshape(-1, 3).mean(0))
+        # what was darker stays darker
+        assert np.corrcoef(out[16:].mean(2).ravel(), view[16:].mean(2).ravel())[0, 1] > 0.8
+    assert np.std(seen, axis=0).max() > 15
+    glass = np.full((64, 64, 3), 245, np.uint8)
+    assert np.array_equal(restain(glass, rng), glass)
+
+
+@pytest.fixture
+def pictures() -> tuple[Sample, Sample]:
+    rng = np.random.default_rng(2)
+    gland = np.zeros((64, 64), np.uint16)
+    gland[16:48, 16:48] = 1
+    stroma = (gland == 0).astype(np.uint16)
+    own = Sample(
+        np.where(gland[..., None] > 0, _tissue((90, 40, 140), rng), _tissue((220, 150, 200), rng)),
+        {"gland": gland, "stroma": stroma}, ("gland", "stroma"), ("cartilage", "necrosis"), 1.0,
+        "ebhi", "p1", "train", "a",
+    )  # fmt: skip
+    ground = Sample(
+        _tissue((230, 90, 110), rng), {}, (), ("cartilage", "gland"), 0.5, "other", "o1", "train", "b"
+    )
+    return own, ground
+
+
+def test_glands_keep_their_pixels_on_other_tissue(pictures: tuple[Sample, Sample]) -> None:
+    own, ground = pictures
+    out = on_other_tissue(own, ground, np.random.default_rng(3))
+    inside, outside = (slice(24, 40), slice(24, 40)), (slice(0, 8), slice(None))
+    assert np.abs(out.image[inside].astype(int) - own.image[inside]).max() <= 1
+    assert np.abs(out.image[outside].astype(int) - own.image[outside]).mean() > 5
+    assert np.array_equal(out.layers["gland"], own.layers["gland"])
+    # stroma is no longer where its layer said, and only what both pictures rule out is absent
+    assert "stroma" not in out.layers
+    assert out.absent == ("cartilage",)
