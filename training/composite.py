@@ -22,14 +22,16 @@ def on_other_tissue(sample: Sample, ground: Sample, rng: np.random.Generator) ->
 
     The ground's colours are moved to those of the sample's own stroma, as far as chance will have it. Layers
     of which the picture no longer holds the truth (stroma, tissue, glass) are left out: unknown, never asked.
-    What counts as absent is what both pictures rule out.
+    What counts as absent is what both pictures rule out. A picture that is all gland stays as it is.
     """
+    gland = sample.layers["gland"] > 0
+    if gland.all():
+        return sample
     size = sample.image.shape[0]
     scale = (sample.mpp or 0.5) / (ground.mpp or 0.5) * float(rng.uniform(0.6, 1.1))
     under, _ = random_crop(ground.image, {}, size=size, scale=scale, rng=rng)
     if sample.image.shape[1] != size:
         under = np.asarray(Image.fromarray(under).resize(sample.image.shape[1::-1]))
-    gland = sample.layers["gland"] > 0
     around = sample.image[~gland].astype(np.float32)
     flat = under.reshape(-1, 3).astype(np.float32)
     matched = (under - flat.mean(0)) / (flat.std(0) + 4) * (around.std(0) + 4) + around.mean(0)
