@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from wsiseg.errors import DataError
+from wsiseg.model import model_folder
 from wsiseg.model.config import PRESETS, PathChatConfig
 from wsiseg.model.folder import build_model, load_folder, save_model
 from wsiseg.model.pathchat import PathChatSegR1, chat_prompt, mrope_positions, tiles_to_tensor
@@ -24,11 +25,39 @@ from wsiseg.training.data.queries import sample_query
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import Example, ExampleStream
 from wsiseg.training.losses import mask_loss, token_loss
-from wsiseg.training.recipe import SftRecipe, save_recipe
+from wsiseg.training.recipe import Amount, Count, Natural, Recipe, Share, data_of, save_recipe
 from wsiseg.training.run import Average, load_state, save_state
 from wsiseg.training.tokenizer import train_tokenizer
 
 _IGNORE = -100
+
+
+@dataclass(frozen=True)
+class SftRecipe(Recipe):
+    """Supervised fine-tuning (DESIGN §4.3).
+
+    `model: null` starts from fresh weights of `preset`, with `stem_weights` (EfficientNet-Lite0, ImageNet) in
+    the stems. `tuning` is `full`, or `lora` (rank and dropout of the paper: 16, 0.1) on the language model and,
+    where it is a transformer, the pathology encoder; Seg-Adapter, mask head and projector always train in full.
+    Loss: λ_CoT·CE + λ_seg·(Dice + BCE), plus `lambda_presence` times the BCE of a training-only probe that reads
+    "is it there?" off the last prompt token, which makes the decision learnable from few images, plus
+    `lambda_wording` times the CE of another that reads which concept is meant off the text before the image:
+    `wordings_per_image` further wordings for every image, at the price of their few tokens, so that language is
+    learned from more than the images' own questions.
+    """
+
+    stage: Literal["sft"] = "sft"
+    preset: Literal["tiny", "paper"] = "tiny"
+    stem_weights: str | None = None
+    tuning: Literal["full", "lora"] = "full"
+    lora_rank: Count = 16
+    lora_dropout: Share = 0.1
+    queries_per_image: Count = 3
+    lambda_cot: Amount = 1.0
+    lambda_seg: Amount = 1.0
+    lambda_presence: Amount = 0.5
+    lambda_wording: Amount = 0.5
+    wordings_per_image: Natural = 0
 
 
 @dataclass
@@ -173,7 +202,7 @@ class SftModel(nn.Module):
 def start_model(recipe: SftRecipe, store: QuadrupletStore) -> PathChatSegR1:
     """The model that the run begins with: a folder, or a preset with a tokenizer trained on the data's language."""
     if recipe.model:
-        return load_folder(Path(recipe.model))
+        return load_folder(model_folder(recipe.model))
     torch.manual_seed(recipe.seed)
     config = PRESETS[recipe.preset]()
     # Every concept's wordings, so that no word of a query is foreign; answers from a few hundred views.
@@ -222,6 +251,7 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    dry_run: bool = False,
     report: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Path:
     """Run the recipe in the folder `out`; returns the folder of the trained model (moving average of weights).
@@ -239,7 +269,7 @@ def train(
         raise DataError(f"{out} holds an unfinished run; add --resume to continue it, or choose another --out")
     if resume and not (out / "state").exists():
         raise DataError(f"{out} holds no run to resume")
-    store = QuadrupletStore.open(recipe.data)
+    store = QuadrupletStore.open(data_of(recipe))
     if not store.indices(split="train"):
         raise DataError(f"{recipe.data} has no images in its train split")
     out.mkdir(parents=True, exist_ok=True)

@@ -16,8 +16,7 @@ from wsiseg.model.folder import load_folder, save_model
 from wsiseg.training.data.store import QuadrupletStore, Sample, SourceInfo, write_quadruplets
 from wsiseg.training.examples import Example, ExampleStream, Question
 from wsiseg.training.losses import dice_loss, mask_loss
-from wsiseg.training.recipe import SftRecipe, load_recipe
-from wsiseg.training.sft import SftModel, collate, merged, set_trainable, train
+from wsiseg.training.sft import SftModel, SftRecipe, collate, merged, set_trainable, train
 
 RECIPE = SftRecipe(
     steps=6,
@@ -197,14 +196,3 @@ def test_examples_are_the_same_in_every_run_and_ask_for_what_is_absent(store: Pa
     absent = sum(q.mask is None for q in asked)
     assert absent / len(asked) >= 1 / 3
     assert all(q.mask is None or q.mask.any() for q in asked)
-
-
-def test_recipes_are_strict() -> None:
-    assert load_recipe(None, ("learning_rate=1e-4", "steps=7")).learning_rate == 1e-4
-    for override, message in (
-        ("stepps=3", "unknown recipe key stepps"),
-        ("steps=many", "must be int"),
-        ("steps", "key=value"),
-    ):
-        with pytest.raises(DataError, match=message):
-            load_recipe(None, (override,))
