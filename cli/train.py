@@ -26,7 +26,7 @@ STAGES = {
 @click.option("--config", type=click.Path(path_type=Path), help="Recipe (YAML); without it, laptop defaults.")
 @click.option("--data", help="Quadruplet store (Zarr), as `wsiseg data` writes it.")
 @click.option("--model", help="Model to start from: a folder, or `tiny`, the bundled one (default).")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out where it stopped.")
 @click.option("--dry-run", is_flag=True, help="Only show what would train: parameters, memory, steps.")
@@ -36,7 +36,7 @@ def command(
     config: Path | None,
     data: str | None,
     model: str | None,
-    out: Path,
+    out: Path | None,
     steps: int | None,
     resume: bool,
     dry_run: bool,
@@ -54,6 +54,10 @@ def command(
     """
     from wsiseg.training.recipe import load_recipe
 
+    if out is None:
+        if not dry_run:
+            raise click.UsageError("--out is missing: the folder of the run")
+        out = Path()
     recipe_class, train = map(_import, STAGES[stage])
     if resume and config is None and (out / "recipe.yaml").is_file():
         config = out / "recipe.yaml"
@@ -64,7 +68,11 @@ def command(
             if advance:
                 advance(step, recipe.steps)
 
-        trained = train(recipe, out, resume=resume, dry_run=dry_run, report=report)
+        def say(text: str) -> None:
+            if advance:  # not under --quiet
+                click.echo(text, err=True)
+
+        trained = train(recipe, out, resume=resume, dry_run=dry_run, report=report, say=say)
     if not dry_run:
         click.echo(f"trained model: {trained}", err=True)
 

@@ -6,7 +6,6 @@ Everything random about example `i` of step `k` follows from (seed, k, i): a res
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -17,9 +16,11 @@ from wsiseg.training.data.annotate import describe, refuse
 from wsiseg.training.data.concepts import CONCEPTS, MASKED
 from wsiseg.training.data.queries import sample_query
 from wsiseg.training.data.store import QuadrupletStore, Sample
+from wsiseg.training.mix import SourceMix
 
 # µm per pixel of training views: cells are asked about closer up than tissue architecture.
 _CELL_MPP, _TISSUE_MPP = (0.28, 0.75), (0.6, 1.6)
+_ASSUMED_MPP = 0.5  # where the source states none
 _BLANK_SHARE = 0.08
 _EDGE_SHARE = 0.2  # views over which the edge of the tissue is drawn
 _NAMES = tuple(CONCEPTS)
@@ -63,17 +64,9 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         cache: int = 0,
         wordings: int = 0,
     ) -> None:
-        self.store, self.size, self.seed, self.questions = store, config.tile_size, seed, questions
+        self.size, self.seed, self.questions = config.tile_size, seed, questions
         self.split, self.length, self.augment, self.wordings = split, length, augment, wordings
-        self._sample = lru_cache(maxsize=cache)(store.sample)  # decoded images are worth their memory
-        self.groups: dict[str, list[int]] = {}
-        for index in store.indices(split=split):
-            self.groups.setdefault(store.records[index].source, []).append(index)
-        weights = source_weights or {}
-        self.sources = sorted(self.groups)
-        # Without a stated weight a source counts by the square root of its size.
-        raw = np.array([weights.get(s, len(self.groups[s]) ** 0.5) for s in self.sources], np.float64)
-        self.probability = raw / raw.sum()
+        self.mix = SourceMix(store, split, source_weights or {}, cache)
 
     def __len__(self) -> int:
         return self.length
@@ -87,8 +80,7 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         if rng.random() < _BLANK_SHARE:
             blank = blank_sample(self.size, rng)
             return make_example(blank, rng, size=self.size, questions=self.questions, split=self.split, augment=False)
-        source = self.sources[int(rng.choice(len(self.sources), p=self.probability))]
-        sample = self._sample(self.groups[source][int(rng.integers(len(self.groups[source])))])
+        sample = self.mix.draw(rng)
         return make_example(
             sample, rng, size=self.size, questions=self.questions, split=self.split, augment=self.augment
         )
@@ -129,15 +121,19 @@ def cut_edge(view: np.ndarray, layers: dict[str, np.ndarray], rng: np.random.Gen
     return np.where(beyond[..., None], glass_pixels(size, rng), view)
 
 
+def random_scale(sample: Sample, rng: np.random.Generator, size: int) -> float:
+    """Source pixels per pixel of a random view of `size`² pixels: close up for cells, farther for tissue."""
+    low, high = _CELL_MPP if "nucleus" in sample.layers and rng.random() < 0.9 else _TISSUE_MPP
+    target = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    largest = 1.25 * min(sample.image.shape[:2]) / size
+    return float(np.clip(target / (sample.mpp or _ASSUMED_MPP), 0.4, largest))
+
+
 def make_example(
     sample: Sample, rng: np.random.Generator, *, size: int, questions: int, split: str, augment: bool = True
 ) -> Example:
     """A random view of `sample` and up to `questions` questions, at least a third of them about what is absent."""
-    low, high = _CELL_MPP if "nucleus" in sample.layers and rng.random() < 0.9 else _TISSUE_MPP
-    source_mpp = sample.mpp or 0.5
-    target = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-    largest = 1.25 * min(sample.image.shape[:2]) / size
-    scale = float(np.clip(target / source_mpp, 0.4, largest))
+    scale = random_scale(sample, rng, size)
     view, layers = random_crop(sample.image, sample.layers, size=size, scale=scale, rng=rng)
     if augment and rng.random() < _EDGE_SHARE:
         view = cut_edge(view, layers, rng)
@@ -145,7 +141,7 @@ def make_example(
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         tensor = torch.from_numpy(view.copy()).permute(2, 0, 1)[None].float() / 255
         view = (jitter_stain(tensor, generator)[0] * 255).round().byte().permute(1, 2, 0).numpy()
-    mpp = source_mpp * scale
+    mpp = (sample.mpp or _ASSUMED_MPP) * scale
     told = None if rng.random() < 0.15 else mpp
 
     present = [name for name, layer in layers.items() if (layer > 0).mean() >= _MIN_FRACTION]

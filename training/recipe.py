@@ -39,8 +39,9 @@ Share = Annotated[float, Range(0, 1)]
 class Recipe:
     """What every stage is told.
 
-    `model` is where the weights come from: `tiny` (the bundled model) or a model folder. A step is `accumulation`
-    batches of `batch_images` images on every process. The learning rate rises over `warmup_steps` and falls by
+    `model` is where the weights come from: `tiny` (the bundled model), a model folder, or null: fresh weights of
+    `preset`, with `stem_weights` (EfficientNet-Lite0, ImageNet) in the stems. A step is `accumulation` batches of
+    `batch_images` images on every process. The learning rate rises over `warmup_steps` and falls by
     half a cosine; pretrained backbones learn at `encoder_rate` of it. `frozen` names parameter prefixes that
     keep their start values. `ema` is the decay of the moving average of the weights that becomes the model.
     `source_weights`: how often a source of the data set is drawn, relative to the others; unnamed ones count by
@@ -49,6 +50,8 @@ class Recipe:
 
     data: str = ""
     model: str | None = BUNDLED
+    preset: Literal["tiny", "paper"] = "tiny"
+    stem_weights: str | None = None
     frozen: tuple[str, ...] = ()
     steps: Count = 2000
     batch_images: Count = 12
@@ -108,13 +111,6 @@ def save_recipe(recipe: Any, path: Path) -> None:
 
     raw = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(recipe).items()}
     path.write_text(yaml.safe_dump(raw, sort_keys=False))
-
-
-def data_of(recipe: Recipe) -> str:
-    """Where the run's data lie. Raises DataError if the recipe does not say."""
-    if not recipe.data:
-        raise DataError("the recipe names no data; give --data STORE.zarr (`wsiseg data import` makes one)")
-    return recipe.data
 
 
 def _read(path: Path, given: dict[str, tuple[str, Any]]) -> list[str]:

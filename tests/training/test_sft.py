@@ -13,10 +13,12 @@ import torch
 from tests.model.small import small_config, small_model
 from wsiseg.errors import DataError
 from wsiseg.model.folder import load_folder, save_model
+from wsiseg.training.batch import collate
 from wsiseg.training.data.store import QuadrupletStore, Sample, SourceInfo, write_quadruplets
 from wsiseg.training.examples import Example, ExampleStream, Question
 from wsiseg.training.losses import dice_loss, mask_loss
-from wsiseg.training.sft import SftModel, SftRecipe, collate, merged, set_trainable, train
+from wsiseg.training.sft import SftModel, SftRecipe, train
+from wsiseg.training.trainable import merged, set_trainable
 
 RECIPE = SftRecipe(
     steps=6,
