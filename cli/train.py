@@ -13,6 +13,7 @@ from wsiseg.cli.options import progress_bar
 # stage → (recipe class, train function), imported when the stage is run
 STAGES = {
     "sft": ("wsiseg.training.sft:SftRecipe", "wsiseg.training.sft:train"),
+    "rl": ("wsiseg.training.rl.recipe:RlRecipe", "wsiseg.training.rl.train:train"),
 }
 
 

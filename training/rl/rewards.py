@@ -15,7 +15,6 @@ from enum import Enum
 import torch
 from torch.nn import functional as F
 
-
 SMOOTH_PX = 1.0  # ε of the overlaps, in pixels
 CELLS = 8  # R_spatial compares occupancy on 8 × 8 cells
 

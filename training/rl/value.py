@@ -15,14 +15,12 @@ class ValueHead(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
+        last = nn.Linear(hidden_size // 4, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(
-            nn.RMSNorm(hidden_size, eps=1e-6),
-            nn.Linear(hidden_size, hidden_size // 4),
-            nn.SiLU(),
-            nn.Linear(hidden_size // 4, 1),
+            nn.RMSNorm(hidden_size, eps=1e-6), nn.Linear(hidden_size, hidden_size // 4), nn.SiLU(), last
         )
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return self.layers(states.detach()).float()[..., 0]
