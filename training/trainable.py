@@ -18,12 +18,9 @@ LANGUAGE, PATHOLOGY = "vlm.model.language_model", "vlm.model.visual.encoder"
 SEGMENTING = ("seg_adapter", "image_encoder", "mask_head")
 _SAM_BLOCKS = ("image_encoder.vit.patch_embed", "image_encoder.vit.pos_embed", "image_encoder.vit.blocks")
 
-# Regular expressions, because stock vision towers use the same names for their MLPs (lineage.md §2.3).
-_VLM_TARGETS = (
-    r".*(language_model\.layers\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-    r"|visual\.encoder\.backbone\.encoder\.layer\..*\.(query|key|value|dense|fc1|fc2|weights_in|weights_out))"
-)
-_SAM_TARGETS = r"blocks\..*\.(qkv|proj|lin1|lin2)"
+# Names of layers inside change with versions of transformers: every linear layer of these is adapted.
+_VLM_BLOCKS = ("model.language_model.layers.", "model.visual.encoder.backbone.encoder.layer.")
+_ADAPTERS = ("lora_", "trainable_tokens")
 
 
 @dataclass(frozen=True)
@@ -32,8 +29,9 @@ class TuningRecipe(Recipe):
 
     `tuning` is `full`, or `lora`: adapters of `lora_rank` and `lora_dropout` (the paper: 16, 0.1) on the language
     model, on the pathology encoder where it is a transformer, and on the blocks of the image encoder where it is
-    SAM's own; projector, Seg-Adapter, mask head and the image encoder's neck train in full, and so does an image
-    encoder with a convolutional stem, which has few weights and none from SAM.
+    SAM's own, and the row of `<SEG>` in the tables of tokens. Projector, Seg-Adapter, mask head and the image
+    encoder's neck train in full, and so does an image encoder with a convolutional stem, which has few weights
+    and none from SAM.
     """
 
     tuning: Literal["full", "lora"] = "full"
@@ -58,49 +56,63 @@ def set_trainable(model: PathChatSegR1, recipe: TuningRecipe, frozen: Iterable[s
     train_all_but(model, frozen)
     if recipe.tuning == "lora":
         kept = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        _add_adapters(model.vlm, _VLM_TARGETS, recipe)
+        seg = [model.tokenizer.seg]
+        tables = {"model.language_model.embed_tokens": seg}
+        if not model.config.text.tie_word_embeddings:
+            tables["lm_head"] = seg
+        _add_adapters(model.vlm, _VLM_BLOCKS, recipe, tables)
         if model.config.image.stem == "patch" and "image_encoder" not in frozen:
-            _add_adapters(model.image_encoder.vit, _SAM_TARGETS, recipe)
+            _add_adapters(model.image_encoder.vit, ("blocks.",), recipe)
         for name, parameter in model.named_parameters():  # injection freezes all that it does not add
-            parameter.requires_grad_(name in kept or "lora_" in name)
+            parameter.requires_grad_(name in kept or _is_adapter(name))
     if recipe.gradient_checkpointing:
         checkpoint_activations(model)
 
 
-def _add_adapters(module: nn.Module, targets: str, recipe: TuningRecipe) -> None:
+def _add_adapters(
+    module: nn.Module, within: tuple[str, ...], recipe: TuningRecipe, tables: dict[str, list[int]] | None = None
+) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
+    linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear) and name.startswith(within)]
     config = LoraConfig(
         r=recipe.lora_rank,
         lora_alpha=2 * recipe.lora_rank,
         lora_dropout=recipe.lora_dropout,
-        target_modules=targets,
+        target_modules=linear,
+        trainable_token_indices=tables,
     )
     inject_adapter_in_model(config, module)
 
 
+def _is_adapter(name: str) -> bool:
+    return any(word in name for word in _ADAPTERS)
+
+
 def merged(model: PathChatSegR1) -> PathChatSegR1:
-    """The model with low-rank adapters folded into their weights (itself where there are none)."""
+    """The model with its adapters folded into their weights (itself where there are none)."""
     from peft.tuners.lora import LoraLayer
+    from peft.utils.other import TrainableTokensWrapper
 
     if not any(isinstance(module, LoraLayer) for module in model.modules()):
         return model
     plain = copy.deepcopy(model)
     for name, module in list(plain.named_modules()):
-        if isinstance(module, LoraLayer):
-            module.merge(safe_merge=True)
+        adapter = module.token_adapter if isinstance(module, TrainableTokensWrapper) else module
+        if isinstance(module, LoraLayer | TrainableTokensWrapper):
+            adapter.merge(safe_merge=True)
             parent, _, child = name.rpartition(".")
-            setattr(plain.get_submodule(parent), child, module.get_base_layer())
+            setattr(plain.get_submodule(parent), child, adapter.get_base_layer())
     return plain
 
 
 def checkpoint_activations(model: PathChatSegR1) -> None:
     """Keep only the inputs of transformer blocks, and compute the rest again on the way back."""
-    model.vlm.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
-    backbone: Any = model.vlm.model.visual.encoder.backbone
+    blocks = [*model.vlm.model.language_model.layers, *model.image_encoder.vit.blocks]
     if model.config.pathology.kind == "dinov2":
-        backbone.gradient_checkpointing_enable({"use_reentrant": False})
-    for block in model.image_encoder.vit.blocks:
+        backbone: Any = model.vlm.model.visual.encoder.backbone
+        blocks += backbone.encoder.layer
+    for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
@@ -110,7 +122,7 @@ def parameter_groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             pretrained = "backbone" in name and (bool(recipe.stem_weights) or bool(recipe.model))
-            decayed = parameter.ndim > 1 and "embed" not in name and "rel_pos" not in name
+            decayed = parameter.ndim > 1 and not any(word in name for word in ("embed", "rel_pos", "tokens"))
             groups.setdefault((pretrained, decayed), []).append(parameter)
     return [
         {
@@ -150,6 +162,6 @@ def count_parameters(module: nn.Module) -> list[PartCount]:
     for name, parameter in module.named_parameters():
         part = next(part for prefix, part in _PARTS if name.startswith(prefix))
         trained = parameter.numel() if parameter.requires_grad else 0
-        adapter = trained if "lora_" in name else 0
+        adapter = trained if _is_adapter(name) else 0
         counts[part] = [a + b for a, b in zip(counts[part], (parameter.numel(), trained, adapter), strict=True)]
     return [PartCount(part, *numbers) for part, numbers in counts.items()]
