@@ -100,8 +100,8 @@ class Reference:
             return
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        language = self.model.vlm.model.language_model
-        adapted = [module for module in language.modules() if isinstance(module, BaseTunerLayer)]
+        parts = (self.model.vlm.model.language_model, self.model.vlm.lm_head)  # layers, and the row of <SEG>
+        adapted = [module for part in parts for module in part.modules() if isinstance(module, BaseTunerLayer)]
         for module in adapted:
             module.enable_adapters(False)
         try:

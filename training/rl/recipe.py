@@ -74,7 +74,7 @@ class RlRecipe(TuningRecipe):
     kl: Amount = 0.01
     value_weight: Amount = 0.5
     value_clip: Amount = 0.2
-    value_rate: Amount = 10.0
+    value_rate: Amount = 30.0
     pathwise: Amount = 1.0
     pathwise_bce: Amount = 0.5
     pathwise_to_llm: bool = True

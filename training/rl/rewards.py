@@ -47,7 +47,7 @@ def soft_dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     >>> round(soft_dice(torch.logit(p, eps=1e-9), torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])).item(), 4)  # 2 / 3
     0.6667
     """
-    p, g = logits.float().sigmoid().flatten(1), target.flatten(1)
+    p, g = logits.sigmoid().flatten(1), target.flatten(1)
     return (2 * (p * g).sum(1) + SMOOTH_PX) / (p.sum(1) + g.sum(1) + SMOOTH_PX)
 
 
@@ -62,7 +62,7 @@ def occupancy_overlap(logits: torch.Tensor, target: torch.Tensor) -> torch.Tenso
     >>> round(occupancy_overlap(left, middle).item(), 3)                      # (64 + 1) / (192 + 1)
     0.337
     """
-    p = F.adaptive_avg_pool2d(logits.float().sigmoid()[:, None], CELLS).flatten(1)
+    p = F.adaptive_avg_pool2d(logits.sigmoid()[:, None], CELLS).flatten(1)
     g = F.adaptive_avg_pool2d(target[:, None], CELLS).flatten(1)
     cell_px = target[0].numel() / CELLS**2
     shared, covered = torch.minimum(p, g).sum(1) * cell_px, torch.maximum(p, g).sum(1) * cell_px
