@@ -81,3 +81,24 @@ def stats_command(path: str) -> None:
         console.print(
             f"{info.name}: {info.licence}; {info.attribution}; scale {info.mpp}.{limits}", highlight=False
         )
+
+
+@command.command("stain-stats")
+@click.argument("path", metavar="STORE", type=click.Path())
+def stain_stats_command(path: str) -> None:
+    """Measure how the stain varies over STORE's training images, for `wsiseg train --stage ssl`.
+
+    Mean and standard deviation of lightness and colour (CIELAB) of every image's tissue; their distributions are
+    saved beside the store: open.zarr gives open.stain.json.
+    """
+    from wsiseg.cli.options import progress_bar
+    from wsiseg.training.data.store import QuadrupletStore
+    from wsiseg.training.stain import NAMES, measure, save_statistics, statistics_path
+
+    store = QuadrupletStore.open(path)
+    with progress_bar("stain") as advance:
+        statistics = measure(store, advance)
+    save_statistics(statistics, statistics_path(path))
+    for name, fitted in zip(NAMES, statistics.fitted, strict=True):
+        click.echo(f"{name:<12} {fitted.location:7.1f} ± {fitted.scale:5.1f}  {fitted.distribution}", err=True)
+    click.echo(f"{statistics_path(path)}: {statistics.images} images", err=True)

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
 from wsiseg.cli.options import progress_bar
 
-STAGES = ("sft",)
+# stage → (recipe class, train function), imported when the stage is run
+STAGES = {
+    "sft": ("wsiseg.training.sft:SftRecipe", "wsiseg.training.sft:train"),
+    "rl": ("wsiseg.training.rl.recipe:RlRecipe", "wsiseg.training.rl.train:train"),
+}
 
 
 @click.command()
-@click.option("--stage", type=click.Choice(STAGES), required=True, help="Supervised fine-tuning is `sft`.")
-@click.option("--config", type=click.Path(path_type=Path), help="Recipe (YAML); without it, the defaults.")
+@click.option(
+    "--stage",
+    type=click.Choice(list(STAGES)),
+    required=True,
+    help="`ssl` (stain-invariant features), `pretrain` (image and text), `sft` (answers and masks).",
+)
+@click.option("--config", type=click.Path(path_type=Path), help="Recipe (YAML); without it, laptop defaults.")
 @click.option("--data", help="Quadruplet store (Zarr), as `wsiseg data` writes it.")
-@click.option("--model", help="Folder of the model to start from; by default a fresh one of the recipe's preset.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
+@click.option("--model", help="Model to start from: a folder, or `tiny`, the bundled one (default).")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out where it stopped.")
+@click.option("--dry-run", is_flag=True, help="Only show what would train: parameters, memory, steps.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def command(
     stage: str,
     config: Path | None,
     data: str | None,
     model: str | None,
-    out: Path,
+    out: Path | None,
     steps: int | None,
     resume: bool,
+    dry_run: bool,
     overrides: tuple[str, ...],
 ) -> None:
     """Train from a recipe; KEY=VALUE overrides its fields.
@@ -35,21 +48,36 @@ def command(
     \b
     wsiseg train --stage sft --config tiny-sft.yaml --data open.zarr --out runs/tiny
     wsiseg train --stage sft --out runs/tiny --resume
+    accelerate launch --num_processes 8 -m wsiseg.cli.main train --stage sft …
 
     The run's folder holds the resolved recipe, metrics.jsonl, TensorBoard scalars, a state to resume from
     exactly, and the trained model.
     """
     from wsiseg.training.recipe import load_recipe
-    from wsiseg.training.sft import train
 
+    if out is None:
+        if not dry_run:
+            raise click.UsageError("--out is missing: the folder of the run")
+        out = Path()
+    recipe_class, train = map(_import, STAGES[stage])
     if resume and config is None and (out / "recipe.yaml").is_file():
         config = out / "recipe.yaml"
-    recipe = load_recipe(config, overrides, stage=stage, data=data, model=model, steps=steps)
+    recipe = load_recipe(recipe_class, config, overrides, stage=stage, data=data, model=model, steps=steps)
     with progress_bar("training") as advance:
 
         def report(step: int, values: dict[str, float]) -> None:
             if advance:
                 advance(step, recipe.steps)
 
-        trained = train(recipe, out, resume=resume, report=report)
-    click.echo(f"trained model: {trained}", err=True)
+        def say(text: str) -> None:
+            if advance:  # not under --quiet
+                click.echo(text, err=True)
+
+        trained = train(recipe, out, resume=resume, dry_run=dry_run, report=report, say=say)
+    if not dry_run:
+        click.echo(f"trained model: {trained}", err=True)
+
+
+def _import(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)

@@ -6,7 +6,6 @@ Everything random about example `i` of step `k` follows from (seed, k, i): a res
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -18,9 +17,11 @@ from wsiseg.training.data.annotate import describe, refuse
 from wsiseg.training.data.concepts import CONCEPTS, MASKED
 from wsiseg.training.data.queries import Split, sample_noisy_query, sample_query
 from wsiseg.training.data.store import QuadrupletStore, Sample
+from wsiseg.training.mix import SourceMix
 
 # µm per pixel of training views: cells are asked about closer up than tissue architecture.
 _CELL_MPP, _TISSUE_MPP = (0.28, 0.75), (0.6, 1.6)
+_ASSUMED_MPP = 0.5  # where the source states none
 _BLANK_SHARE = 0.08
 _NOISY_SHARE = 0.35  # training queries among words that say nothing
 _PASTE_SHARE = 0.4  # views of glands that are tried on the tissue of another source
@@ -78,17 +79,9 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         cache: int = 0,
         wordings: int = 0,
     ) -> None:
-        self.store, self.size, self.seed, self.questions = store, config.tile_size, seed, questions
+        self.size, self.seed, self.questions = config.tile_size, seed, questions
         self.split, self.length, self.augment, self.wordings = split, length, augment, wordings
-        self._sample = lru_cache(maxsize=cache)(store.sample)  # decoded images are worth their memory
-        self.groups: dict[str, list[int]] = {}
-        for index in store.indices(split=split):
-            self.groups.setdefault(store.records[index].source, []).append(index)
-        weights = source_weights or {}
-        self.sources = sorted(self.groups)
-        # Without a stated weight a source counts by the square root of its size.
-        raw = np.array([weights.get(s, len(self.groups[s]) ** 0.5) for s in self.sources], np.float64)
-        self.probability = raw / raw.sum()
+        self.mix = SourceMix(store, split, source_weights or {}, cache)
 
     def __len__(self) -> int:
         return self.length
@@ -102,16 +95,12 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         """A random view of a random image of the split, or of blank glass."""
         if rng.random() < _BLANK_SHARE:
             return random_view(blank_sample(self.size, rng), rng, self.size, augment=False)
-        source = self.sources[int(rng.choice(len(self.sources), p=self.probability))]
-        sample = self._draw(source, rng)
+        sample = self.mix.draw(rng)
         if self.augment and "gland" in sample.layers and rng.random() < _PASTE_SHARE:
-            ground = self._draw(self.sources[int(rng.integers(len(self.sources)))], rng)
+            ground = self.mix.draw_from(self.mix.sources[int(rng.integers(len(self.mix.sources)))], rng)
             if "gland" in ground.absent and "gland" not in ground.layers:
                 sample = on_other_tissue(sample, ground, rng)
         return random_view(sample, rng, self.size, augment=self.augment)
-
-    def _draw(self, source: str, rng: np.random.Generator) -> Sample:
-        return self._sample(self.groups[source][int(rng.integers(len(self.groups[source])))])
 
 
 def random_wording(rng: np.random.Generator, split: Split) -> tuple[str, int]:
@@ -154,13 +143,17 @@ def cut_edge(view: np.ndarray, layers: dict[str, np.ndarray], rng: np.random.Gen
     return np.where(beyond[..., None], glass_pixels(size, rng), view)
 
 
-def random_view(sample: Sample, rng: np.random.Generator, size: int, *, augment: bool = True) -> View:
-    """A crop of `sample` at a random scale; augmented, at another edge of the tissue and in other stains."""
+def random_scale(sample: Sample, rng: np.random.Generator, size: int) -> float:
+    """Source pixels per pixel of a random view of `size`² pixels: close up for cells, farther for tissue."""
     low, high = _CELL_MPP if "nucleus" in sample.layers and rng.random() < 0.9 else _TISSUE_MPP
-    source_mpp = sample.mpp or 0.5
     target = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     largest = 1.25 * min(sample.image.shape[:2]) / size
-    scale = float(np.clip(target / source_mpp, 0.4, largest))
+    return float(np.clip(target / (sample.mpp or _ASSUMED_MPP), 0.4, largest))
+
+
+def random_view(sample: Sample, rng: np.random.Generator, size: int, *, augment: bool = True) -> View:
+    """A crop of `sample` at a random scale; augmented, at another edge of the tissue and in other stains."""
+    scale = random_scale(sample, rng, size)
     image, layers = random_crop(sample.image, sample.layers, size=size, scale=scale, rng=rng)
     if augment:
         if rng.random() < _EDGE_SHARE:
@@ -170,7 +163,7 @@ def random_view(sample: Sample, rng: np.random.Generator, size: int, *, augment:
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         tensor = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
         image = (jitter_stain(tensor, generator)[0] * 255).round().byte().permute(1, 2, 0).numpy()
-    return View(image, layers, sample.absent, source_mpp * scale)
+    return View(image, layers, sample.absent, (sample.mpp or _ASSUMED_MPP) * scale)
 
 
 def ask(view: View, rng: np.random.Generator, questions: int, split: Split) -> Example:

@@ -1,115 +1,188 @@
-"""A training run as one YAML file: strict, typed, every field overridable as `key=value` on the command line."""
+"""A training run as one YAML file: strict, typed, every key overridable as `key=value` on the command line.
+
+A stage's recipe is a frozen dataclass beside the stage (`SftRecipe` in sft.py); what all stages share is
+`Recipe`. Types say what a value may be: int, float, bool, str, `Literal`, `X | None`, `tuple[X, ...]`,
+`dict[str, X]`, and `Annotated[X, Range(...)]` for bounds.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
+import difflib
+import math
+import types
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from wsiseg.errors import DataError
+from wsiseg.model import BUNDLED
 
 
 @dataclass(frozen=True)
-class SftRecipe:
-    """Supervised fine-tuning (DESIGN §4.3).
+class Range:
+    """Bounds of a number, both included."""
 
-    `tuning` is `full`, or `lora` (rank and dropout of the paper: 16, 0.1) on the language model and, where it
-    is a transformer, the pathology encoder; Seg-Adapter, mask head and projector always train in full.
-    `frozen` names parameter prefixes that keep their start values. Loss: λ_CoT·CE + λ_seg·(Dice + BCE), plus
-    `lambda_presence` times the BCE of a training-only probe that reads "is it there?" off the last prompt
-    token, which makes the decision learnable from few images, plus `lambda_wording` times the CE of another
-    that reads which concept is meant off the text before the image: `wordings_per_image` further wordings for
-    every image, at the price of their few tokens, so that language is learned from more than the images' own
-    questions.
+    low: float
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        return f"at least {self.low:g}" if self.high == math.inf else f"from {self.low:g} to {self.high:g}"
+
+
+Count = Annotated[int, Range(1)]
+Natural = Annotated[int, Range(0)]
+Amount = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What every stage is told.
+
+    `model` is where the weights come from: `tiny` (the bundled model), a model folder, or null: fresh weights of
+    `preset`, with `stem_weights` (EfficientNet-Lite0, ImageNet) in the stems. A step is `accumulation` batches of
+    `batch_images` images on every process. The learning rate rises over `warmup_steps` and falls by
+    half a cosine; pretrained backbones learn at `encoder_rate` of it. `frozen` names parameter prefixes that
+    keep their start values. `ema` is the decay of the moving average of the weights that becomes the model.
+    `source_weights`: how often a source of the data set is drawn, relative to the others; unnamed ones count by
+    the square root of their size. `cached_images` decoded images are kept in memory by every loading process.
     """
 
-    stage: str = "sft"
     data: str = ""
-    model: str | None = None
-    preset: str = "tiny"
+    model: str | None = BUNDLED
+    preset: Literal["tiny", "paper"] = "tiny"
     stem_weights: str | None = None
-    tuning: str = "full"
-    lora_rank: int = 16
-    lora_dropout: float = 0.1
     frozen: tuple[str, ...] = ()
-    steps: int = 2000
-    batch_images: int = 12
-    queries_per_image: int = 3
-    accumulation: int = 1
-    learning_rate: float = 1e-3
-    encoder_rate: float = 0.3
-    warmup_steps: int = 100
-    weight_decay: float = 0.02
-    clip_norm: float = 1.0
-    lambda_cot: float = 1.0
-    lambda_seg: float = 1.0
-    lambda_presence: float = 0.5
-    lambda_wording: float = 0.5
-    wordings_per_image: int = 0
-    ema: float = 0.998
-    precision: str = "bf16"
-    workers: int = 1
-    cached_images: int = 0
-    seed: int = 0
-    validate_every: int = 250
-    validation_images: int = 96
-    checkpoint_every: int = 250
+    steps: Count = 2000
+    batch_images: Count = 12
+    accumulation: Count = 1
+    learning_rate: Amount = 1e-3
+    encoder_rate: Amount = 0.3
+    warmup_steps: Natural = 100
+    weight_decay: Amount = 0.02
+    clip_norm: Amount = 1.0
+    ema: Share = 0.998
+    precision: Literal["bf16", "fp32"] = "bf16"
+    gradient_checkpointing: bool = False
+    workers: Natural = 1
+    cached_images: Natural = 0
+    seed: Natural = 0
+    validate_every: Count = 250
+    validation_images: Natural = 96
+    checkpoint_every: Count = 250
     source_weights: dict[str, float] = field(default_factory=dict)
 
 
-def load_recipe(path: str | Path | None, overrides: tuple[str, ...] = (), **fixed: Any) -> SftRecipe:
+R = TypeVar("R")
+
+
+def load_recipe(recipe_class: type[R], path: str | Path | None, overrides: tuple[str, ...] = (), **fixed: Any) -> R:
     """The recipe in `path` (or the defaults), with `key=value` overrides, then `fixed` values that are not None.
 
     Raises:
-        DataError: the file is missing or no mapping, a key is unknown, a value has the wrong type.
+        DataError: the file is missing or no mapping; or keys or values are wrong, in which case every one of
+            them is named, with its line in the file and the nearest right word.
     """
-    import yaml
-
-    raw: dict[str, Any] = {}
-    if path is not None:
-        try:
-            raw = yaml.safe_load(Path(path).read_text()) or {}
-        except OSError as error:
-            raise DataError(f"cannot read the recipe {path}: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} is not YAML: {error}".replace("\n", " ")) from error
-        if not isinstance(raw, dict):
-            raise DataError(f"{path} must hold a mapping of recipe keys to values")
+    given: dict[str, tuple[str, Any]] = {}  # key → where it was given, value
+    wrong = _read(Path(path), given) if path is not None else []
     for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise DataError(f"{override!r} is no override; write key=value")
-        raw[key] = yaml.safe_load(text)
-    raw |= {key: value for key, value in fixed.items() if value is not None}
-    known = {f.name: f for f in dataclasses.fields(SftRecipe)}
-    if unknown := sorted(set(raw) - set(known)):
-        raise DataError(f"unknown recipe key {', '.join(unknown)}; known: {', '.join(known)}")
-    defaults = SftRecipe()
-    value: Any
-    for key, value in raw.items():
-        default = getattr(defaults, key)
-        if isinstance(value, list):
-            raw[key] = value = tuple(value)
-        if isinstance(default, float) and isinstance(value, str):
-            with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as text
-                raw[key] = value = float(value)
-        fits = isinstance(value, type(default)) or (isinstance(default, float) and isinstance(value, int))
-        if default is not None and not fits:
-            raise DataError(f"recipe key {key} must be {type(default).__name__}, not {value!r}")
-    recipe = SftRecipe(**raw)
-    if recipe.tuning not in ("full", "lora"):
-        raise DataError(f"tuning must be full or lora, not {recipe.tuning!r}")
-    if recipe.precision not in ("bf16", "fp32"):
-        raise DataError(f"precision must be bf16 or fp32, not {recipe.precision!r}")
-    return recipe
+        wrong += _override(override, given)
+    given |= {key: (f"{key} as an option", value) for key, value in fixed.items() if value is not None}
+    hints = get_type_hints(recipe_class, include_extras=True)
+    values: dict[str, Any] = {}
+    for key, (where, value) in given.items():
+        if key not in hints:
+            wrong.append(f"{where}: there is no recipe key {key}{_nearest(key, hints)}")
+            continue
+        try:
+            values[key] = _fit(value, hints[key])
+        except ValueError as error:
+            wrong.append(f"{where}: {key} must be {error}")
+    if wrong:
+        name = f"the recipe {path}" if path is not None else "the recipe"
+        known = "" if all(key in hints for key in given) else f"; {recipe_class.__name__} knows: {', '.join(hints)}"
+        raise DataError(f"{name}: {'; '.join(wrong)}{known}")
+    return recipe_class(**values)
 
 
-def save_recipe(recipe: SftRecipe, path: Path) -> None:
+def save_recipe(recipe: Any, path: Path) -> None:
     """Write the resolved recipe, so that the run can be repeated from its own folder."""
     import yaml
 
-    raw = dataclasses.asdict(recipe)
-    raw["frozen"] = list(raw["frozen"])
+    raw = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(recipe).items()}
     path.write_text(yaml.safe_dump(raw, sort_keys=False))
+
+
+def _read(path: Path, given: dict[str, tuple[str, Any]]) -> list[str]:
+    """Fill `given` from a YAML file, with lines; returns what is wrong with its keys."""
+    import yaml
+
+    try:
+        loader = yaml.SafeLoader(path.read_text())
+        root = loader.get_single_node()
+        if root is None:
+            return []
+        if not isinstance(root, yaml.MappingNode):
+            raise DataError(f"{path} must hold a mapping of recipe keys to values")
+        wrong = []
+        for key_node, value_node in root.value:
+            key, where = str(key_node.value), f"line {key_node.start_mark.line + 1}"
+            if key in given:
+                wrong.append(f"{where}: {key} stands already in {given[key][0]}")
+            given[key] = where, loader.construct_object(value_node, deep=True)
+        return wrong
+    except OSError as error:
+        raise DataError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not YAML: {error}".replace("\n", " ")) from error
+
+
+def _override(text: str, given: dict[str, tuple[str, Any]]) -> list[str]:
+    import yaml
+
+    key, separator, value = text.partition("=")
+    if not separator:
+        return [f"{text!r} is no override, write key=value"]
+    try:
+        given[key] = repr(text), yaml.safe_load(value)
+    except yaml.YAMLError:
+        return [f"{text!r}: the value is not YAML"]
+    return []
+
+
+def _fit(value: Any, hint: Any) -> Any:
+    """`value` as the type `hint`; ValueError says what it must be."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        number, bounds = _fit(value, arguments[0]), arguments[1]
+        if not bounds.low <= number <= bounds.high:
+            raise ValueError(f"{bounds}, not {value!r}")
+        return number
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{' or '.join(map(str, arguments))}, not {value!r}{_nearest(value, arguments)}")
+        return value
+    if origin in (Union, types.UnionType):
+        return None if value is None else _fit(value, next(kind for kind in arguments if kind is not types.NoneType))
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"a list, not {value!r}")
+        return tuple(_fit(item, arguments[0]) for item in value)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"a mapping, not {value!r}")
+        return {_fit(key, arguments[0]): _fit(item, arguments[1]) for key, item in value.items()}
+    if hint is float:
+        try:
+            return float(value if not isinstance(value, bool) else "no number")  # YAML 1.1 reads 1e-3 as text
+        except (TypeError, ValueError):
+            raise ValueError(f"a number, not {value!r}") from None
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        names = {int: "a whole number", bool: "true or false", str: "text"}
+        raise ValueError(f"{names.get(hint, hint.__name__)}, not {value!r}")
+    return value
+
+
+def _nearest(word: Any, known: Any) -> str:
+    close = difflib.get_close_matches(str(word), list(map(str, known)), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

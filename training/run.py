@@ -1,4 +1,4 @@
-"""What every training stage keeps: a moving average of the weights, and a state from which it resumes exactly."""
+"""What every run keeps: a moving average of the weights, a state to resume from exactly, and its figures."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ from wsiseg.errors import DataError
 
 
 class Average:
-    """Exponential moving average of all floating-point weights and buffers, young averages debiased."""
+    """Exponential moving average of the trained weights and of all buffers, young averages debiased."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay, self.updates = decay, 0
-        self.values = {k: v.detach().clone() for k, v in module.state_dict().items() if v.is_floating_point()}
+        still = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        self.values = {
+            key: value.detach().clone()
+            for key, value in module.state_dict().items()
+            if value.is_floating_point() and key not in still
+        }
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
@@ -48,16 +53,12 @@ class Average:
                     own[key].copy_(value)
 
 
-def save_state(folder: Path, step: int, sft: Any, optimizer: Any, average: Average) -> None:
+def save_state(folder: Path, step: int, module: nn.Module, optimizer: Any, average: Average) -> None:
     """Everything a run needs to go on, written beside and swapped in whole: a kill leaves the old or the new."""
-    from wsiseg.model.folder import save_model
-    from wsiseg.training.sft import merged
-
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    save_model(merged(sft.model), fresh / "model")
-    tensors = {f"module.{key}": value.clone() for key, value in sft.state_dict().items()}
+    tensors = {f"module.{key}": value.clone() for key, value in module.state_dict().items()}
     tensors |= {f"average.{key}": value for key, value in average.values.items()}
     for index, parameter in enumerate(_parameters(optimizer)):
         for name, value in optimizer.state[parameter].items():
@@ -72,7 +73,7 @@ def save_state(folder: Path, step: int, sft: Any, optimizer: Any, average: Avera
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_state(folder: Path, sft: nn.Module, optimizer: Any, average: Average) -> int:
+def load_state(folder: Path, module: nn.Module, optimizer: Any, average: Average) -> int:
     """Undo of `save_state`; returns the step to go on from.
 
     Raises:
@@ -85,7 +86,7 @@ def load_state(folder: Path, sft: nn.Module, optimizer: Any, average: Average) -
         return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
     try:
-        sft.load_state_dict(part("module."))
+        module.load_state_dict(part("module."))
         for key, value in part("average.").items():
             average.values[key].copy_(value)
     except (RuntimeError, KeyError) as error:
@@ -93,10 +94,36 @@ def load_state(folder: Path, sft: nn.Module, optimizer: Any, average: Average) -
     for index, parameter in enumerate(_parameters(optimizer)):
         state = part(f"optimizer.{index}.")
         if state:
-            optimizer.state[parameter] = state
+            # Moments live where their weights do; the count of steps stays on the CPU, as AdamW keeps it.
+            optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
     average.updates = int(numbers["updates"])
     return int(numbers["step"])
 
 
 def _parameters(optimizer: Any) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+class Figures:
+    """A run's numbers, in metrics.jsonl and as TensorBoard scalars."""
+
+    def __init__(self, out: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._path = out / "metrics.jsonl"
+        self._writer = SummaryWriter(str(out / "tensorboard"))
+
+    def add(self, step: int, kind: str, values: dict[str, float]) -> None:
+        with open(self._path, "a") as file:
+            file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        for name, value in values.items():
+            self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def read_figures(out: Path, kind: str) -> list[dict[str, float]]:
+    """The lines of one kind in metrics.jsonl, in the order they were written."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "kind"} for line in lines if line["kind"] == kind]

@@ -30,6 +30,7 @@ from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import ExampleStream
 from wsiseg.training.losses import mask_loss
 from wsiseg.training.recipe import load_recipe
+from wsiseg.training.sft import SftRecipe
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -209,7 +210,7 @@ def main(
         minutes=minutes,
         size=size,
         batch=batch,
-        weights=load_recipe(recipe).source_weights if recipe else None,
+        weights=load_recipe(SftRecipe, recipe).source_weights if recipe else None,
         seed=seed,
         workers=workers,
         device=device,

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from wsiseg.model.config import LanguageModelConfig, PathChatConfig, tiny
+from wsiseg.model.config import LanguageModelConfig, PathChatConfig, paper, tiny
 from wsiseg.model.folder import build_model
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prompt import SPECIAL_TOKENS, PromptTokenizer
@@ -43,6 +43,38 @@ def small_config(tie_word_embeddings: bool = False) -> PathChatConfig:
         image=dataclasses.replace(base.image, embed_dim=32, depth=1, num_heads=2, prompt_dim=32, decoder_mlp_dim=64),
         tile_size=128,
         max_new_tokens=24,
+    )
+
+
+def small_paper_config(tie_word_embeddings: bool = False) -> PathChatConfig:
+    """The paper's parts at toy width: a DINOv2 encoder with SwiGLU and SAM's own image encoder."""
+    small, large = small_config(tie_word_embeddings), paper()
+    return dataclasses.replace(
+        small,
+        pathology=dataclasses.replace(
+            large.pathology,
+            image_size=56,
+            width=32,
+            arguments={
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": 56,
+                "patch_size": 14,
+                "use_swiglu_ffn": True,
+            },
+        ),
+        image=dataclasses.replace(
+            large.image,
+            image_size=128,
+            embed_dim=32,
+            depth=2,
+            num_heads=2,
+            window_size=3,
+            global_attn_indexes=(1,),
+            prompt_dim=32,
+            decoder_mlp_dim=64,
+        ),
     )
 
 

@@ -1,9 +1,10 @@
-"""Batched greedy decoding that computes the shared prompt once and stops each sample at `<SEG>`.
+"""Batched decoding that computes the shared prompt once and stops each sample at `<SEG>`.
 
 All tiles of a slide are asked the same query, so everything before the image (system turn, query, scale) is
 run once, with batch size 1, and its keys and values are repeated for the batch. A sample leaves the batch when
-it emits `<SEG>` (after one more step, which gives the state of `<SEG>`) or ends its answer. Token for token
-the output equals transformers' `generate` (tests/inference/test_decode.py).
+it emits `<SEG>` (after one more step, which gives the state of `<SEG>`) or ends its answer. Greedy, token for
+token, the output equals transformers' `generate` (tests/inference/test_decode.py); with `Sampling`, each image is
+answered several times, at random, and its prompt is still computed once.
 """
 
 from __future__ import annotations
@@ -24,12 +25,27 @@ class Completion:
 
     `ids` end with `<SEG>` or the end token, unless `max_new_tokens` cut them off. `seg_state` (H,) is the
     state that prompts the mask decoder, None without `<SEG>`. `seg_probability` is P(`<SEG>`) at the step
-    where it was emitted, else the largest that it reached.
+    where it was emitted, else the largest that it reached. `log_probabilities` are those of `ids` under the
+    distribution that they were drawn from; empty for a greedy answer.
     """
 
     ids: list[int]
     seg_state: torch.Tensor | None
     seg_probability: float
+    log_probabilities: list[float]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Draw `answers` answers to each image from softmax(logits / temperature), never a token of `suppressed`.
+
+    The same `generator` state, on the model's device, gives the same answers.
+    """
+
+    answers: int
+    generator: torch.Generator
+    temperature: float = 1.0
+    suppressed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,14 +71,19 @@ def encode_prefix(model: PathChatSegR1, prompt: PromptTokens) -> Prefix:
 
 
 @torch.inference_mode()
-def decode(model: PathChatSegR1, image_tokens: torch.Tensor, prefix: Prefix) -> list[Completion]:
-    """Greedy completions for a batch of images that share the prompt.
+def decode(
+    model: PathChatSegR1, image_tokens: torch.Tensor, prefix: Prefix, sampling: Sampling | None = None
+) -> list[Completion]:
+    """Completions for a batch of images that share the prompt: greedy, or drawn as `sampling` says.
 
     Args:
         image_tokens: (B, n, H), from `model.image_tokens`.
+
+    Returns:
+        B completions; with `sampling`, B × answers of them, those to one image side by side.
     """
     tokenizer, limit = model.tokenizer, model.config.max_new_tokens
-    batch = len(image_tokens)
+    batch, answers = len(image_tokens), sampling.answers if sampling else 1
     before, after = prefix.prompt.before, prefix.prompt.after
     cache = copy.deepcopy(prefix.cache)
     cache.batch_repeat_interleave(batch)
@@ -73,24 +94,30 @@ def decode(model: PathChatSegR1, image_tokens: torch.Tensor, prefix: Prefix) -> 
     inputs = torch.cat([image_tokens.to(tail.dtype), tail], dim=1)
     at = len(before)
 
+    batch *= answers
     ids: list[list[int]] = [[] for _ in range(batch)]
+    log_probabilities: list[list[float]] = [[] for _ in range(batch)]
     states: list[torch.Tensor | None] = [None] * batch
     chance = [0.0] * batch
     active = list(range(batch))  # sample of each row of the running batch
     done = [False] * batch
-    for _step in range(limit + 1):
+    for step in range(limit + 1):
         length = inputs.shape[1]
         output = _language(model)(
             inputs_embeds=inputs,
-            position_ids=positions[:, :, at : at + length].expand(-1, len(active), -1),
+            position_ids=positions[:, :, at : at + length].expand(-1, len(inputs), -1),
             past_key_values=cache,
             use_cache=True,
         )
         at += length
         last = output.last_hidden_state[:, -1]  # (rows, H)
+        if step == 0 and answers > 1:  # the prompt is read; its answers part here
+            last = last.repeat_interleave(answers, 0)
+            cache.batch_repeat_interleave(answers)
         logits = model.vlm.lm_head(last).float()
         logits[:, tokenizer.suppressed] = -torch.inf
-        token = logits.argmax(-1).tolist()
+        drawn, log_probability = _draw(logits, sampling) if sampling else (logits.argmax(-1), None)
+        token = drawn.tolist()
         probability = logits.softmax(-1)[:, tokenizer.seg].tolist()
         for row, sample in enumerate(active):
             if done[sample]:
@@ -102,6 +129,8 @@ def decode(model: PathChatSegR1, image_tokens: torch.Tensor, prefix: Prefix) -> 
                 done[sample] = True
                 continue
             ids[sample].append(token[row])
+            if log_probability is not None:
+                log_probabilities[sample].append(log_probability[row])
             if token[row] == tokenizer.seg:
                 chance[sample] = probability[row]
                 if model.config.seg_state == "predictor":
@@ -117,7 +146,15 @@ def decode(model: PathChatSegR1, image_tokens: torch.Tensor, prefix: Prefix) -> 
             cache.batch_select_indices(keep)
             active, token = [active[row] for row in waiting], [token[row] for row in waiting]
         inputs = model.embed(torch.tensor(token, device=model.device)[:, None])
-    return [Completion(*parts) for parts in zip(ids, states, chance, strict=True)]
+    return [Completion(*parts) for parts in zip(ids, states, chance, log_probabilities, strict=True)]
+
+
+def _draw(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, list[float]]:
+    """One token for each row of `logits` (rows, V), with its log-probability."""
+    logits[:, list(sampling.suppressed)] = -torch.inf
+    logp = (logits / sampling.temperature).log_softmax(-1)
+    token = torch.multinomial(logp.exp(), 1, generator=sampling.generator)  # (rows, 1)
+    return token[:, 0], logp.gather(1, token)[:, 0].tolist()
 
 
 def _language(model: PathChatSegR1) -> torch.nn.Module:

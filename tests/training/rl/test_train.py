@@ -1,0 +1,119 @@
+"""`wsiseg train --stage rl`: it runs, every switch runs, and a resumed run is the uninterrupted one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from wsiseg.errors import DataError
+from wsiseg.model.folder import load_folder
+from wsiseg.training.recipe import load_recipe
+from wsiseg.training.rl.recipe import RlRecipe
+from wsiseg.training.rl.train import train
+from wsiseg.training.run import read_figures
+
+RECIPE = RlRecipe(
+    steps=4,
+    batch_images=2,
+    answers=3,
+    learning_rate=1e-3,
+    critic_warmup=2,
+    length_low=4,
+    length_high=16,
+    validation_images=2,
+    validate_every=4,
+    checkpoint_every=2,
+    probe_every=2,
+)
+LOGGED = (
+    "reward reward_soft reward_sparse reward_spatial reward_format reward_length hard_dice emission false_emission "
+    "kl entropy clip_fraction explained_variance gradient_variance policy value pathwise norm rate mixture length cut"
+)
+
+
+def test_a_resumed_run_is_the_uninterrupted_run(discs: Path, start: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, data=str(discs), model=str(start))
+    torch.set_num_threads(1)
+    whole = train(recipe, tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, values: dict[str, float]) -> None:
+        if step == 3:  # one step after the checkpoint
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "cut", report=kill)
+    with pytest.raises(DataError, match="--resume"):
+        train(recipe, tmp_path / "cut")
+    again = train(recipe, tmp_path / "cut", resume=True)
+
+    def steps(run: Path) -> dict[float, dict[str, float]]:
+        clock = ("seconds", "drawing")
+        return {v["step"]: {k: x for k, x in v.items() if k not in clock} for v in read_figures(run, "train")}
+
+    assert steps(tmp_path / "cut") == steps(tmp_path / "whole")
+    one, two = load_folder(whole).state_dict(), load_folder(again).state_dict()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+    # What a run writes down.
+    lines = read_figures(tmp_path / "whole", "train")
+    assert all(math.isfinite(value) for line in lines for value in line.values())
+    assert {name for line in lines for name in line} >= {*LOGGED.split()}
+    assert lines[0]["kl"] == 0.0  # step 0: the policy is its own reference
+    assert lines[-1]["kl"] > 0.0
+    assert [line["mixture"] for line in lines] == [0.0, 0.0, 0.6, 0.6]
+    assert lines[0]["clip_fraction"] == 0.0  # one pass over fresh answers
+    assert any("stop_regret" in line for line in lines[::2])
+    assert not any("stop_regret" in line for line in lines[1::2])
+    distance = {int(line["step"]): line["kl_to_final"] for line in read_figures(tmp_path / "whole", "lyapunov")}
+    assert set(distance) == {0, 2, 4}
+    assert distance[4] == 0.0 < distance[0]
+    assert any((tmp_path / "whole" / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"mixture": 0.0, "pathwise": 0.0},  # standard GRPO, no pathwise term
+        {"per_token": "returns", "inner_epochs": 2},  # no GAE
+        {"fixed_seg": True, "pathwise_to_llm": False},  # LISA
+        {"tuning": "lora", "lora_rank": 2},
+    ],
+)
+def test_every_switch_runs(discs: Path, start: Path, tmp_path: Path, switches: dict[str, object]) -> None:
+    recipe = dataclasses.replace(
+        RECIPE, data=str(discs), model=str(start), steps=2, critic_warmup=0, validation_images=0, **switches
+    )
+    model = load_folder(train(recipe, tmp_path / "run"))
+    lines = read_figures(tmp_path / "run", "train")
+    assert all(math.isfinite(value) for line in lines for value in line.values())
+    if recipe.fixed_seg:
+        assert {line[name] for line in lines for name in ("emission", "false_emission") if name in line} == {1.0}
+    if recipe.pathwise == 0:
+        assert {line["pathwise"] for line in lines} == {0.0}
+    before = load_folder(start).state_dict()
+    changed = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert "vlm" in changed
+    assert "image_encoder" not in changed
+
+
+def test_recipes_that_cannot_run_are_refused() -> None:
+    for override, message in (
+        ("model=null", "continues a model"),
+        ("answers=1", "2 or more"),
+        ("temperature=0", "above 0"),
+        ("length_low=99", "above length_high"),
+        ("gradient_checkpointing=true", "rules out"),
+        ("mixtrue=0", "did you mean mixture"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load_recipe(RlRecipe, None, (override,))
+    recipes = Path(__file__).parents[3] / "training" / "recipes"
+    for name in ("tiny-rl.yaml", "paper-rl.yaml"):
+        assert load_recipe(RlRecipe, recipes / name).stage == "rl"

@@ -1,0 +1,120 @@
+"""Examples as tensors for the language model, and what the model makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from wsiseg.model.config import PathChatConfig
+from wsiseg.model.pathchat import PathChatSegR1, chat_prompt, mrope_positions, tiles_to_tensor
+from wsiseg.model.prompt import PromptTokenizer
+from wsiseg.training.examples import Example
+
+_IGNORE = -100
+
+
+@dataclass
+class Batch:
+    """B views and R questions about them, as tensors; rows are padded on the right to L tokens."""
+
+    tiles: torch.Tensor  # (B, 3, S, S) in [0, 1]
+    image_of: torch.Tensor  # (R,) index of the row's view
+    ids: torch.Tensor  # (R, L)
+    labels: torch.Tensor  # (R, L) next-token targets, -100 where unsupervised
+    positions: torch.Tensor  # (3, R, L)
+    answer_at: torch.Tensor  # (R,) last token of the prompt
+    present: torch.Tensor  # (R,) bool: the answer ends in <SEG>
+    seg_at: torch.Tensor  # (P,) place of <SEG> in the P present rows
+    masks: torch.Tensor  # (P, S, S) float
+    wordings: torch.Tensor  # (W, K) further queries, padded on the right
+    wording_at: torch.Tensor  # (W,) last token of each
+    concepts: torch.Tensor  # (W,) what each means
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+def collate(examples: list[Example], config: PathChatConfig, tokenizer: PromptTokenizer) -> Batch:
+    """Examples → one `Batch`. Targets begin with the first token of the answer and end with `<SEG>` or the end."""
+    rows, image_of, present, masks, prompts = [], [], [], [], []
+    for index, example in enumerate(examples):
+        for question in example.questions:
+            prompt = chat_prompt(config, tokenizer, question.query, example.mpp)
+            there = question.mask is not None
+            answer = [*tokenizer.encode(question.answer), tokenizer.seg if there else tokenizer.end]
+            rows.append((prompt.before, prompt.after, answer))
+            prompts.append(len(prompt.before) + config.image_token_count + len(prompt.after))
+            image_of.append(index)
+            present.append(there)
+            if question.mask is not None:
+                masks.append(question.mask)
+    count = config.image_token_count
+    length = max(prompt + len(row[2]) for prompt, row in zip(prompts, rows, strict=True))
+    ids = torch.full((len(rows), length), tokenizer.end)
+    labels = torch.full((len(rows), length), _IGNORE)
+    positions = torch.zeros((3, len(rows), length), dtype=torch.long)
+    for r, (before, after, answer) in enumerate(rows):
+        line = torch.tensor([*before, *[tokenizer.image_pad] * count, *after, *answer])
+        ids[r, : len(line)] = line
+        start = prompts[r]
+        labels[r, start - 1 : start - 1 + len(answer)] = line[start:]
+        positions[:, r] = mrope_positions(len(before), config.pathology.grid // 2, length - len(before) - count)
+    seg_at = [p + len(row[2]) - 1 for p, row, there in zip(prompts, rows, present, strict=True) if there]
+    size = examples[0].image.shape[0]
+    said = [(chat_prompt(config, tokenizer, q, e.mpp).before, c) for e in examples for q, c in e.wordings]
+    wordings = torch.full((len(said), max((len(text) for text, _ in said), default=0)), tokenizer.end)
+    for w, (text, _) in enumerate(said):
+        wordings[w, : len(text)] = torch.tensor(text)
+    return Batch(
+        tiles=tiles_to_tensor(np.stack([example.image for example in examples])),
+        image_of=torch.tensor(image_of),
+        ids=ids,
+        labels=labels,
+        positions=positions,
+        answer_at=torch.tensor(prompts) - 1,
+        present=torch.tensor(present),
+        seg_at=torch.tensor(seg_at, dtype=torch.long),
+        masks=torch.from_numpy(np.stack(masks)).float() if masks else torch.zeros(0, size, size),
+        wordings=wordings,
+        wording_at=torch.tensor([len(text) - 1 for text, _ in said], dtype=torch.long),
+        concepts=torch.tensor([concept for _, concept in said], dtype=torch.long),
+    )
+
+
+@dataclass(frozen=True)
+class Collate:
+    """`collate` for a loader; views without a question are left out."""
+
+    config: PathChatConfig
+    tokenizer: PromptTokenizer
+
+    def __call__(self, examples: list[Example]) -> Batch:
+        return collate([example for example in examples if example.questions], self.config, self.tokenizer)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A batch as the language model read it: T supervised tokens of all rows, in a line."""
+
+    states: torch.Tensor  # (R, L, H) after the final norm
+    logits: torch.Tensor  # (T, V)
+    labels: torch.Tensor  # (T,)
+
+    @property
+    def token_accuracy(self) -> torch.Tensor:
+        return (self.logits.argmax(-1) == self.labels).float().mean()
+
+
+def read(model: PathChatSegR1, batch: Batch) -> Reading:
+    """Teacher-forced pass of the language model over images, questions and answers."""
+    image_tokens = model.image_tokens(batch.tiles)[batch.image_of]  # (R, n, H)
+    embeds = model.embed(batch.ids)
+    place = (batch.ids == model.tokenizer.image_pad)[..., None]
+    embeds = embeds.masked_scatter(place, image_tokens.to(embeds.dtype))
+    states = model.vlm.model.language_model(
+        inputs_embeds=embeds, position_ids=batch.positions, use_cache=False
+    ).last_hidden_state  # (R, L, H); right padding is never attended to by a real token
+    supervised = batch.labels != _IGNORE
+    return Reading(states, model.vlm.lm_head(states[supervised]), batch.labels[supervised])

@@ -1,0 +1,256 @@
+"""The training loop that all stages share: steps, moving average, validation, figures, checkpoints, exact resume.
+
+A stage is a module whose forward gives the losses of a batch, and examples addressed by their position. All that
+is random about a step is seeded with its number, so that a resumed run takes the very steps of an uninterrupted
+one, and n processes those of one process with n times the accumulation.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from wsiseg.model.folder import save_model
+from wsiseg.model.pathchat import PathChatSegR1
+from wsiseg.training.recipe import Recipe, save_recipe
+from wsiseg.training.run import Average, Figures, load_state, read_figures, save_state
+from wsiseg.training.start import keep_make
+from wsiseg.training.trainable import count_parameters, merged, parameter_groups
+
+Report = Callable[[int, dict[str, float]], None]
+Say = Callable[[str], None]
+
+
+class Examples(Protocol):
+    """Items by position; item k is the same in every run."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, position: int) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage brings to the loop.
+
+    `module(batch)` gives a dict of scalars, of which `loss` is minimised; it holds the `model`. `examples(n)` and
+    `validation(n)` give n examples; `collate` turns a list of them into a batch with `.to(device)`; `measure` gives
+    further figures of the module, written down with every validation.
+    """
+
+    module: nn.Module
+    model: PathChatSegR1
+    examples: Callable[[int], Examples]
+    validation: Callable[[int], Examples] | None
+    collate: Callable[[list[Any]], Any]
+    measure: Callable[[], dict[str, float]] | None = None
+
+
+def fit(
+    stage: Stage,
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    report: Report | None = None,
+    say: Say | None = None,
+) -> Path:
+    """Train a stage in the folder `out`; returns the folder of the trained model (moving average of the weights).
+
+    `out` holds recipe.yaml, metrics.jsonl and TensorBoard scalars, `state/` (from which a run resumes exactly) and
+    `model/`. Figures of kind `train` are means over a step's batches and processes, with the norm of the gradient,
+    the rate, the seconds and the share of them spent waiting for data; those of kind `validation` are of the
+    average, first at step 0.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    # Not every batch has a mask, so not every batch uses every weight.
+    accelerator = Accelerator(
+        mixed_precision="bf16" if recipe.precision == "bf16" else "no",
+        gradient_accumulation_steps=recipe.accumulation,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    module, main = stage.module, accelerator.is_main_process
+    if main:
+        out.mkdir(parents=True, exist_ok=True)
+        save_recipe(recipe, out / "recipe.yaml")
+        keep_make(stage.model, out)
+        if say:
+            say(table(module, recipe, accelerator.num_processes))
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer: Any = torch.optim.AdamW(
+        parameter_groups(module, recipe), betas=(0.9, 0.98), weight_decay=recipe.weight_decay
+    )
+    prepared, optimizer = accelerator.prepare(module, optimizer)
+    average = Average(module, recipe.ema)
+    step = load_state(out / "state", module, optimizer, average) if resume else 0
+    batches = iter(_loader(stage, recipe, start=step * recipe.accumulation, world=accelerator))
+    held_out = _validation_batches(stage, recipe)
+    figures = Figures(out) if main else None
+
+    def validate() -> None:
+        with average.swapped(module):
+            values = _means(module, held_out, accelerator) | (stage.measure() if stage.measure else {})
+        if figures and values:
+            figures.add(step, "validation", values)
+
+    if not resume:
+        validate()
+    while step < recipe.steps:
+        train_mode(module)
+        for group in optimizer.param_groups:
+            group["lr"] = group["start_lr"] * schedule(step, recipe)
+        values = _step(step, batches, prepared, optimizer, accelerator, recipe)
+        step += 1
+        average.update(module)
+        if figures:
+            figures.add(step, "train", values)
+        if report and main:
+            report(step, values)
+        last = step == recipe.steps
+        if step % recipe.validate_every == 0 or last:
+            validate()
+        if main and (step % recipe.checkpoint_every == 0 or last):
+            save_state(out / "state", step, module, optimizer, average)
+            with average.swapped(module):
+                save_model(merged(stage.model), out / "model")
+    accelerator.wait_for_everyone()
+    if figures:
+        figures.close()
+    if say and main:
+        say(gains(out))
+    return out / "model"
+
+
+def plan(module: nn.Module, recipe: Recipe, out: Path, say: Say | None) -> Path:
+    """A dry run: say what would train, touch nothing."""
+    from accelerate import PartialState
+
+    if say:
+        say(table(module, recipe, PartialState().num_processes))
+    return out
+
+
+def schedule(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then half a cosine down to 2 % of the start value."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def train_mode(module: nn.Module) -> None:
+    """`module.train()`, but running statistics of frozen stems stay as they are."""
+    module.train()
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d) and not any(p.requires_grad for p in part.parameters()):
+            part.eval()
+
+
+def table(module: nn.Module, recipe: Recipe, processes: int) -> str:
+    """Parameters by part, the memory that they take for training, and the steps, as text."""
+    parts = count_parameters(module)
+    lines = [f"{'part':<18}{'parameters':>16}{'trained':>16}{'adapters':>14}"]
+    lines += [f"{p.part:<18}{p.total:>16,}{p.trained:>16,}{p.adapters:>14,}" for p in parts if p.total]
+    total, trained = sum(p.total for p in parts), sum(p.trained for p in parts)
+    lines.append(f"{'all':<18}{total:>16,}{trained:>16,}{sum(p.adapters for p in parts):>14,}")
+    held = {"weights": total, "gradients": trained, "AdamW": 2 * trained, "moving average": trained}
+    memory = ", ".join(f"{name} {_bytes(4 * count)}" for name, count in held.items())
+    lines.append(f"memory per process: {_bytes(4 * sum(held.values()))} ({memory}), and activations on top")
+    images = recipe.batch_images * recipe.accumulation * processes
+    lines.append(
+        f"{recipe.steps} steps of {images} images ({recipe.batch_images} a batch × {recipe.accumulation} batches × "
+        f"{processes} processes), {recipe.steps * images:,} images in all"
+    )
+    return "\n".join(lines)
+
+
+def gains(out: Path) -> str:
+    """What validation said at the beginning and at the end, as text."""
+    lines = read_figures(out, "validation")
+    if not lines:
+        return "no validation images: nothing was measured"
+    first, last = lines[0], lines[-1]
+    rows = [f"{name:<28}{first[name]:>12.4g}{last[name]:>12.4g}" for name in last if name != "step" and name in first]
+    return "\n".join([f"{'validation':<28}{'before':>12}{'after':>12}", *rows])
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _step(
+    step: int, batches: Iterator[Any], prepared: nn.Module, optimizer: Any, world: Any, recipe: Recipe
+) -> dict[str, float]:
+    """One step of the optimiser over `accumulation` batches; means over them and over all processes."""
+    began, waited = time.monotonic(), 0.0
+    seen: list[dict[str, torch.Tensor]] = []
+    norm = torch.zeros(())
+    for turn in range(recipe.accumulation):
+        asked = time.monotonic()
+        batch = next(batches).to(world.device)
+        waited += time.monotonic() - asked
+        # The number of the batch among all processes' batches: the same for any split of the work.
+        number = (step * recipe.accumulation + turn) * world.num_processes + world.process_index
+        torch.manual_seed(recipe.seed + 1_000_003 * (number + 1))
+        with world.accumulate(prepared):
+            with world.autocast():
+                losses = prepared(batch)
+            world.backward(losses["loss"])
+            if world.sync_gradients:
+                norm = world.clip_grad_norm_(prepared.parameters(), recipe.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        seen.append({name: value.detach().float() for name, value in losses.items()})
+    mean = torch.stack([torch.stack(list(losses.values())) for losses in seen]).mean(0)
+    mean = world.reduce(mean, reduction="mean")
+    values = dict(zip(seen[0], mean.tolist(), strict=True))
+    seconds = time.monotonic() - began
+    rate = optimizer.param_groups[0]["lr"]
+    return values | {"norm": float(norm), "rate": rate, "seconds": seconds, "waiting": waited / seconds}
+
+
+@torch.no_grad()
+def _means(module: nn.Module, batches: list[Any], world: Any) -> dict[str, float]:
+    """Mean losses over the validation batches."""
+    module.eval()
+    sums: dict[str, float] = {}
+    for index, batch in enumerate(batches):
+        torch.manual_seed(index)
+        with world.autocast():
+            for name, value in module(batch.to(world.device)).items():
+                sums[name] = sums.get(name, 0.0) + float(value) / len(batches)
+    return sums
+
+
+def _loader(stage: Stage, recipe: Recipe, *, start: int, world: Any) -> torch.utils.data.DataLoader[Any]:
+    count, size = world.num_processes, recipe.batch_images
+    total = recipe.steps * recipe.accumulation * count
+    # Process p takes batches p, p + count, … of one common order.
+    order = [
+        list(range(b * size, (b + 1) * size)) for b in range(start * count + world.process_index, total, count)
+    ]
+    return torch.utils.data.DataLoader(
+        stage.examples(total * size),  # type: ignore[arg-type]
+        batch_sampler=order,  # type: ignore[arg-type]
+        num_workers=recipe.workers,
+        persistent_workers=recipe.workers > 0,
+        prefetch_factor=4 if recipe.workers else None,
+        collate_fn=stage.collate,
+    )
+
+
+def _validation_batches(stage: Stage, recipe: Recipe) -> list[Any]:
+    if stage.validation is None:
+        return []
+    stream, size = stage.validation(recipe.validation_images), recipe.batch_images
+    return [
+        stage.collate([stream[i] for i in range(b, min(b + size, len(stream)))]) for b in range(0, len(stream), size)
+    ]

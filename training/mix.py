@@ -1,0 +1,40 @@
+"""Which images of a store training sees, and how often."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from wsiseg.errors import DataError
+from wsiseg.training.data.store import QuadrupletStore, Sample
+from wsiseg.training.recipe import Recipe
+
+
+def training_store(recipe: Recipe) -> QuadrupletStore:
+    """The recipe's store. Raises DataError if it is not named, no store, or has no training images."""
+    if not recipe.data:
+        raise DataError("the recipe names no data; give --data STORE.zarr (`wsiseg data import` makes one)")
+    store = QuadrupletStore.open(recipe.data)
+    if not store.indices(split="train"):
+        raise DataError(f"{recipe.data} has no images in its train split; import data with more groups")
+    return store
+
+
+class SourceMix:
+    """Samples of a split, drawn by source: a source without a weight counts by the square root of its size."""
+
+    def __init__(self, store: QuadrupletStore, split: str, weights: dict[str, float], cache: int = 0) -> None:
+        self._sample = lru_cache(maxsize=cache)(store.sample)  # decoded images are worth their memory
+        self.groups: dict[str, list[int]] = {}
+        for index in store.indices(split=split):
+            self.groups.setdefault(store.records[index].source, []).append(index)
+        self.sources = sorted(self.groups)
+        raw = np.array([weights.get(s, len(self.groups[s]) ** 0.5) for s in self.sources], np.float64)
+        self.probability = raw / raw.sum()
+
+    def draw(self, rng: np.random.Generator) -> Sample:
+        return self.draw_from(self.sources[int(rng.choice(len(self.sources), p=self.probability))], rng)
+
+    def draw_from(self, source: str, rng: np.random.Generator) -> Sample:
+        return self._sample(self.groups[source][int(rng.integers(len(self.groups[source])))])

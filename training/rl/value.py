@@ -1,0 +1,36 @@
+"""The critic: what an answer is still expected to be worth."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class ValueHead(nn.Module):
+    """V(s_t) = MLP(RMSNorm(h)), h the policy's last state before token t: (…, H) → (…).
+
+    H → H/4 → 1 with SiLU. It starts at 0, and its gradient stops at h: a critic that pulls on a small language
+    model's states harms it.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        last = nn.Linear(hidden_size // 4, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(
+            nn.RMSNorm(hidden_size, eps=1e-6), nn.Linear(hidden_size, hidden_size // 4), nn.SiLU(), last
+        )
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.layers(states.detach()).float()[..., 0]
+
+
+def explained_variance(values: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """1 − Var(y − V) / Var(y) over the tokens: 1 is a perfect critic, 0 one that says the mean, below 0 a worse one.
+
+    >>> y = torch.tensor([0.0, 1.0, 2.0]); explained_variance(torch.tensor([0.0, 1.0, 1.0]), y, torch.ones(3))
+    tensor(0.6667)
+    """
+    y, error = target[mask > 0], (target - values)[mask > 0]
+    return 1 - error.var(correction=0) / y.var(correction=0).clamp(min=1e-8)

@@ -1,0 +1,80 @@
+"""The model that a run begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wsiseg.errors import DataError
+from wsiseg.model import BUNDLED, model_folder
+from wsiseg.model.config import PRESETS, PathChatConfig, load_config, save_config
+from wsiseg.model.folder import CONFIG, TOKENIZER, build_model, load_folder
+from wsiseg.model.pathchat import PathChatSegR1
+from wsiseg.model.prompt import PromptTokenizer
+from wsiseg.training.data.concepts import CONCEPTS
+from wsiseg.training.data.queries import sample_query
+from wsiseg.training.data.store import QuadrupletStore
+from wsiseg.training.examples import ExampleStream
+from wsiseg.training.recipe import Recipe
+from wsiseg.training.tokenizer import train_tokenizer
+
+
+def begin(
+    recipe: Recipe, out: Path, resume: bool, texts: Callable[[PathChatConfig], Iterable[str]]
+) -> PathChatSegR1:
+    """The recipe's model, or with `resume` one of the same make whose weights `load_state` will fill in.
+
+    Args:
+        texts: what a fresh model must be able to write; its tokenizer is trained on it.
+
+    Raises:
+        DataError: `out` holds a run and `resume` is off, or the other way round.
+    """
+    if (out / "state").exists() and not resume:
+        raise DataError(f"{out} holds an unfinished run; add --resume to continue it, or choose another --out")
+    if resume and not (out / "state").exists():
+        raise DataError(f"{out} holds no run to resume; leave --resume out to start one")
+    if resume:
+        return build_model(load_config(out / CONFIG), PromptTokenizer.from_file(out / TOKENIZER))
+    if recipe.model:
+        return load_folder(model_folder(recipe.model))
+    return _fresh_model(recipe, texts)
+
+
+def keep_make(model: PathChatSegR1, out: Path) -> None:
+    """Write what `begin` needs to resume: the model's configuration and tokenizer."""
+    save_config(model.config, out / CONFIG)
+    model.tokenizer.tokenizer.save(str(out / TOKENIZER))
+
+
+def outline(recipe: Recipe) -> PathChatSegR1:
+    """The recipe's model without weights (meta device), for counting: even `paper` takes no memory."""
+    folder = model_folder(recipe.model or BUNDLED)
+    config = load_config(folder / CONFIG) if recipe.model else PRESETS[recipe.preset]()
+    with torch.device("meta"):
+        return build_model(config, PromptTokenizer.from_file(folder / TOKENIZER))
+
+
+def answers(store: QuadrupletStore, config: PathChatConfig, seed: int) -> list[str]:
+    """What the chains of a few hundred views say."""
+    stream = ExampleStream(store, config, split="train", seed=seed + 1, questions=4, length=300, augment=False)
+    return [question.answer for i in range(len(stream)) for question in stream[i].questions]
+
+
+def _fresh_model(recipe: Recipe, texts: Callable[[PathChatConfig], Iterable[str]]) -> PathChatSegR1:
+    torch.manual_seed(recipe.seed)
+    config = PRESETS[recipe.preset]()
+    # Every concept's wordings, so that no word of a query is foreign.
+    rng = np.random.default_rng(recipe.seed)
+    wordings = [sample_query(concept, rng, "train") for concept in CONCEPTS for _ in range(60)]
+    model = build_model(config, train_tokenizer([*wordings, *texts(config)], config.text.vocab_size))
+    if recipe.stem_weights:
+        visual: Any = model.vlm.model.visual
+        visual.encoder.backbone.load_imagenet_weights(recipe.stem_weights)
+        image: Any = model.image_encoder.vit.patch_embed
+        image.backbone.load_imagenet_weights(recipe.stem_weights)
+    return model

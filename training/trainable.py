@@ -1,0 +1,167 @@
+"""Which parameters a stage trains: frozen parts, low-rank adapters, rates."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from wsiseg.model.pathchat import PathChatSegR1
+from wsiseg.training.recipe import Count, Recipe, Share
+
+LANGUAGE, PATHOLOGY = "vlm.model.language_model", "vlm.model.visual.encoder"
+SEGMENTING = ("seg_adapter", "image_encoder", "mask_head")
+_SAM_BLOCKS = ("image_encoder.vit.patch_embed", "image_encoder.vit.pos_embed", "image_encoder.vit.blocks")
+
+# Names of layers inside change with versions of transformers: every linear layer of these is adapted.
+_VLM_BLOCKS = ("model.language_model.layers.", "model.visual.encoder.backbone.encoder.layer.")
+_ADAPTERS = ("lora_", "trainable_tokens")
+
+
+@dataclass(frozen=True)
+class TuningRecipe(Recipe):
+    """A stage that trains the language model.
+
+    `tuning` is `full`, or `lora`: adapters of `lora_rank` and `lora_dropout` (the paper: 16, 0.1) on the language
+    model, on the pathology encoder where it is a transformer, and on the blocks of the image encoder where it is
+    SAM's own, and the row of `<SEG>` in the tables of tokens. Projector, Seg-Adapter, mask head and the image
+    encoder's neck train in full, and so does an image encoder with a convolutional stem, which has few weights
+    and none from SAM.
+    """
+
+    tuning: Literal["full", "lora"] = "full"
+    lora_rank: Count = 16
+    lora_dropout: Share = 0.1
+
+
+def train_all_but(model: PathChatSegR1, frozen: Iterable[str]) -> None:
+    """Let every parameter train whose name begins with none of `frozen`."""
+    prefixes = tuple(frozen)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(prefixes))
+
+
+def set_trainable(model: PathChatSegR1, recipe: TuningRecipe, frozen: Iterable[str] = ()) -> None:
+    """Freeze what the recipe and `frozen` name; with `tuning: lora`, put adapters on the frozen transformers."""
+    frozen = [*recipe.frozen, *frozen]
+    if recipe.tuning == "lora":
+        frozen += [LANGUAGE, "vlm.lm_head", PATHOLOGY]
+        if model.config.image.stem == "patch":
+            frozen += _SAM_BLOCKS
+    train_all_but(model, frozen)
+    if recipe.tuning == "lora":
+        kept = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        seg = [model.tokenizer.seg]
+        tables = {"model.language_model.embed_tokens": seg}
+        if not model.config.text.tie_word_embeddings:
+            tables["lm_head"] = seg
+        _add_adapters(model.vlm, _VLM_BLOCKS, recipe, tables)
+        if model.config.image.stem == "patch" and "image_encoder" not in frozen:
+            _add_adapters(model.image_encoder.vit, ("blocks.",), recipe)
+        for name, parameter in model.named_parameters():  # injection freezes all that it does not add
+            parameter.requires_grad_(name in kept or _is_adapter(name))
+    if recipe.gradient_checkpointing:
+        checkpoint_activations(model)
+
+
+def _add_adapters(
+    module: nn.Module, within: tuple[str, ...], recipe: TuningRecipe, tables: dict[str, list[int]] | None = None
+) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear) and name.startswith(within)]
+    config = LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=2 * recipe.lora_rank,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=linear,
+        trainable_token_indices=tables,
+    )
+    inject_adapter_in_model(config, module)
+
+
+def _is_adapter(name: str) -> bool:
+    return any(word in name for word in _ADAPTERS)
+
+
+def merged(model: PathChatSegR1) -> PathChatSegR1:
+    """The model with its adapters folded into their weights (itself where there are none)."""
+    from peft.tuners.lora import LoraLayer
+    from peft.utils.other import TrainableTokensWrapper
+
+    if not any(isinstance(module, LoraLayer) for module in model.modules()):
+        return model
+    plain = copy.deepcopy(model)
+    for name, module in list(plain.named_modules()):
+        adapter = module.token_adapter if isinstance(module, TrainableTokensWrapper) else module
+        if isinstance(module, LoraLayer | TrainableTokensWrapper):
+            adapter.merge(safe_merge=True)
+            parent, _, child = name.rpartition(".")
+            setattr(plain.get_submodule(parent), child, adapter.get_base_layer())
+    return plain
+
+
+def checkpoint_activations(model: PathChatSegR1) -> None:
+    """Keep only the inputs of transformer blocks, and compute the rest again on the way back."""
+    blocks = [*model.vlm.model.language_model.layers, *model.image_encoder.vit.blocks]
+    if model.config.pathology.kind == "dinov2":
+        backbone: Any = model.vlm.model.visual.encoder.backbone
+        blocks += backbone.encoder.layer
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def parameter_groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Pretrained backbones learn at `encoder_rate` of the rate; norms, biases and tables are not decayed."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            pretrained = "backbone" in name and (bool(recipe.stem_weights) or bool(recipe.model))
+            decayed = parameter.ndim > 1 and not any(word in name for word in ("embed", "rel_pos", "tokens"))
+            groups.setdefault((pretrained, decayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": recipe.learning_rate * (recipe.encoder_rate if pretrained else 1.0),
+            "start_lr": recipe.learning_rate * (recipe.encoder_rate if pretrained else 1.0),
+            "weight_decay": recipe.weight_decay if decayed else 0.0,
+        }
+        for (pretrained, decayed), parameters in groups.items()
+    ]
+
+
+@dataclass(frozen=True)
+class PartCount:
+    """Parameters of one part of the model: all, trained, and those of the trained that are adapters."""
+
+    part: str
+    total: int
+    trained: int
+    adapters: int
+
+
+_PARTS = (
+    (f"model.{PATHOLOGY}", "pathology encoder"),
+    ("model.vlm.model.visual", "projector"),
+    ("model.vlm", "language model"),
+    ("model.seg_adapter", "Seg-Adapter"),
+    ("model.image_encoder", "image encoder"),
+    ("model.mask_head", "mask decoder"),
+    ("", "training only"),  # heads and probes beside the model, dropped afterwards
+)
+
+
+def count_parameters(module: nn.Module) -> list[PartCount]:
+    """Parameters by part; `module` holds the model as `model`, and what only training needs beside it."""
+    counts = {part: [0, 0, 0] for _, part in _PARTS}
+    for name, parameter in module.named_parameters():
+        part = next(part for prefix, part in _PARTS if name.startswith(prefix))
+        trained = parameter.numel() if parameter.requires_grad else 0
+        adapter = trained if _is_adapter(name) else 0
+        counts[part] = [a + b for a, b in zip(counts[part], (parameter.numel(), trained, adapter), strict=True)]
+    return [PartCount(part, *numbers) for part, numbers in counts.items()]
