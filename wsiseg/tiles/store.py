@@ -20,7 +20,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from wsiseg.files import atomic_write
 from wsiseg.tiles.ahead import map_ahead, read_ahead
 from wsiseg.tiles.attributes import StoreAttributes, explain_difference, parse_attributes
 from wsiseg.tiles.grid import Grid
-from wsiseg.tiles.shard import SHARD_TILES, ZSTD_LEVEL, encode_patch, encode_shard, read_index, read_patches
+from wsiseg.tiles.shard import ZSTD_LEVEL, decode_chunk, encode_chunk, encode_shard, read_chunk, read_index
 from wsiseg.tiles.stream import READ_AHEAD_BATCHES, WORKERS, Batches, SlideTiles
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from wsiseg.slide import Slide
 
+SHARD_TILES = 64
 ARRAYS = ("pixels", "m_xy", "tissue")
 
 
@@ -98,10 +99,15 @@ class TileStore:
         for first, stop in pairwise(runs):
             shard = int(wanted[first]) // SHARD_TILES
             file = _shard_file(self.path, shard)
-            index = read_index(file, _shard_tiles(shard, len(self.grid)))
-            if index is None:
-                raise StoreError(f"{file} is missing or damaged: run `wsiseg tile` again to read it anew")
-            read_patches(file, index, (wanted[first:stop] % SHARD_TILES).tolist(), out[first:stop])
+            try:
+                with open(file, "rb") as opened:
+                    index = _whole_index(opened, _shard_tiles(shard, len(self.grid)))
+                    for place, tile in zip(wanted[first:stop] % SHARD_TILES, out[first:stop], strict=True):
+                        decode_chunk(read_chunk(opened, index, place), tile)
+            except (OSError, RuntimeError, ValueError) as error:
+                raise StoreError(
+                    f"{file} is missing or damaged ({error}): delete it and run `wsiseg tile` again"
+                ) from error
         return out
 
 
@@ -156,7 +162,7 @@ def _write_missing_shards(source: SlideTiles, folder: Path, progress: Callable[[
     missing = [
         shard
         for shard in range(-(-total // SHARD_TILES))
-        if read_index(_shard_file(folder, shard), _shard_tiles(shard, total)) is None
+        if not _is_whole(_shard_file(folder, shard), _shard_tiles(shard, total))
     ]
     wanted = [shard * SHARD_TILES + place for shard in missing for place in range(_shard_tiles(shard, total))]
     done = total - len(wanted)
@@ -164,7 +170,7 @@ def _write_missing_shards(source: SlideTiles, folder: Path, progress: Callable[[
         progress(done, total)
     with (
         closing(source.tiles(wanted)) as tiles,
-        closing(map_ahead(encode_patch, tiles, workers=WORKERS, ahead=2 * WORKERS)) as patches,
+        closing(map_ahead(encode_chunk, tiles, workers=WORKERS, ahead=2 * WORKERS)) as patches,
     ):
         for shard in missing:
             parts = []
@@ -176,11 +182,28 @@ def _write_missing_shards(source: SlideTiles, folder: Path, progress: Callable[[
             file = _shard_file(folder, shard)
             _make_folder(file.parent)
             with atomic_write(file) as out:
-                out.writelines(encode_shard(parts))
+                out.writelines(encode_shard(parts, SHARD_TILES))
 
 
 def _shard_file(folder: Path, shard: int) -> Path:
     return folder / "pixels" / "c" / str(shard) / "0" / "0" / "0"
+
+
+def _is_whole(file: Path, tiles: int) -> bool:
+    try:
+        with open(file, "rb") as shard:
+            _whole_index(shard, tiles)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _whole_index(shard: IO[bytes], tiles: int) -> np.ndarray:
+    """As `read_index`. Raises ValueError unless it holds just its first `tiles` chunks."""
+    index = read_index(shard, SHARD_TILES)
+    if index is None or (index[:tiles] == -1).any() or (index[tiles:] != -1).any():
+        raise ValueError("its index is not that of a whole shard")
+    return index
 
 
 def _shard_tiles(shard: int, total: int) -> int:
