@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.model.small import small_model
+from wsiseg.errors import StoreError, WsisegError
 from wsiseg.inference import MASK_FEATURES, TileMask
 from wsiseg.inference.answers import answers
 from wsiseg.inference.engine import PathChatSegmenter
@@ -128,3 +129,29 @@ def test_half_precision_moves_no_probability_of_the_bundled_model_by_a_thousandt
         rounded = segmenter.model.decode_masks(embedding, finer, states, (256, 256)).sigmoid()
         whole = segmenter.model.masks(tiles_to_tensor(tiles), states).sigmoid()
     assert 0 < (rounded - whole).abs().max() < 1e-3
+
+
+def test_a_store_without_pixels_answers_as_one_with_them(slide_file: Path, store: TileStore, tmp_path: Path) -> None:
+    here = shutil.copy(slide_file, tmp_path / "there.tif")
+    with open_slide(here) as slide:
+        bare = write_store(slide, plan_grid(slide, store.grid.spec), tmp_path / "moved" / "bare.zarr", pixels=False)
+    assert not (bare.path / "pixels").exists()
+    assert (bare.tiles([3, 0]) == store.tiles([3, 0])).all()
+    expected = ask(store, ["nuclei"], Counting())["nuclei"]
+    shutil.move(here, tmp_path / "moved" / "there.tif")  # the slide may lie beside its store
+    assert_same(ask(bare, ["nuclei"], Counting())["nuclei"], expected)
+
+    with open_slide(slide_file) as slide, pytest.raises(StoreError, match="holds coordinates only"):
+        write_store(slide, store.grid, bare.path)
+    shutil.copy(store.path / "zarr.json", tmp_path / "moved" / "there.tif")
+    with pytest.raises(WsisegError):
+        bare.tiles([0])
+    synthetic_slide(tmp_path / "moved" / "there.tif", {}, l0_width=701, l0_height=420)
+    with pytest.raises(StoreError, match="has changed, or is another slide"):
+        bare.tiles([0])
+    (tmp_path / "moved" / "there.tif").unlink()
+    with pytest.raises(StoreError, match="lies neither at"):
+        bare.tiles([0])
+    second = Counting()
+    assert_same(ask(bare, ["nuclei"], second)["nuclei"], expected)  # all that was seen is kept
+    assert second.encoded == {}
