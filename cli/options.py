@@ -6,15 +6,21 @@
 | --backend    | x       | x    | x         | x    | x      |
 | --origin     | x       |      |           |      | x      |
 | --device     | x       |      |           |      |        |
+| --max-px     |         |      | x         |      | x      |
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class SlideMpp(click.ParamType):
@@ -51,6 +57,40 @@ origin_option = click.option(
     show_default=True,
     help="Where 0,0 lies: as in QuPath (OpenSlide bounds subtracted), or the corner of the whole slide.",
 )
+PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+
+
+class PicturePath(click.Path):
+    """A file to write whose name ends in .png or .jpg."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if path.suffix.lower() not in PICTURE_FORMATS:
+            self.fail(f"{path} must end in .png or .jpg", param, ctx)
+        return path
+
+
+def max_px_option(default: int) -> Callable[[Any], Any]:
+    return click.option(
+        "--max-px",
+        type=click.IntRange(16, 16384),
+        default=default,
+        show_default=True,
+        help="Longer side of the picture.",
+    )
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Raises OutputError: it cannot be written."""
+    from wsiseg.files import atomic_write
+
+    with atomic_write(path) as file:
+        picture.save(file, PICTURE_FORMATS[path.suffix.lower()])
+
+
 device_option = click.option("--device", help="cpu, cuda, cuda:1, mps; by default the best there is.")
 
 

@@ -7,22 +7,14 @@ from typing import Any
 
 import click
 
-from wsiseg.cli.options import backend_option, slide_mpp_option
-
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+from wsiseg.cli.options import PicturePath, backend_option, max_px_option, save_picture, slide_mpp_option
 
 
 @click.command("render")
 @click.argument("slide")
 @click.argument("geojson", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Picture to write, .png or .jpg.")
-@click.option(
-    "--max-px",
-    type=click.IntRange(16, 16384),
-    default=2000,
-    show_default=True,
-    help="Longer side of the picture.",
-)
+@click.option("--out", required=True, type=PicturePath(), help="Picture to write, .png or .jpg.")
+@max_px_option(2000)
 @click.option(
     "--origin",
     type=click.Choice(["qupath", "slide"]),
@@ -40,9 +32,6 @@ def command(
     backend: str | None,
 ) -> None:
     """Draw the outlines of GEOJSON over SLIDE, with a legend and a scale bar."""
-    if out.suffix.lower() not in FORMATS:
-        raise click.BadParameter(f"{out} must end in .png or .jpg", param_hint="--out")
-    from wsiseg.files import atomic_write
     from wsiseg.geojson import read_collection
     from wsiseg.render import overlay
     from wsiseg.slide import open_slide
@@ -52,6 +41,5 @@ def command(
         origin = "slide" if run.get("origin") == "slide" else "qupath"
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
         picture = overlay(opened, annotations, origin=origin, max_px=max_px)
-    with atomic_write(out) as file:
-        picture.save(file, FORMATS[out.suffix.lower()])
+    save_picture(picture, out)
     click.echo(f"wsiseg: drew {len(annotations):,} annotations on {out}", err=True)

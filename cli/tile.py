@@ -28,6 +28,7 @@ from wsiseg.cli.options import backend_option, progress_bar, slide_mpp_option
     type=click.FloatRange(0, 1),
     help="Keep patches with at least this part of tissue; 0 keeps all.",
 )
+@click.option("--no-pixels", is_flag=True, help="Keep only where the patches lie; the slide is read again at use.")
 @slide_mpp_option
 @backend_option
 def command(
@@ -37,6 +38,7 @@ def command(
     tile_size: int,
     overlap: int,
     min_tissue: float,
+    no_pixels: bool,
     slide_mpp: Any,
     backend: str | None,
 ) -> None:
@@ -51,5 +53,5 @@ def command(
     spec = GridSpec(mpp, tile_size, overlap, min_tissue)
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened, progress_bar("tiles") as progress:
         grid = plan_grid(opened, spec)
-        write_store(opened, grid, out, progress=progress)
+        write_store(opened, grid, out, pixels=not no_pixels, progress=progress)
     click.echo(f"{out}: {len(grid)} tiles of {tile_size} px at {mpp:g} µm/px", err=True)

@@ -21,6 +21,7 @@ from wsiseg import __version__
 from wsiseg.errors import QueryError, StoreError
 from wsiseg.geojson import Annotation, annotation_id
 from wsiseg.inference import Segmenter, TileMask
+from wsiseg.inference.answers import answers
 from wsiseg.mask import Canvas, Region, l0_origin, regions
 from wsiseg.mask.regions import Origin
 from wsiseg.qupath import DESCRIPTION, class_color, clean_text
@@ -87,11 +88,11 @@ def segment(
                 q: stack.enter_context(Canvas(grid.m_width, grid.m_height, spec.tile_size, spec.overlap))
                 for q in asked
             }
-            batches = tiles.batches(batch_size)
-            stack.callback(batches.close)  # type: ignore[attr-defined]  # before the slide that it reads
-            for indices, pixels in batches:  # (B,), (B, H, W, 3)
+            answered = answers(tiles, asked, segmenter, batch_size)
+            stack.callback(answered.close)  # before the slide that it reads
+            for indices, masks in answered:  # (B,), B answers to each query
                 for q in asked:
-                    for i, mask in zip(indices, segmenter.segment_tiles(pixels, q, spec.mpp), strict=True):
+                    for i, mask in zip(indices, masks[q], strict=True):
                         m_x, m_y = grid.m_xy[i].tolist()
                         canvases[q].add(m_x, m_y, mask.probability)
                         said[q].append(_tile_reasoning(q, grid, m_x, m_y, mask))

@@ -11,7 +11,8 @@ from benchmarks.speed.rows import Row, Setup, measure_cost, with_ratios
 from wsiseg.files import atomic_write
 from wsiseg.slide import open_slide
 from wsiseg.tiles import Grid, GridSpec, SlideTiles, TileStore, plan_grid, write_store
-from wsiseg.tiles.shard import SHARD_TILES, encode_patch, encode_shard
+from wsiseg.tiles.shard import encode_chunk, encode_shard
+from wsiseg.tiles.store import SHARD_TILES
 
 WRITE_PEER = "zarr, sharded, zstd-1, write_empty_chunks"
 READ_PEER = "zarr z[i]"
@@ -45,9 +46,9 @@ def write_ours(patches_file: Path, folder: Path) -> int:
     patches = np.load(patches_file, mmap_mode="r")
     folder.mkdir(exist_ok=True)
     for start in range(0, len(patches), SHARD_TILES):
-        encoded = [encode_patch(patch) for patch in patches[start : start + SHARD_TILES]]
+        encoded = [encode_chunk(patch) for patch in patches[start : start + SHARD_TILES]]
         with atomic_write(folder / str(start)) as file:
-            file.writelines(encode_shard(encoded))
+            file.writelines(encode_shard(encoded, SHARD_TILES))
     return int(patches.nbytes)
 
 

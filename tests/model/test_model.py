@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,15 +125,15 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(monkeypatch: pytest.Mo
     tiles = np.random.default_rng(0).integers(0, 255, (7, 128, 128, 3), dtype=np.uint8)
     expected = [answer.reasoning for answer in segmenter.segment_tiles(tiles, "glands", 1.0)]
     sizes: list[int] = []
-    whole = segmenter._segment
+    whole = segmenter._answer
 
-    def small_device(part: np.ndarray, query: str, mpp: float):  # type: ignore[no-untyped-def]
-        sizes.append(len(part))
-        if len(part) > 2:
+    def small_device(features: Any, rows: range, query: str, mpp: float) -> Any:
+        sizes.append(len(rows))
+        if len(rows) > 2:
             raise torch.OutOfMemoryError("injected")
-        return whole(part, query, mpp)
+        return whole(features, rows, query, mpp)
 
-    monkeypatch.setattr(segmenter, "_segment", small_device)
+    monkeypatch.setattr(segmenter, "_answer", small_device)
     assert [answer.reasoning for answer in segmenter.segment_tiles(tiles, "glands", 1.0)] == expected
     assert sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
 

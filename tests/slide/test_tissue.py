@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from tests.slide.make import smooth
-from wsiseg.slide import open_slide, tissue_mask
+from wsiseg.slide import open_slide, tissue, tissue_mask
 from wsiseg.slide.tissue import find_tissue
 
 UM_PER_PX = 10.0  # a thumbnail of a slide of 12 x 8 mm
@@ -123,3 +126,15 @@ def test_sample_slide(sample_slide: Path) -> None:
         assert 0.36 < found.fraction < 0.44
         assert found.mask[400, 180]
         assert not found.mask[100, 20]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.floats(0.01, 0.5))
+def test_closing_and_filling_equal_their_definitions(seed: int, radius: int, share: float) -> None:
+    mask = np.random.default_rng(seed).random((37, 29)) < share
+    frame = np.pad(mask, radius + 1)
+    near = ndimage.distance_transform_edt(~frame) <= radius if mask.any() else frame
+    closed = (ndimage.distance_transform_edt(near) > radius if near.any() else near) | frame
+    inside = np.s_[radius + 1 : -radius - 1, radius + 1 : -radius - 1]
+    np.testing.assert_array_equal(tissue._close(mask, radius), closed[inside])
+    np.testing.assert_array_equal(tissue._fill_small_holes(mask, mask.size), ndimage.binary_fill_holes(mask))

@@ -166,7 +166,7 @@ def test_a_broken_shard_is_found_when_read_and_mended_by_the_next_run(
     else:
         data[-100] ^= 1
         shard.write_bytes(data)
-    with pytest.raises(StoreError, match="missing or damaged: run `wsiseg tile` again"):
+    with pytest.raises(StoreError, match=r"missing or damaged .* run `wsiseg tile` again"):
         list(TileStore.open(store).batches(16))
     write_store(SLIDE, grid, store)
     assert shard.read_bytes() == (finished / shard.relative_to(store)).read_bytes()
@@ -177,7 +177,7 @@ def test_a_flipped_bit_in_the_pixels_is_never_served(store: Path) -> None:
     data = bytearray(shard.read_bytes())
     data[len(data) // 3] ^= 16
     shard.write_bytes(data)
-    with pytest.raises(StoreError, match="is damaged"):
+    with pytest.raises(StoreError, match="is missing or damaged"):
         list(TileStore.open(store).batches(16))
 
 

@@ -1,4 +1,4 @@
-"""Public data sets as samples, one function each; no patient, organ or field is in two splits.
+"""Public data sets as samples, one line of a table each; no patient, organ or field is in two splits.
 
 Labels that a set does not state are derived only where the picture itself decides (see `derived`); everything
 else stays unknown. The scale is the stated one, or an estimate by the size of crypts (about 80 µm) and nuclei
@@ -10,7 +10,10 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -29,6 +32,8 @@ NUINSSEG_VAL_ORGANS = (
     "mouse kidney",
 )
 _CAMELYON_VAL = tuple(f"{number}.jpg" for number in range(10692, 10698))
+Row = dict[str, str]  # of index.csv
+T = TypeVar("T")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
@@ -66,7 +71,7 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return mask.astype(np.uint16)
 
 
-def _rows(folder: Path) -> list[dict[str, str]]:
+def _rows(folder: Path) -> list[Row]:
     try:
         with open(folder / "index.csv", newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
@@ -144,193 +149,108 @@ def ebhi_seg(folder: Path) -> Iterator[Sample]:
         )
 
 
-def nuinsseg(folder: Path) -> Iterator[Sample]:
-    """Nuclei of 26 human and mouse organs, 512 px; whole organs are held back for validation."""
-    for row in _rows(folder):
-        image = read_image(find_file(folder / "images", row["file"]))
-        mask = read_mask(find_file(folder / "masks", row["file"]), image.shape)
-        split = "val" if row["organ"] in NUINSSEG_VAL_ORGANS else "train"
-        yield make_sample(
-            image,
-            {"nucleus": mask},
-            source="nuinsseg",
-            label=row["organ"],
-            group=row["organ"],
-            split=split,
-            name=row["file"],
-            mpp=0.25,
-        )
+@dataclass(frozen=True)
+class PublicSet:
+    """A set whose index.csv names images that have one mask each, or none.
+
+    concept: what the masks show, None where there are none. label, group, split and background say it of a row
+    of the index. A group (patient, organ, field) is never in two splits.
+    """
+
+    concept: str | None
+    mpp: float
+    label: Callable[[Row], str]
+    group: Callable[[Row], str]
+    split: Callable[[Row], str]
+    background: Callable[[Row], bool] = lambda row: False
+
+    def samples(self, source: str, folder: Path) -> Iterator[Sample]:
+        for row in _rows(folder):
+            image = read_image(find_file(folder / "images", row["file"]))
+            layers = {}
+            if self.concept is not None:
+                layers[self.concept] = read_mask(find_file(folder / "masks", row["file"]), image.shape)
+            yield make_sample(
+                image,
+                layers,
+                source=source,
+                label=self.label(row),
+                group=self.group(row),
+                split=self.split(row),
+                name=row["file"],
+                mpp=self.mpp,
+                background=self.background(row),
+            )
 
 
-def dsb2018_histology(folder: Path) -> Iterator[Sample]:
-    """Nuclei of the 2018 Data Science Bowl, 320 × 256 px; organ not stated; 15 % by hash for validation."""
-    for row in _rows(folder):
-        image = read_image(find_file(folder / "images", row["file"]))
-        mask = read_mask(find_file(folder / "masks", row["file"]), image.shape)
-        chance = int(hashlib.sha256(row["file"].encode()).hexdigest()[:8], 16) / 16**8
-        yield make_sample(
-            image,
-            {"nucleus": mask},
-            source="dsb2018_histology",
-            label="histology",
-            group=row["file"],
-            split="val" if chance < 0.15 else "train",
-            name=row["file"],
-            mpp=0.25,
-        )
+def _always(value: T) -> Callable[[Row], T]:
+    return lambda row: value
 
 
-def hgsc_histolytics(folder: Path) -> Iterator[Sample]:
-    """Nuclei of ovarian carcinoma, two fields of 1500 px: the nest trains, the stroma validates."""
-    for row in _rows(folder):
-        image = read_image(find_file(folder / "images", row["file"]))
-        mask = read_mask(find_file(folder / "masks", row["file"]), image.shape)
-        yield make_sample(
-            image,
-            {"nucleus": mask},
-            source="hgsc_histolytics",
-            label="ovary",
-            group=row["file"],
-            split="val" if row["file"] == "hgsc_stromal" else "train",
-            name=row["file"],
-            mpp=0.25,
-        )
+def _file(row: Row) -> str:
+    return row["file"]
 
 
-def camelyon_resampled(folder: Path) -> Iterator[Sample]:
-    """Lymph node with metastases, 512 px, blocky region masks."""
-    for row in _rows(folder):
-        image = read_image(find_file(folder / "images", row["file"]))
-        mask = read_mask(find_file(folder / "masks", row["file"]), image.shape)
-        yield make_sample(
-            image,
-            {"malignant": mask},
-            source="camelyon_resampled",
-            label="lymph node",
-            group=row["file"],
-            split="val" if row["file"] in _CAMELYON_VAL else "train",
-            name=row["file"],
-            mpp=0.5,
-            background=True,
-        )
+def _organ(row: Row) -> str:
+    return row["organ"]
 
 
-def ocdc(folder: Path) -> Iterator[Sample]:
-    """Oral carcinoma, 640 px, all of one slide: training only."""
-    for row in _rows(folder):
-        image = read_image(find_file(folder / "images", row["file"]))
-        mask = read_mask(find_file(folder / "masks", row["file"]), image.shape)
-        yield make_sample(
-            image,
-            {"malignant": mask},
-            source="ocdc",
-            label="oral mucosa",
-            group="1009009",
-            split="train",
-            name=row["file"],
-            mpp=0.5,
-            background=True,
-        )
+def _class(row: Row) -> str:
+    return row["cls"]
 
 
-def necrosis_sbu(folder: Path) -> Iterator[Sample]:
-    """Necrosis in the lumen of a carcinoma, 500 px, crops of one field: training only."""
-    for row in _rows(folder):
-        image = read_image(find_file(folder / "images", row["file"]))
-        mask = read_mask(find_file(folder / "masks", row["file"]), image.shape)
-        yield make_sample(
-            image,
-            {"necrosis": mask},
-            source="necrosis_sbu",
-            label="carcinoma",
-            group="one field",
-            split="train",
-            name=row["file"],
-            mpp=0.5,
-        )
+def _validates(test: Callable[[Row], bool]) -> Callable[[Row], str]:
+    return lambda row: "val" if test(row) else "train"
 
 
-def osteosarcoma_patches(folder: Path) -> Iterator[Sample]:
-    """Bone tumour patches with a class only: absences, and empty background; case 48 validates."""
-    for row in _rows(folder):
-        case = "-".join(row["file"].split("___")[1].split("-")[:2])
-        group = "P9" if case.startswith("P9") else case
-        yield make_sample(
-            read_image(find_file(folder / "images", row["file"])),
-            {},
-            source="osteosarcoma_patches",
-            label=row["cls"],
-            group=group,
-            split="val" if group == "Case-48" else "train",
-            name=row["file"],
-            mpp=0.8,
-            background=True,
-        )
+def _chance(row: Row) -> float:
+    """0 to 1 by the name, always the same."""
+    return int(hashlib.sha256(row["file"].encode()).hexdigest()[:8], 16) / 16**8
 
 
-def nct_crc_samples(folder: Path) -> Iterator[Sample]:
-    """One colorectal patch per class: what it cannot hold; the background patch is all glass."""
-    for row in _rows(folder):
-        yield make_sample(
-            read_image(find_file(folder / "images", row["file"])),
-            {},
-            source="nct_crc_samples",
-            label=row["cls"],
-            group=row["file"],
-            split="train",
-            name=row["file"],
-            mpp=0.5,
-            background=row["cls"] == "BACK",
-        )
+def _osteosarcoma_case(row: Row) -> str:
+    case = "-".join(row["file"].split("___")[1].split("-")[:2])
+    return "P9" if case.startswith("P9") else case
 
 
-def glas(folder: Path) -> Iterator[Sample]:
-    """Colon glands, about 775 × 522 px, 0.62 µm per pixel; for tests only."""
-    for row in _rows(folder):
-        image = read_image(find_file(folder / "images", row["file"]))
-        mask = read_mask(find_file(folder / "masks", row["file"]), image.shape)
-        yield make_sample(
-            image,
-            {"gland": mask},
-            source="glas",
-            label="colon",
-            group=row["file"],
-            split="test",
-            name=row["file"],
-            mpp=0.62,
-        )
+_TRAIN, _TEST = _always("train"), _always("test")
 
-
-def monuseg(folder: Path) -> Iterator[Sample]:
-    """Nuclei of seven organs, 1000 px, 0.25 µm per pixel; for tests only."""
-    for row in _rows(folder):
-        image = read_image(find_file(folder / "images", row["file"]))
-        mask = read_mask(find_file(folder / "masks", row["file"]), image.shape)
-        yield make_sample(
-            image,
-            {"nucleus": mask},
-            source="monuseg",
-            label="tcga",
-            group=row["file"],
-            split="test",
-            name=row["file"],
-            mpp=0.25,
-        )
-
+# fmt: off
+SETS: dict[str, PublicSet] = {
+    # Nuclei of 26 human and mouse organs, 512 px; whole organs are held back for validation.
+    "nuinsseg": PublicSet("nucleus", 0.25, _organ, _organ, _validates(lambda row: row["organ"] in NUINSSEG_VAL_ORGANS)),
+    # Nuclei of the 2018 Data Science Bowl, 320 × 256 px; organ not stated; 15 % by hash for validation.
+    "dsb2018_histology": PublicSet(
+        "nucleus", 0.25, _always("histology"), _file, _validates(lambda row: _chance(row) < 0.15)
+    ),
+    # Nuclei of ovarian carcinoma, two fields of 1500 px: the nest trains, the stroma validates.
+    "hgsc_histolytics": PublicSet(
+        "nucleus", 0.25, _always("ovary"), _file, _validates(lambda row: row["file"] == "hgsc_stromal")
+    ),
+    # Lymph node with metastases, 512 px, blocky region masks.
+    "camelyon_resampled": PublicSet(
+        "malignant", 0.5, _always("lymph node"), _file, _validates(lambda row: row["file"] in _CAMELYON_VAL),
+        _always(True),
+    ),
+    # Oral carcinoma, 640 px, all of one slide: training only.
+    "ocdc": PublicSet("malignant", 0.5, _always("oral mucosa"), _always("1009009"), _TRAIN, _always(True)),
+    # Necrosis in the lumen of a carcinoma, 500 px, crops of one field: training only.
+    "necrosis_sbu": PublicSet("necrosis", 0.5, _always("carcinoma"), _always("one field"), _TRAIN),
+    # Bone tumour patches with a class only: absences, and empty background; case 48 validates.
+    "osteosarcoma_patches": PublicSet(
+        None, 0.8, _class, _osteosarcoma_case, _validates(lambda row: _osteosarcoma_case(row) == "Case-48"),
+        _always(True),
+    ),
+    # One colorectal patch per class: what it cannot hold; the background patch is all glass.
+    "nct_crc_samples": PublicSet(None, 0.5, _class, _file, _TRAIN, lambda row: row["cls"] == "BACK"),
+    # Colon glands, about 775 × 522 px, 0.62 µm per pixel; for tests only.
+    "glas": PublicSet("gland", 0.62, _always("colon"), _file, _TEST),
+    # Nuclei of seven organs, 1000 px, 0.25 µm per pixel; for tests only.
+    "monuseg": PublicSet("nucleus", 0.25, _always("tcga"), _file, _TEST),
+}
+# fmt: on
 
 IMPORTERS: dict[str, Callable[[Path], Iterator[Sample]]] = {
-    importer.__name__: importer
-    for importer in (
-        ebhi_seg,
-        nuinsseg,
-        dsb2018_histology,
-        hgsc_histolytics,
-        camelyon_resampled,
-        ocdc,
-        necrosis_sbu,
-        osteosarcoma_patches,
-        nct_crc_samples,
-        glas,
-        monuseg,
-    )
+    "ebhi_seg": ebhi_seg,
+    **{name: partial(public.samples, name) for name, public in SETS.items()},
 }

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from wsiseg.inference.features import TileFeatures
+    from wsiseg.tiles import Embeddings
+
+# The parts of what an `Encoder` sees of a tile: for every query, and for those that end in a mask.
+IMAGE_TOKENS, MASK_FEATURES = "image_tokens", "mask_features"
 
 
 @dataclass(frozen=True)
@@ -43,3 +51,25 @@ class Segmenter(Protocol):
 
     def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
         """Tiles (B, H, W, 3) uint8 at `mpp` µm per pixel → one answer each."""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """A `Segmenter` that looks at a tile once, whatever is asked about it."""
+
+    def look(
+        self,
+        indices: np.ndarray,
+        size: tuple[int, int],
+        read: Callable[[], np.ndarray],
+        kept: Embeddings | None = None,
+    ) -> TileFeatures:
+        """What it sees of the tiles `indices` (B,) of a grid.
+
+        size: (H, W) of a tile; read() gives the pixels (B, H, W, 3) uint8, if they are needed.
+        """
+        ...
+
+    def answer(self, features: TileFeatures, query: str, mpp: float) -> list[TileMask]:
+        """As `Segmenter.segment_tiles`."""
+        ...

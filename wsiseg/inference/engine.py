@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
 
 from wsiseg.errors import QueryError
-from wsiseg.inference import TileMask
+from wsiseg.inference import IMAGE_TOKENS, MASK_FEATURES, TileMask
 from wsiseg.inference.decode import Prefix, decode, encode_prefix
+from wsiseg.inference.features import TileFeatures
 from wsiseg.model.pathchat import PathChatSegR1, tiles_to_tensor
+from wsiseg.tiles import Embeddings
 
 _log = logging.getLogger(__name__)
 _MAX_QUERY_TOKENS = 256
@@ -40,31 +43,56 @@ class PathChatSegmenter:
         Raises:
             QueryError: the query is too long for the model.
         """
+        features = self.look(np.arange(len(tiles)), tiles.shape[1:3], lambda: tiles)
+        return self.answer(features, query, mpp)
+
+    def look(
+        self,
+        indices: np.ndarray,
+        size: tuple[int, int],
+        read: Callable[[], np.ndarray],
+        kept: Embeddings | None = None,
+    ) -> TileFeatures:
+        """See `Encoder`."""
+        return TileFeatures(self._encode, indices, size, read, kept, self.model.device)
+
+    def answer(self, features: TileFeatures, query: str, mpp: float) -> list[TileMask]:
+        """See `Encoder`. Raises QueryError as `segment_tiles`."""
         answers: list[TileMask] = []
-        while len(answers) < len(tiles):
-            size = self._largest or len(tiles)
-            part = tiles[len(answers) : len(answers) + size]
+        while len(answers) < len(features):
+            rows = range(len(features))[len(answers) :][: self._largest]
             try:
-                answers += self._segment(part, query, mpp)
+                answers += self._answer(features, rows, query, mpp)
             except torch.OutOfMemoryError:
-                if len(part) == 1:
+                if len(rows) == 1:
                     raise
-                self._largest = len(part) // 2
+                self._largest = len(rows) // 2
                 torch.cuda.empty_cache()
-                _log.warning("out of memory with %d tiles at once; going on with %d", len(part), self._largest)
+                _log.warning("out of memory with %d tiles at once; going on with %d", len(rows), self._largest)
         return answers
 
     @torch.inference_mode()
-    def _segment(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
+    def _encode(self, part: str, tiles: np.ndarray) -> list[torch.Tensor]:
+        """One part of what is seen of tiles (B, H, W, 3) uint8; each array (B, …)."""
+        pixels = tiles_to_tensor(tiles, self.model.device)  # (B, 3, H, W)
+        if part == IMAGE_TOKENS:
+            return [self.model.image_tokens(pixels)]  # (B, n, hidden)
+        embedding, finer = self.model.image_encoder(self.model.image_pixels(pixels))
+        return [embedding, *finer]
+
+    @torch.inference_mode()
+    def _answer(self, features: TileFeatures, rows: Sequence[int], query: str, mpp: float) -> list[TileMask]:
         model = self.model
-        pixels = tiles_to_tensor(tiles, model.device)  # (B, 3, H, W)
-        completions = decode(model, model.image_tokens(pixels), self._prefix(query, round(mpp, 1)))
-        probability: list[np.ndarray | None] = [None] * len(tiles)
+        (tokens,) = features.part(IMAGE_TOKENS, rows)
+        completions = decode(model, tokens, self._prefix(query, round(mpp, 1)))
+        probability: list[np.ndarray | None] = [None] * len(rows)
         emitted = [i for i, completion in enumerate(completions) if completion.seg_state is not None]
         if emitted:
             states = torch.stack([c.seg_state for c in completions if c.seg_state is not None])
-            masks = model.masks(pixels[emitted], states).sigmoid().float().cpu().numpy()
-            for i, mask in zip(emitted, masks, strict=True):
+            seen = features.part(MASK_FEATURES, [rows[i] for i in emitted])
+            embedding, *finer = (array.to(states.dtype) for array in seen)
+            masks = model.decode_masks(embedding, finer, states, features.size)
+            for i, mask in zip(emitted, masks.sigmoid().float().cpu().numpy(), strict=True):
                 probability[i] = mask
         return [
             TileMask(mask, model.tokenizer.decode(completion.ids), completion.seg_probability)

@@ -108,7 +108,8 @@ def chat_prompt(config: PathChatConfig, tokenizer: PromptTokenizer, query: str, 
 
 def tiles_to_tensor(tiles: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
     """(B, H, W, 3) uint8 → (B, 3, H, W) float32 in [0, 1]; one scale for all tiles, so neighbours agree."""
-    tensor = torch.from_numpy(np.ascontiguousarray(tiles)).to(device)
+    # torch warns of arrays that cannot be written, though it is only read here: those alone are copied.
+    tensor = torch.from_numpy(np.require(tiles, requirements=["C", "W"])).to(device)
     return tensor.permute(0, 3, 1, 2).float().div_(255.0).contiguous(memory_format=torch.channels_last)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from wsiseg.tiles.embeddings import Embeddings
 from wsiseg.tiles.grid import Grid, GridSpec, SlideIdentity, plan_grid
 from wsiseg.tiles.store import TileStore, is_store, write_store
 from wsiseg.tiles.stream import SlideTiles, TileSource
 
 __all__ = [
+    "Embeddings",
     "Grid",
     "GridSpec",
     "SlideIdentity",

@@ -12,7 +12,7 @@ from wsiseg.errors import StoreError
 from wsiseg.tiles.grid import Grid, GridSpec, SlideIdentity
 
 KIND = "wsiseg tiles"
-FORMAT = 1
+FORMAT = 2
 
 Record = TypeVar("Record")
 
@@ -21,7 +21,8 @@ Record = TypeVar("Record")
 class StoreAttributes:
     """The `wsiseg` attribute of a store. It holds no time and no machine: equal input gives equal bytes.
 
-    level: of the slide, that the pixels were read from. grid_fingerprint: of `Grid`, corners included.
+    level: of the slide, that the pixels were read from. pixels: whether the store holds them.
+    grid_fingerprint: of `Grid`, corners included.
     """
 
     spec: GridSpec
@@ -32,10 +33,11 @@ class StoreAttributes:
     level: int
     grid_fingerprint: str
     software: str
+    pixels: bool = True
     complete: bool = False
 
     @classmethod
-    def of(cls, grid: Grid, *, level: int, software: str) -> StoreAttributes:
+    def of(cls, grid: Grid, *, level: int, software: str, pixels: bool = True) -> StoreAttributes:
         return cls(
             spec=grid.spec,
             slide=grid.slide,
@@ -45,6 +47,7 @@ class StoreAttributes:
             level=level,
             grid_fingerprint=grid.fingerprint,
             software=software,
+            pixels=pixels,
         )
 
     def to_json(self) -> dict[str, Any]:

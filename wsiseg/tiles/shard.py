@@ -1,9 +1,9 @@
-"""One shard of patches as bytes: the Zarr v3 `sharding_indexed` layout, written whole and always the same.
+"""One shard as bytes: the Zarr v3 `sharding_indexed` layout, one chunk a tile, written whole, always the same.
 
 Zarr itself writes this layout too, but its bytes depend on the codec pipeline (zarrs lays the chunks down in
-another order than zarr-python), and it holds a raw shard in memory. Here patches are compressed as they come,
-laid down in order, and the index follows with its CRC-32C, so that a shard is a plain function of its pixels
-and a torn file is told from a whole one by its tail. Zarr reads the result; reading a patch here costs about
+another order than zarr-python), and it holds a raw shard in memory. Here chunks are compressed as they come,
+laid down in order, and the index follows with its CRC-32C, so that a shard is a plain function of its content
+and a torn file is told from a whole one by its tail. Zarr reads the result; reading a chunk here costs about
 a quarter of what `z[i]` costs (benchmarks/speed).
 
 Layout (zarr-specs, codecs/sharding-indexed/v1.0): the compressed chunks, then for each chunk of the shard its
@@ -15,72 +15,66 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numcodecs.zstd import Zstd
 
-from wsiseg.errors import StoreError
-
-SHARD_TILES = 64
 ZSTD_LEVEL = 1
 _ABSENT = 2**64 - 1
-_INDEX_BYTES = SHARD_TILES * 16
 
 
-def encode_patch(patch: np.ndarray) -> bytes:
-    """A patch (H, W, 3) uint8 as one zstd frame with a checksum; releases the GIL."""
-    return _zstd().encode(np.ascontiguousarray(patch))
+def encode_chunk(values: np.ndarray) -> bytes:
+    """An array as one zstd frame with a checksum; releases the GIL."""
+    return _zstd().encode(np.ascontiguousarray(values))
 
 
-def encode_shard(patches: Sequence[bytes]) -> list[bytes]:
-    """The parts of a shard file of at most `SHARD_TILES` encoded patches, to be written one after another."""
-    lengths = np.array([len(patch) for patch in patches], dtype=np.uint64)
-    index = np.full((SHARD_TILES, 2), _ABSENT, dtype="<u8")
-    index[: len(patches), 0] = np.cumsum(lengths) - lengths
-    index[: len(patches), 1] = lengths
+def encode_shard(chunks: Sequence[bytes | None], places: int) -> list[bytes]:
+    """The parts of a shard file with room for `places` chunks, to be written one after another.
+
+    chunks: encoded, from place 0 on; None where there is no chunk.
+    """
+    index = np.full((places, 2), _ABSENT, dtype="<u8")
+    offset = 0
+    for place, chunk in enumerate(chunks):
+        if chunk is not None:
+            index[place] = offset, len(chunk)
+            offset += len(chunk)
     tail = index.tobytes()
-    return [*patches, tail, crc32c(tail).to_bytes(4, "little")]
+    return [*(chunk for chunk in chunks if chunk is not None), tail, crc32c(tail).to_bytes(4, "little")]
 
 
-def read_index(shard: Path, count: int) -> np.ndarray | None:
-    """Offsets and lengths (count, 2) of the patches of a whole shard; None if missing, torn or other."""
-    try:
-        with open(shard, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size < _INDEX_BYTES + 4:
-                return None
-            file.seek(size - _INDEX_BYTES - 4)
-            tail = file.read(_INDEX_BYTES + 4)
-    except OSError:
+def read_index(shard: IO[bytes], places: int) -> np.ndarray | None:
+    """Offsets and lengths (places, 2) int64 of an open shard file, -1 where it has no chunk; None if it is torn
+    or other."""
+    index_bytes = places * 16
+    size = os.fstat(shard.fileno()).st_size
+    if size < index_bytes + 4:
         return None
-    index_bytes, checksum = tail[:_INDEX_BYTES], tail[_INDEX_BYTES:]
-    if crc32c(index_bytes) != int.from_bytes(checksum, "little"):
+    shard.seek(size - index_bytes - 4)
+    tail = shard.read(index_bytes + 4)
+    if crc32c(tail[:index_bytes]) != int.from_bytes(tail[index_bytes:], "little"):
         return None
-    index = np.frombuffer(index_bytes, dtype="<u8").reshape(SHARD_TILES, 2)
-    lengths = index[:count, 1]
-    whole = (
-        (index[count:] == _ABSENT).all()
-        and (index[:count, 0] == np.cumsum(lengths) - lengths).all()
-        and int(lengths.sum()) == size - _INDEX_BYTES - 4
-    )
-    return index[:count].astype(np.int64) if whole else None
+    index = np.frombuffer(tail[:index_bytes], dtype="<i8").reshape(places, 2)  # 2^64 - 1 reads as -1
+    offsets, lengths = index[(index != -1).any(axis=1)].T
+    in_order = (lengths >= 0).all() and (offsets == np.cumsum(lengths) - lengths).all()
+    return index if in_order and int(lengths.sum()) == size - index_bytes - 4 else None
 
 
-def read_patches(shard: Path, index: np.ndarray, wanted: Sequence[int], out: np.ndarray) -> None:
-    """Decode the patches `wanted` (places in the shard) of a shard with this `index` into out (n, H, W, 3).
+def read_chunk(shard: IO[bytes], index: np.ndarray, place: int) -> bytes:
+    """The encoded chunk at `place`, where there is one, of an open shard file with this `index`."""
+    offset, length = index[place].tolist()
+    shard.seek(offset)
+    return shard.read(length)
+
+
+def decode_chunk(chunk: bytes, out: np.ndarray) -> None:
+    """Fill out, contiguous, with what `encode_chunk` was given.
 
     Raises:
-        StoreError: the bytes are not what was written.
+        ValueError, RuntimeError: the bytes are not what was written.
     """
-    try:
-        with open(shard, "rb") as file:
-            for place, patch in zip(wanted, out, strict=True):
-                offset, length = index[place]
-                file.seek(offset)
-                _zstd().decode(file.read(length), patch)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise StoreError(f"{shard} is damaged ({error}): delete it and run `wsiseg tile` again") from error
+    _zstd().decode(chunk, out)
 
 
 def crc32c(data: bytes) -> int:

@@ -5,6 +5,7 @@
     slide.zarr/m_xy               (N, 2) int64, corners in model pixels
     slide.zarr/tissue             (N,) float32
 
+A store without pixels holds coordinates only, and reads the slide again when tiles are asked for.
 A store is built in three steps, each whole or absent: the arrays' metadata, sealed by the group's
 `zarr.json`; one shard after another; `complete` in the group. Killed anywhere, the next run goes on from what
 is whole, and the finished store is the same byte for byte.
@@ -20,17 +21,18 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsiseg import __version__
 from wsiseg.errors import OutputError, StoreError
 from wsiseg.files import atomic_write
+from wsiseg.slide.source import is_url
 from wsiseg.tiles.ahead import map_ahead, read_ahead
 from wsiseg.tiles.attributes import StoreAttributes, explain_difference, parse_attributes
-from wsiseg.tiles.grid import Grid
-from wsiseg.tiles.shard import SHARD_TILES, ZSTD_LEVEL, encode_patch, encode_shard, read_index, read_patches
+from wsiseg.tiles.grid import Grid, SlideIdentity
+from wsiseg.tiles.shard import ZSTD_LEVEL, decode_chunk, encode_chunk, encode_shard, read_chunk, read_index
 from wsiseg.tiles.stream import READ_AHEAD_BATCHES, WORKERS, Batches, SlideTiles
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from wsiseg.slide import Slide
 
+SHARD_TILES = 64
 ARRAYS = ("pixels", "m_xy", "tissue")
 
 
@@ -75,8 +78,11 @@ class TileStore:
         """As `TileSource.batches`.
 
         Raises:
-            StoreError: a shard is missing or damaged.
+            StoreError: a shard is missing or damaged; or the slide is gone or changed, where it has to be read.
         """
+
+        if not self.attributes.pixels:
+            return self._slide_batches(size)
 
         def read() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for start in range(0, len(self.grid), size):
@@ -89,20 +95,54 @@ class TileStore:
         """The tiles (n, H, W, 3) uint8 with these indices, in any order.
 
         Raises:
-            StoreError: a shard is missing or damaged.
+            StoreError: as `batches`.
         """
         wanted = np.asarray(indices, dtype=np.int64)
         size = self.grid.spec.tile_size
         out = np.empty((len(wanted), size, size, 3), np.uint8)
+        if not self.attributes.pixels:
+            with self._open_slide() as slide, closing(SlideTiles(slide, self.grid).tiles(wanted.tolist())) as tiles:
+                for i, tile in enumerate(tiles):
+                    out[i] = tile
+            return out
         runs = np.flatnonzero(np.diff(wanted // SHARD_TILES, prepend=-1, append=-1))
         for first, stop in pairwise(runs):
             shard = int(wanted[first]) // SHARD_TILES
             file = _shard_file(self.path, shard)
-            index = read_index(file, _shard_tiles(shard, len(self.grid)))
-            if index is None:
-                raise StoreError(f"{file} is missing or damaged: run `wsiseg tile` again to read it anew")
-            read_patches(file, index, (wanted[first:stop] % SHARD_TILES).tolist(), out[first:stop])
+            try:
+                with open(file, "rb") as opened:
+                    index = _whole_index(opened, _shard_tiles(shard, len(self.grid)))
+                    for place, tile in zip(wanted[first:stop] % SHARD_TILES, out[first:stop], strict=True):
+                        decode_chunk(read_chunk(opened, index, place), tile)
+            except (OSError, RuntimeError, ValueError) as error:
+                raise StoreError(
+                    f"{file} is missing or damaged ({error}): delete it and run `wsiseg tile` again"
+                ) from error
         return out
+
+    def _slide_batches(self, size: int) -> Batches:
+        with self._open_slide() as slide, closing(SlideTiles(slide, self.grid).batches(size)) as batches:
+            yield from batches
+
+    def _open_slide(self) -> Slide:
+        """The slide that the store was made from: where it lay then, or beside the store."""
+        from wsiseg.slide import open_slide
+
+        identity = self.grid.slide
+        beside = str(self.path.parent / Path(identity.source).name)
+        reason = f"it lies neither at {identity.source} nor at {beside}"
+        for source in (identity.source, beside):
+            if not is_url(source) and not Path(source).exists():
+                continue
+            slide = open_slide(source, slide_mpp=(identity.mpp_x, identity.mpp_y))
+            if replace(SlideIdentity.of(slide), source=identity.source) == identity:
+                return slide
+            slide.close()
+            reason = f"{source} has changed, or is another slide"
+        raise StoreError(
+            f"{self.path} holds no pixels and its slide cannot be read: {reason}; "
+            "put the slide back, or run `wsiseg tile` on it with another --out"
+        )
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:
@@ -118,10 +158,12 @@ def write_store(
     grid: Grid,
     path: str | os.PathLike[str],
     *,
+    pixels: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> TileStore:
     """Read all tiles of `grid` into a store at `path`, or finish the one begun there.
 
+    pixels: False stores the coordinates only.
     progress: called with (tiles in the store, tiles in all). Memory: one compressed shard and a few tiles.
 
     Raises:
@@ -131,13 +173,17 @@ def write_store(
         SlideError: the slide cannot be read.
     """
     folder = Path(path)
-    wanted = StoreAttributes.of(grid, level=slide.level_for_mpp(grid.spec.mpp)[0], software=f"wsiseg {__version__}")
+    level = slide.level_for_mpp(grid.spec.mpp)[0]
+    wanted = StoreAttributes.of(grid, level=level, software=f"wsiseg {__version__}", pixels=pixels)
     _make_folder(folder)
     with _sole_writer(folder):
         if not (folder / "zarr.json").exists():
             _write_skeleton(folder, grid, wanted)
         stored = _read_attributes(folder)
         _require_same(folder, stored, grid)
+        if stored.pixels != pixels:
+            has = "pixels" if stored.pixels else "coordinates only"
+            raise StoreError(f"{folder} cannot be used: it holds {has}; choose another store, or delete this one")
         if not stored.complete and stored.software != wanted.software:
             raise StoreError(
                 f"{folder} was begun by {stored.software} and this is {wanted.software}: "
@@ -145,7 +191,8 @@ def write_store(
             )
         for leftover in folder.rglob(".*.tmp"):
             leftover.unlink()
-        _write_missing_shards(SlideTiles(slide, grid), folder, progress)
+        if pixels:
+            _write_missing_shards(SlideTiles(slide, grid), folder, progress)
         if not stored.complete:
             _write_group(folder, replace(stored, complete=True))
     return TileStore.open(folder)
@@ -156,7 +203,7 @@ def _write_missing_shards(source: SlideTiles, folder: Path, progress: Callable[[
     missing = [
         shard
         for shard in range(-(-total // SHARD_TILES))
-        if read_index(_shard_file(folder, shard), _shard_tiles(shard, total)) is None
+        if not _is_whole(_shard_file(folder, shard), _shard_tiles(shard, total))
     ]
     wanted = [shard * SHARD_TILES + place for shard in missing for place in range(_shard_tiles(shard, total))]
     done = total - len(wanted)
@@ -164,7 +211,7 @@ def _write_missing_shards(source: SlideTiles, folder: Path, progress: Callable[[
         progress(done, total)
     with (
         closing(source.tiles(wanted)) as tiles,
-        closing(map_ahead(encode_patch, tiles, workers=WORKERS, ahead=2 * WORKERS)) as patches,
+        closing(map_ahead(encode_chunk, tiles, workers=WORKERS, ahead=2 * WORKERS)) as patches,
     ):
         for shard in missing:
             parts = []
@@ -176,11 +223,28 @@ def _write_missing_shards(source: SlideTiles, folder: Path, progress: Callable[[
             file = _shard_file(folder, shard)
             _make_folder(file.parent)
             with atomic_write(file) as out:
-                out.writelines(encode_shard(parts))
+                out.writelines(encode_shard(parts, SHARD_TILES))
 
 
 def _shard_file(folder: Path, shard: int) -> Path:
     return folder / "pixels" / "c" / str(shard) / "0" / "0" / "0"
+
+
+def _is_whole(file: Path, tiles: int) -> bool:
+    try:
+        with open(file, "rb") as shard:
+            _whole_index(shard, tiles)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _whole_index(shard: IO[bytes], tiles: int) -> np.ndarray:
+    """As `read_index`. Raises ValueError unless it holds just its first `tiles` chunks."""
+    index = read_index(shard, SHARD_TILES)
+    if index is None or (index[:tiles] == -1).any() or (index[tiles:] != -1).any():
+        raise ValueError("its index is not that of a whole shard")
+    return index
 
 
 def _shard_tiles(shard: int, total: int) -> int:
@@ -200,16 +264,17 @@ def _write_skeleton(folder: Path, grid: Grid, attributes: StoreAttributes) -> No
     try:
         for name in ARRAYS:  # what an interrupted run left
             shutil.rmtree(folder / name, ignore_errors=True)
-        zarr.create_array(
-            folder / "pixels",
-            shape=(tiles, size, size, 3),
-            chunks=(1, size, size, 3),
-            shards=(SHARD_TILES, size, size, 3),
-            dtype="uint8",
-            compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
-            dimension_names=("tile", "y", "x", "rgb"),
-            config={"write_empty_chunks": True},
-        )
+        if attributes.pixels:
+            zarr.create_array(
+                folder / "pixels",
+                shape=(tiles, size, size, 3),
+                chunks=(1, size, size, 3),
+                shards=(SHARD_TILES, size, size, 3),
+                dtype="uint8",
+                compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
+                dimension_names=("tile", "y", "x", "rgb"),
+                config={"write_empty_chunks": True},
+            )
         for name, values in (
             ("m_xy", grid.m_xy.astype(np.int64)),
             ("tissue", grid.tissue.astype(np.float32)),

@@ -1,0 +1,157 @@
+"""A second query on a store reads no pixel and encodes no image, and answers as if it had."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.model.small import small_model
+from wsiseg.errors import StoreError, WsisegError
+from wsiseg.inference import MASK_FEATURES, TileMask
+from wsiseg.inference.answers import answers
+from wsiseg.inference.engine import PathChatSegmenter
+from wsiseg.model import load_model
+from wsiseg.model.pathchat import tiles_to_tensor
+from wsiseg.slide import open_slide
+from wsiseg.testing import synthetic_slide
+from wsiseg.tiles import GridSpec, SlideTiles, TileSource, TileStore, plan_grid, write_store
+
+QUERIES = ["glands", "nuclei"]
+
+
+class Counting(PathChatSegmenter):
+    """Counts the tiles that it encodes, part by part."""
+
+    def __init__(self, fingerprint: str = "one") -> None:
+        super().__init__(small_model(seed=4, stops=1.5), name="small", fingerprint=fingerprint)
+        self.encoded: dict[str, int] = {}
+
+    def _encode(self, part: str, tiles: np.ndarray):  # type: ignore[no-untyped-def]
+        self.encoded[part] = self.encoded.get(part, 0) + len(tiles)
+        return super()._encode(part, tiles)
+
+
+@pytest.fixture(scope="module")
+def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("slides") / "slide.tif"
+    synthetic_slide(path, {}, l0_width=700, l0_height=420)
+    return path
+
+
+@pytest.fixture
+def store(slide_file: Path, tmp_path: Path) -> TileStore:
+    with open_slide(slide_file) as slide:
+        return write_store(slide, plan_grid(slide, GridSpec(0.5, 128, 32)), tmp_path / "slide.zarr")
+
+
+def ask(source: TileSource, queries: Sequence[str], model: PathChatSegmenter) -> dict[str, list[TileMask]]:
+    said: dict[str, list[TileMask]] = {q: [] for q in queries}
+    tiles = []
+    for indices, masks in answers(source, queries, model, batch_size=5):
+        tiles += indices.tolist()
+        for q in queries:
+            said[q] += masks[q]
+    assert tiles == list(range(len(source.grid)))
+    return said
+
+
+def assert_same(found: Sequence[TileMask], expected: Sequence[TileMask], atol: float = 0.0) -> None:
+    for a, b in zip(found, expected, strict=True):
+        assert (a.reasoning, a.seg_probability) == (b.reasoning, b.seg_probability)
+        assert (a.probability is None) == (b.probability is None)
+        if a.probability is not None:
+            np.testing.assert_allclose(a.probability, b.probability, rtol=0, atol=atol)
+
+
+def test_slide_first_and_second_query_answer_bit_for_bit_the_same(slide_file: Path, store: TileStore) -> None:
+    with open_slide(slide_file) as slide:
+        from_slide = ask(SlideTiles(slide, store.grid), QUERIES, Counting())
+    first, second = Counting(), Counting()
+    from_store = ask(store, QUERIES, first)
+    masks = sum(any(from_store[q][i].probability is not None for q in QUERIES) for i in range(len(store.grid)))
+    assert masks > 0
+    # Both queries of a run share what was seen of a tile.
+    assert first.encoded == {"image_tokens": len(store.grid), MASK_FEATURES: masks}
+    shutil.rmtree(store.path / "pixels")
+    from_kept = ask(store, QUERIES, second)
+    assert second.encoded == {}
+    for q in QUERIES:
+        assert_same(from_store[q], from_slide[q])
+        assert_same(from_kept[q], from_store[q])
+
+
+def test_a_new_query_encodes_only_masks_that_no_earlier_one_asked_for(store: TileStore) -> None:
+    first, second = Counting(), Counting()
+    nuclei = ask(store, ["nuclei"], first)["nuclei"]
+    glands = ask(store, ["glands"], second)["glands"]
+    new = sum(a.probability is None and b.probability is not None for a, b in zip(nuclei, glands, strict=True))
+    assert 0 < new < len(store.grid)
+    assert second.encoded == {MASK_FEATURES: new}
+    # Encoders round differently in batches of other sizes: that, and no more, may differ.
+    shutil.rmtree(store.path / "embeddings")
+    assert_same(glands, ask(store, ["glands"], Counting())["glands"], atol=1e-3)
+
+
+def test_a_run_that_was_stopped_goes_on_from_what_it_has_seen(store: TileStore) -> None:
+    stopped, again = Counting(), Counting()
+    run = answers(store, QUERIES, stopped, batch_size=4)
+    next(run)
+    next(run)
+    run.close()
+    whole = ask(store, QUERIES, again)
+    assert again.encoded["image_tokens"] == len(store.grid) - stopped.encoded["image_tokens"]
+    shutil.rmtree(store.path / "embeddings")
+    for q in QUERIES:
+        assert_same(whole[q], ask(store, QUERIES, Counting())[q], atol=1e-3)
+
+
+def test_another_model_looks_for_itself(store: TileStore) -> None:
+    ask(store, ["glands"], Counting())
+    other = Counting("two")
+    ask(store, ["glands"], other)
+    assert other.encoded["image_tokens"] == len(store.grid)
+
+
+def test_half_precision_moves_no_probability_of_the_bundled_model_by_a_thousandth(sample_slide: Path) -> None:
+    segmenter = load_model(device="cpu")
+    assert isinstance(segmenter, PathChatSegmenter)
+    with open_slide(sample_slide) as slide:
+        tiles = slide.read_at_mpp(500, 900, 512, 256, 0.5).reshape(256, 2, 256, 3).swapaxes(0, 1)
+    features = segmenter.look(np.arange(2), (256, 256), lambda: tiles)
+    embedding, *finer = (array.float() for array in features.part(MASK_FEATURES, range(2)))
+    states = torch.randn(2, segmenter.model.config.text.hidden_size, generator=torch.manual_seed(0))
+    with torch.inference_mode():
+        rounded = segmenter.model.decode_masks(embedding, finer, states, (256, 256)).sigmoid()
+        whole = segmenter.model.masks(tiles_to_tensor(tiles), states).sigmoid()
+    assert 0 < (rounded - whole).abs().max() < 1e-3
+
+
+def test_a_store_without_pixels_answers_as_one_with_them(slide_file: Path, store: TileStore, tmp_path: Path) -> None:
+    here = shutil.copy(slide_file, tmp_path / "there.tif")
+    with open_slide(here) as slide:
+        bare = write_store(slide, plan_grid(slide, store.grid.spec), tmp_path / "moved" / "bare.zarr", pixels=False)
+    assert not (bare.path / "pixels").exists()
+    assert (bare.tiles([3, 0]) == store.tiles([3, 0])).all()
+    expected = ask(store, ["nuclei"], Counting())["nuclei"]
+    shutil.move(here, tmp_path / "moved" / "there.tif")  # the slide may lie beside its store
+    assert_same(ask(bare, ["nuclei"], Counting())["nuclei"], expected)
+
+    with open_slide(slide_file) as slide, pytest.raises(StoreError, match="holds coordinates only"):
+        write_store(slide, store.grid, bare.path)
+    shutil.copy(store.path / "zarr.json", tmp_path / "moved" / "there.tif")
+    with pytest.raises(WsisegError):
+        bare.tiles([0])
+    synthetic_slide(tmp_path / "moved" / "there.tif", {}, l0_width=701, l0_height=420)
+    with pytest.raises(StoreError, match="has changed, or is another slide"):
+        bare.tiles([0])
+    (tmp_path / "moved" / "there.tif").unlink()
+    with pytest.raises(StoreError, match="lies neither at"):
+        bare.tiles([0])
+    second = Counting()
+    assert_same(ask(bare, ["nuclei"], second)["nuclei"], expected)  # all that was seen is kept
+    assert second.encoded == {}

@@ -1,0 +1,59 @@
+"""All queries on all tiles of one source, batch by batch: each tile is read once, and looked at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from functools import partial
+
+import numpy as np
+
+from wsiseg.inference import IMAGE_TOKENS, Encoder, Segmenter, TileMask
+from wsiseg.tiles import Embeddings, TileSource, TileStore
+
+# Indices (B,) int64 of tiles in their grid, and for each query an answer for each of them.
+Answers = Generator[tuple[np.ndarray, dict[str, list[TileMask]]], None, None]
+
+
+def answers(source: TileSource, queries: Sequence[str], model: Segmenter, batch_size: int) -> Answers:
+    """Ask `model` every query about every tile, in grid order.
+
+    What an `Encoder` sees of the tiles of a store is kept there, and used again by later calls.
+
+    Raises:
+        SlideError, StoreError: tiles cannot be read.
+        QueryError: the model cannot use a query.
+    """
+    mpp, size = source.grid.spec.mpp, source.grid.spec.tile_size
+    if not isinstance(model, Encoder):
+        with closing(source.batches(batch_size)) as batches:
+            for indices, tiles in batches:
+                yield indices, {q: model.segment_tiles(tiles, q, mpp) for q in queries}
+        return
+    kept = None
+    if isinstance(source, TileStore):
+        kept = Embeddings(source, model_name=model.name, model_fingerprint=model.fingerprint)
+    try:
+        with closing(_batches(source, kept, batch_size)) as lazy:
+            for indices, read in lazy:
+                features = model.look(indices, (size, size), read, kept)
+                yield indices, {q: model.answer(features, q, mpp) for q in queries}
+                if kept is not None:
+                    kept.flush(before=int(indices[-1]) + 1)
+    finally:
+        if kept is not None:  # also what an interrupted run has paid for
+            kept.flush()
+
+
+def _batches(
+    source: TileSource, kept: Embeddings | None, size: int
+) -> Generator[tuple[np.ndarray, Callable[[], np.ndarray]], None, None]:
+    """Indices, and how to read their tiles: those of a store that every tile was seen of are read only if needed."""
+    if kept is not None and isinstance(source, TileStore) and kept.has_all(IMAGE_TOKENS):
+        for start in range(0, len(source.grid), size):
+            indices = np.arange(start, min(start + size, len(source.grid)), dtype=np.int64)
+            yield indices, partial(source.tiles, indices)
+        return
+    with closing(source.batches(size)) as batches:
+        for indices, tiles in batches:
+            yield indices, partial(np.asarray, tiles)
