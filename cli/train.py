@@ -22,7 +22,7 @@ STAGES = {
     "--stage",
     type=click.Choice(list(STAGES)),
     required=True,
-    help="`ssl` (stain-invariant features), `pretrain` (image and text), `sft` (answers and masks).",
+    help="`ssl` (stain-invariant features), `pretrain` (image and text), `sft` (answers and masks), `rl` (SO-GRPO).",
 )
 @click.option("--config", type=click.Path(path_type=Path), help="Recipe (YAML); without it, laptop defaults.")
 @click.option("--data", help="Quadruplet store (Zarr), as `wsiseg data` writes it.")
