@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from wsiseg.cli.train import STAGES, _import, command
 from wsiseg.training.recipe import load_recipe
 from wsiseg.training.run import read_figures
+from wsiseg.training.sft import SftRecipe, train
 
 RECIPES = Path(__file__).parents[2] / "training" / "recipes"
 
@@ -54,20 +55,25 @@ def test_the_run_keeps_what_it_was_told(store: Path, start: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_two_processes_do_what_one_does_with_twice_the_accumulation(store: Path, start: Path, tmp_path: Path) -> None:
-    arguments = ["--stage", "sft", "--data", str(store), "--model", str(start), "--steps", "3", "workers=0"]
-    arguments += ["precision=fp32", "batch_images=2", "queries_per_image=2", "validation_images=2", "warmup_steps=1"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
-    for processes, accumulation in ((1, 2), (2, 1)):
-        out = ["--out", str(tmp_path / str(processes)), f"accumulation={accumulation}"]
-        how = [*launch, "--num_processes", str(processes), "--main_process_port", "0"]
-        subprocess.run(
-            [*how, "-m", "wsiseg.cli.main", "train", *arguments, *out],
-            check=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            timeout=500,
-        )
-    one, two = (read_figures(tmp_path / name, "train") for name in "12")
+    recipe = SftRecipe(
+        data=str(store),
+        model=str(start),
+        steps=3,
+        accumulation=2,
+        batch_images=2,
+        queries_per_image=2,
+        warmup_steps=1,
+        precision="fp32",
+        workers=0,
+        validation_images=0,
+    )
+    train(recipe, tmp_path / "one")
+    out = tmp_path / "two"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "wsiseg.cli.main", "train"]
+    arguments = ["--stage", "sft", "--config", str(tmp_path / "one" / "recipe.yaml"), "--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    subprocess.run([*launch, *arguments, "accumulation=1"], check=True, env=environment, timeout=500)
+    one, two = (read_figures(tmp_path / name, "train") for name in ("one", "two"))
     assert [line["loss"] for line in one] == pytest.approx([line["loss"] for line in two], rel=1e-4)
     assert [line["norm"] for line in one] == pytest.approx([line["norm"] for line in two], rel=1e-3)
     assert len({line["loss"] for line in one}) == 3

@@ -65,7 +65,7 @@ def test_wrong_pairs_are_named_by_line(pairs: Path) -> None:
 def test_language_learns_and_the_segmenting_half_stays(pairs: Path, store: Path, start: Path, tmp_path: Path) -> None:
     before = load_folder(start).state_dict()
     for data in (pairs, store):
-        out = tmp_path / data.name
+        out = tmp_path / "runs" / data.stem
         after = load_folder(train(PretrainRecipe(**{**vars(RECIPE), "data": str(data), "model": str(start)}), out))
         losses = [line["loss"] for line in read_figures(out, "train")]
         assert losses[-1] < losses[0]
