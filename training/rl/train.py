@@ -180,11 +180,12 @@ def take_step(
     learned = {name: sum(values[name] for values in epochs) / len(epochs) for name in epochs[0]}
     masks, targets = [j.group.mask for j in judged], [lesson.target for lesson in taught]
     flat = [torch.cat([part.flatten() for part in parts]) for parts in ([j.values for j in judged], targets, masks)]
+    explained = explained_variance(*flat)
     seconds = time.monotonic() - began
     return {
         **learned,
         **summary(judged),
-        "explained_variance": float(explained_variance(*flat)),
+        **({} if explained is None else {"explained_variance": explained}),
         "mixture": c,
         "rate": rate,
         "prompts": float(len(judged)),
