@@ -86,8 +86,6 @@ class RlRecipe(TuningRecipe):
 
     def __post_init__(self) -> None:
         """Raises DataError: values that do not go together."""
-        if self.model is None:
-            raise DataError("rl continues a model that can answer already; name one with --model (`tiny` is bundled)")
         if self.gradient_checkpointing:
             raise DataError("rl reads a prompt once for all its answers, which gradient_checkpointing rules out")
         if self.answers < 2:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from wsiseg.errors import DataError
 from wsiseg.model.folder import save_model
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.data.store import QuadrupletStore
@@ -59,10 +60,13 @@ def train(
         The folder of the trained model.
 
     Raises:
-        DataError: no training images; `out` holds a run and `resume` is off, or the other way round.
+        DataError: no training images; no model to start from; `out` holds a run and `resume` is off, or the other
+            way round.
     """
     if dry_run:
         return plan(build(outline(recipe), recipe), recipe, out, say)
+    if recipe.model is None:
+        raise DataError("rl continues a model that can answer already; name one with --model (`tiny` is bundled)")
     from accelerate import Accelerator
 
     world = Accelerator(mixed_precision="bf16" if recipe.precision == "bf16" else "no")
