@@ -12,6 +12,8 @@ from wsiseg.cli.options import progress_bar
 
 # stage → (recipe class, train function), imported when the stage is run
 STAGES = {
+    "ssl": ("wsiseg.training.ssl:SslRecipe", "wsiseg.training.ssl:train"),
+    "pretrain": ("wsiseg.training.pretrain:PretrainRecipe", "wsiseg.training.pretrain:train"),
     "sft": ("wsiseg.training.sft:SftRecipe", "wsiseg.training.sft:train"),
     "rl": ("wsiseg.training.rl.recipe:RlRecipe", "wsiseg.training.rl.train:train"),
 }
@@ -22,10 +24,10 @@ STAGES = {
     "--stage",
     type=click.Choice(list(STAGES)),
     required=True,
-    help="`ssl` (stain-invariant features), `pretrain` (image and text), `sft` (answers and masks).",
+    help="`ssl` (stain-invariant features), `pretrain` (image and text), `sft` (answers and masks), `rl` (SO-GRPO).",
 )
 @click.option("--config", type=click.Path(path_type=Path), help="Recipe (YAML); without it, laptop defaults.")
-@click.option("--data", help="Quadruplet store (Zarr), as `wsiseg data` writes it.")
+@click.option("--data", help="Quadruplet store, as `wsiseg data` writes it; to pretrain, also pairs (JSONL).")
 @click.option("--model", help="Model to start from: a folder, or `tiny`, the bundled one (default).")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps.")

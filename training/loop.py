@@ -40,14 +40,15 @@ class Stage:
     """What a stage brings to the loop.
 
     `module(batch)` gives a dict of scalars, of which `loss` is minimised; it holds the `model`. `examples(n)` and
-    `validation(n)` give n examples; `collate` turns a list of them into a batch with `.to(device)`; `measure` gives
-    further figures of the module, written down with every validation.
+    `validation(n)` give n examples (none, where no images are kept for validation); `collate` turns a list of them
+    into a batch with `.to(device)`; `measure` gives further figures of the module, written down with every
+    validation.
     """
 
     module: nn.Module
     model: PathChatSegR1
     examples: Callable[[int], Examples]
-    validation: Callable[[int], Examples] | None
+    validation: Callable[[int], Examples]
     collate: Callable[[list[Any]], Any]
     measure: Callable[[], dict[str, float]] | None = None
 
@@ -248,8 +249,6 @@ def _loader(stage: Stage, recipe: Recipe, *, start: int, world: Any) -> torch.ut
 
 
 def _validation_batches(stage: Stage, recipe: Recipe) -> list[Any]:
-    if stage.validation is None:
-        return []
     stream, size = stage.validation(recipe.validation_images), recipe.batch_images
     return [
         stage.collate([stream[i] for i in range(b, min(b + size, len(stream)))]) for b in range(0, len(stream), size)

@@ -140,12 +140,11 @@ def train(
         return plan(build(outline(recipe), recipe), recipe, out, say)
     store = training_store(recipe)
     model = begin(recipe, out, resume, lambda config: answers(store, config, recipe.seed))
-    has_validation = bool(store.indices(split="val"))
     stage = Stage(
         module=build(model, recipe),
         model=model,
         examples=lambda length: _stream(store, model, recipe, "train", recipe.seed, length),
-        validation=(lambda length: _stream(store, model, recipe, "val", 7, length)) if has_validation else None,
+        validation=lambda length: _stream(store, model, recipe, "val", 7, length),
         collate=Collate(model.config, model.tokenizer),
     )
     return fit(stage, recipe, out, resume=resume, report=report, say=say)
@@ -161,7 +160,7 @@ def _stream(
         split=split,
         seed=seed,
         questions=recipe.queries_per_image,
-        length=length,
+        length=length if store.indices(split=split) else 0,
         source_weights=recipe.source_weights,
         augment=training,
         cache=recipe.cached_images if training else 0,

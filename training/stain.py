@@ -25,6 +25,7 @@ from wsiseg.training.data.store import QuadrupletStore
 
 NAMES = ("mean L", "mean a", "mean b", "deviation L", "deviation a", "deviation b")
 _MIN_TISSUE = 0.02  # of an image; less of it says nothing about its stain
+_SIDE = 256  # pixels a side that are looked at: mean and deviation need no more
 _TRUNCATION = 2.5  # standard deviations
 _MIN_DEVIATION = 0.2  # of the data set's, below which an image would come out flat
 
@@ -144,7 +145,9 @@ def measure(store: QuadrupletStore, progress: Callable[[int, int], None] | None 
     indices = store.indices(split="train")
     seen = []
     for done, index in enumerate(indices, 1):
-        rgb = torch.from_numpy(store.sample(index).image).permute(2, 0, 1)[None].float() / 255
+        image = store.sample(index).image
+        every = max(1, min(image.shape[:2]) // _SIDE)
+        rgb = torch.from_numpy(image[::every, ::every]).permute(2, 0, 1)[None].float() / 255
         template, share = templates(rgb_to_lab(rgb))
         if share[0] >= _MIN_TISSUE:
             seen.append(template[0].numpy())

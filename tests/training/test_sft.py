@@ -12,9 +12,9 @@ import torch
 
 from tests.model.small import small_config, small_model
 from wsiseg.errors import DataError
-from wsiseg.model.folder import load_folder, save_model
+from wsiseg.model.folder import load_folder
 from wsiseg.training.batch import collate
-from wsiseg.training.data.store import QuadrupletStore, Sample, SourceInfo, write_quadruplets
+from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import Example, ExampleStream, Question
 from wsiseg.training.losses import dice_loss, mask_loss
 from wsiseg.training.sft import SftModel, SftRecipe, train
@@ -30,43 +30,6 @@ RECIPE = SftRecipe(
     checkpoint_every=3,
     validation_images=3,
 )
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve pictures of dark discs on pink; the discs are the glands."""
-    rng = np.random.default_rng(0)
-    samples = []
-    y, x = np.mgrid[:160, :160]
-    for i in range(12):
-        gland = np.zeros((160, 160), np.uint16)
-        for label in range(1, 4):
-            cy, cx, r = *rng.integers(20, 140, 2), rng.integers(12, 22)
-            gland[(y - cy) ** 2 + (x - cx) ** 2 < r * r] = label
-        image = np.where(gland[..., None] > 0, [90, 60, 140], [225, 170, 200]) + rng.normal(0, 6, (160, 160, 3))
-        samples.append(
-            Sample(
-                np.clip(image, 0, 255).astype(np.uint8),
-                {"gland": gland},
-                ("gland",),
-                ("necrosis", "cartilage"),
-                1.0,
-                "discs",
-                f"p{i}",
-                "val" if i > 8 else "train",
-                f"discs {i}",
-            )
-        )
-    path = tmp_path_factory.mktemp("data") / "discs.zarr"
-    write_quadruplets(path, samples, {"discs": SourceInfo("discs", "CC0", "us", "made", "by picture")})
-    return path
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "small"
-    save_model(small_model(), folder)
-    return folder
 
 
 def test_targets_begin_with_the_answer_and_end_with_seg_or_the_end() -> None:

@@ -67,8 +67,9 @@ def mixed_advantage(
     mean square is taken over the batch's tokens, never over a group: Â is not centred there, and the deviation of
     a group of like answers is near 0.
 
-    Why a mixture: GAE alone is faster under SGD and far worse under Adam, which blows up its small but
-    short-sighted gradient; c = 0.6 was never slower than GRPO (docs/so-grpo.md §6).
+    Why a mixture: GAE alone gains much with plain gradient descent and little or nothing with Adam, which
+    normalises the size of its small but short-sighted gradient; c = 0.6 was never slower than GRPO
+    (docs/so-grpo.md §6).
 
     >>> group, per_token, ones = torch.tensor([[1.0]]), torch.tensor([[[2.0, -2.0]]]), torch.ones(1, 1, 2)
     >>> mixed_advantage(group, per_token, ones, c=0.5)  # rms 2

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from wsiseg.errors import DataError
 from wsiseg.model.pathchat import PathChatSegR1, tiles_to_tensor
 from wsiseg.model.prompt import PromptTokens
-from wsiseg.training.examples import Example
+from wsiseg.training.examples import Example, ExampleStream
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,29 @@ class Views:
         count = len(states)
         embedding = self.embedding[view].expand(count, -1, -1, -1)
         return model.decode_masks(embedding, [f[view].expand(count, -1, -1, -1) for f in self.finer], states, size)
+
+
+class AskedExamples(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """`stream` without views of which nothing is known to be there or not: those are drawn anew.
+
+    Every step of every process then has something to learn from. Item k is the same in every run.
+    """
+
+    _TRIES = 100
+
+    def __init__(self, stream: ExampleStream) -> None:
+        self.stream = stream
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __getitem__(self, position: int) -> Example:
+        """Raises DataError: the data hold hardly a view that could be asked about."""
+        for attempt in range(self._TRIES):
+            example = self.stream[position + attempt * len(self.stream)]
+            if example.questions:
+                return example
+        raise DataError(f"{self._TRIES} views in a row allow no question; say what images of the data set do not hold")
 
 
 def prompts_of(model: PathChatSegR1, examples: Sequence[Example]) -> list[Prompt]:

@@ -26,7 +26,8 @@ class RlRecipe(TuningRecipe):
     critic). `gamma` and `gae_lambda` are GAE's γ and λ.
 
     Loss: `inner_epochs` passes over a step's answers with clip `clip_ratio`; `kl` is β, `value_weight` c_V, and
-    `value_clip` its clip; the critic learns at `value_rate` times the rate. λ_d = `pathwise` (0: no pathwise term)
+    `value_clip` its clip. The critic learns at `value_rate` times the rate: it starts at 0 and must find the level of
+    R within the warm-up, or Ã begins with a bias towards whatever was drawn. λ_d = `pathwise` (0: no pathwise term)
     with `pathwise_bce` beside it; `pathwise_to_llm: false` keeps it in Seg-Adapter and mask head. α_k = α₀ / (1 + ηk)
     with α₀ = `learning_rate`; `eta: null` is 9 / steps, which ends at a tenth.
 
@@ -74,7 +75,7 @@ class RlRecipe(TuningRecipe):
     kl: Amount = 0.01
     value_weight: Amount = 0.5
     value_clip: Amount = 0.2
-    value_rate: Amount = 30.0
+    value_rate: Amount = 100.0
     pathwise: Amount = 1.0
     pathwise_bce: Amount = 0.5
     pathwise_to_llm: bool = True
@@ -85,8 +86,6 @@ class RlRecipe(TuningRecipe):
 
     def __post_init__(self) -> None:
         """Raises DataError: values that do not go together."""
-        if self.model is None:
-            raise DataError("rl continues a model that can answer already; name one with --model (`tiny` is bundled)")
         if self.gradient_checkpointing:
             raise DataError("rl reads a prompt once for all its answers, which gradient_checkpointing rules out")
         if self.answers < 2:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F
 
 from wsiseg.training.rl.advantage import gae, group_advantage, mixed_advantage, reward_to_go
 from wsiseg.training.rl.loss import policy_loss
@@ -57,37 +58,34 @@ def learn(
     seeds: int = 24,
     updates: int = 500,
     start_logit: float = -3.5,
+    optimizer: type[torch.optim.Optimizer] = torch.optim.SGD,
     rate: float = 2.0,
     critic_rate: float = 0.3,
     warmup: int = 30,
     lam: float = 0.95,
 ) -> ToyRun:
-    """Plain gradient descent from one start for `seeds` seeds at once, with the mixture weight `c` after `warmup`."""
+    """`seeds` policies at once, from one start, with the mixture weight `c` after `warmup` updates."""
     generator = torch.Generator().manual_seed(0)
-    logits = torch.full((seeds, len(RIPE), STEPS), start_logit)
+    logits = torch.full((seeds, len(RIPE), STEPS), start_logit, requires_grad=True)
     values = torch.zeros(seeds, len(RIPE), STEPS)
-    best, shares = best_return(), [expected_return(logits)]
+    steps = optimizer([logits], lr=rate)  # type: ignore[call-arg]
+    shares = [expected_return(logits.detach())]
     for update in range(updates):
-        rewards, mask, stopped = _rollout(logits, generator)  # (seeds, C, G, K)
+        rewards, mask, stopped = _rollout(logits.detach(), generator)  # (seeds, C, G, K)
         seen = values[:, :, None].expand_as(rewards)
         weight = 0.0 if update < warmup else c
         advantage = torch.vmap(lambda r, v, m, weight=weight: _advantage(r, v, m, weight, lam))(rewards, seen, mask)
-
-        logits.requires_grad_(True)
-        going = torch.nn.functional.logsigmoid(-logits)[:, :, None]
-        stopping = torch.nn.functional.logsigmoid(logits)[:, :, None]
+        going, stopping = F.logsigmoid(-logits)[:, :, None], F.logsigmoid(logits)[:, :, None]
         logp = torch.where(stopped, stopping, going)
         per_token = policy_loss(logp, logp.detach(), advantage, 0.2) * mask
         loss = per_token.sum() / (len(RIPE) * GROUP)  # mean over the answers; the sum over seeds keeps them apart
-        (gradient,) = torch.autograd.grad(loss, logits)
-        with torch.no_grad():
-            logits = logits - rate * gradient
-            target = reward_to_go(rewards, mask, gamma=1.0)
-            visits = mask.sum(2)
-            error = ((target - seen) * mask).sum(2) / visits.clamp(min=1)
-            values = values + critic_rate * error
-            shares.append(expected_return(logits))
-    return ToyRun(torch.stack(shares, 1) / best)
+        steps.zero_grad()
+        loss.backward()
+        steps.step()
+        error = ((reward_to_go(rewards, mask, gamma=1.0) - seen) * mask).sum(2)
+        values = values + critic_rate * error / mask.sum(2).clamp(min=1)
+        shares.append(expected_return(logits.detach()))
+    return ToyRun(torch.stack(shares, 1) / best_return())
 
 
 def _rollout(

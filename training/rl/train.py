@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from wsiseg.errors import DataError
 from wsiseg.model.folder import save_model
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.data.store import QuadrupletStore
@@ -20,7 +21,7 @@ from wsiseg.training.rl.experience import Judged, gather, lessons
 from wsiseg.training.rl.loss import step_size
 from wsiseg.training.rl.lyapunov import kl_to_final, save_policy
 from wsiseg.training.rl.policy import Reference
-from wsiseg.training.rl.prompts import encode_views, prompts_of
+from wsiseg.training.rl.prompts import AskedExamples, encode_views, prompts_of
 from wsiseg.training.rl.recipe import RlRecipe
 from wsiseg.training.rl.rewards import Ending
 from wsiseg.training.rl.rollout import roll_out
@@ -59,10 +60,13 @@ def train(
         The folder of the trained model.
 
     Raises:
-        DataError: no training images; `out` holds a run and `resume` is off, or the other way round.
+        DataError: no training images; no model to start from; `out` holds a run and `resume` is off, or the other
+            way round.
     """
     if dry_run:
         return plan(build(outline(recipe), recipe), recipe, out, say)
+    if recipe.model is None:
+        raise DataError("rl continues a model that can answer already; name one with --model (`tiny` is bundled)")
     from accelerate import Accelerator
 
     world = Accelerator(mixed_precision="bf16" if recipe.precision == "bf16" else "no")
@@ -150,9 +154,6 @@ def take_step(
 ) -> dict[str, float]:
     """Draw, judge and learn once; all that is random follows from the seed, the step and the process."""
     model, began = learner.model, time.monotonic()
-    examples = [example for example in examples if example.questions]
-    if not examples:
-        return {"prompts": 0.0}
     number = step * world.num_processes + world.process_index
     generator = torch.Generator(world.device).manual_seed(recipe.seed + 1_000_003 * (number + 1))
     with world.autocast():
@@ -183,11 +184,12 @@ def take_step(
     learned = {name: sum(values[name] for values in epochs) / len(epochs) for name in epochs[0]}
     masks, targets = [j.group.mask for j in judged], [lesson.target for lesson in taught]
     flat = [torch.cat([part.flatten() for part in parts]) for parts in ([j.values for j in judged], targets, masks)]
+    explained = explained_variance(*flat)
     seconds = time.monotonic() - began
     return {
         **learned,
         **summary(judged),
-        "explained_variance": float(explained_variance(*flat)),
+        **({} if explained is None else {"explained_variance": explained}),
         "mixture": c,
         "rate": rate,
         "prompts": float(len(judged)),
@@ -219,18 +221,20 @@ def summary(judged: Sequence[Judged]) -> dict[str, float]:
     return {name: float(values.float().mean()) for name, values in everything.items() if len(values)}
 
 
-def _stream(store: QuadrupletStore, model: PathChatSegR1, recipe: RlRecipe, split: str, length: int) -> ExampleStream:
+def _stream(store: QuadrupletStore, model: PathChatSegR1, recipe: RlRecipe, split: str, length: int) -> AskedExamples:
     training = split == "train"
-    return ExampleStream(
-        store,
-        model.config,
-        split=split,
-        seed=recipe.seed if training else 7,
-        questions=recipe.queries_per_image,
-        length=length,
-        source_weights=recipe.source_weights,
-        augment=training,
-        cache=recipe.cached_images if training else 0,
+    return AskedExamples(
+        ExampleStream(
+            store,
+            model.config,
+            split=split,
+            seed=recipe.seed if training else 7,
+            questions=recipe.queries_per_image,
+            length=length,
+            source_weights=recipe.source_weights,
+            augment=training,
+            cache=recipe.cached_images if training else 0,
+        )
     )
 
 
@@ -259,7 +263,7 @@ def _held_out(store: QuadrupletStore, model: PathChatSegR1, recipe: RlRecipe) ->
     if not store.indices(split="val"):
         return []
     stream = _stream(store, model, recipe, "val", recipe.validation_images)
-    return [example for example in (stream[i] for i in range(len(stream))) if example.questions]
+    return [stream[i] for i in range(len(stream))]
 
 
 def _ask(learner: Learner, reference: Reference, examples: list[Example], recipe: RlRecipe) -> dict[str, float]:
@@ -279,9 +283,7 @@ def _distances(
     model = learner.model
     split = "val" if store.indices(split="val") else "train"
     stream = _stream(store, model, recipe, split, _PROBE_VIEWS)
-    examples = [example for example in (stream[i] for i in range(_PROBE_VIEWS)) if example.questions]
-    if not examples:
-        return {}
+    examples = [stream[i] for i in range(_PROBE_VIEWS)]
     generator = torch.Generator(world.device).manual_seed(recipe.seed)
     with world.autocast():
         views, prompts = encode_views(model, examples), prompts_of(model, examples)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+_CONSTANT = 1e-6  # a variance below this is rounding
+
 
 class ValueHead(nn.Module):
     """V(s_t) = MLP(RMSNorm(h)), h the policy's last state before token t: (…, H) → (…).
@@ -26,11 +28,15 @@ class ValueHead(nn.Module):
         return self.layers(states.detach()).float()[..., 0]
 
 
-def explained_variance(values: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def explained_variance(values: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> float | None:
     """1 − Var(y − V) / Var(y) over the tokens: 1 is a perfect critic, 0 one that says the mean, below 0 a worse one.
 
-    >>> y = torch.tensor([0.0, 1.0, 2.0]); explained_variance(torch.tensor([0.0, 1.0, 1.0]), y, torch.ones(3))
-    tensor(0.6667)
+    None where every answer earned the same: there is no variance to explain.
+
+    >>> y = torch.tensor([0.0, 1.0, 2.0]); explained_variance(torch.tensor([0.5, 1.0, 1.5]), y, torch.ones(3))
+    0.75
+    >>> explained_variance(y, torch.ones(3), torch.ones(3))
     """
     y, error = target[mask > 0], (target - values)[mask > 0]
-    return 1 - error.var(correction=0) / y.var(correction=0).clamp(min=1e-8)
+    variance = float(y.var(correction=0))
+    return 1 - float(error.var(correction=0)) / variance if variance > _CONSTANT else None

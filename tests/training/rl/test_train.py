@@ -105,7 +105,6 @@ def test_every_switch_runs(discs: Path, start: Path, tmp_path: Path, switches: d
 
 def test_recipes_that_cannot_run_are_refused() -> None:
     for override, message in (
-        ("model=null", "continues a model"),
         ("answers=1", "2 or more"),
         ("temperature=0", "above 0"),
         ("length_low=99", "above length_high"),
@@ -114,6 +113,8 @@ def test_recipes_that_cannot_run_are_refused() -> None:
     ):
         with pytest.raises(DataError, match=message):
             load_recipe(RlRecipe, None, (override,))
+    with pytest.raises(DataError, match="continues a model"):
+        train(RlRecipe(model=None), Path("nowhere"))
     recipes = Path(__file__).parents[3] / "training" / "recipes"
     for name in ("tiny-rl.yaml", "paper-rl.yaml"):
         assert load_recipe(RlRecipe, recipes / name).stage == "rl"

@@ -1,0 +1,79 @@
+"""The loop that all stages share: what the command line starts, and how the work may be split."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from wsiseg.cli.train import STAGES, _import, command
+from wsiseg.training.recipe import load_recipe
+from wsiseg.training.run import read_figures
+from wsiseg.training.sft import SftRecipe, train
+
+RECIPES = Path(__file__).parents[2] / "training" / "recipes"
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*-*.yaml")), ids=lambda path: path.stem)
+def test_recipes_that_come_with_wsiseg_are_right(path: Path) -> None:
+    size, stage = path.stem.split("-")
+    recipe = load_recipe(_import(STAGES[stage][0]), path)
+    assert recipe.preset == size
+
+
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_a_dry_run_needs_no_data_and_writes_nothing(stage: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = CliRunner().invoke(command, ["--stage", stage, "--out", str(out), "--dry-run", "--steps", "7"])
+    assert done.exit_code == 0, done.output
+    assert "image encoder " in done.output
+    assert "memory per process" in done.output
+    assert "7 steps of" in done.output
+    assert not out.exists()
+
+
+def test_the_run_keeps_what_it_was_told(store: Path, start: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ["--stage", "pretrain", "--data", str(store), "--model", str(start), "--out", str(out), "--steps", "1"]
+    overrides = ["workers=0", "batch_images=2", "validation_images=2", "precision=fp32", "accumulation=2"]
+    done = CliRunner().invoke(command, [*arguments, *overrides])
+    assert done.exit_code == 0, done.output
+    recipe = load_recipe(_import(STAGES["pretrain"][0]), out / "recipe.yaml")
+    assert (recipe.steps, recipe.batch_images, recipe.data) == (1, 2, str(store))
+    (line,) = read_figures(out, "train")
+    assert {"loss", "norm", "rate", "seconds", "waiting"} <= line.keys()
+    assert 0 <= line["waiting"] <= 1
+    assert list((out / "tensorboard").iterdir())
+    again = CliRunner().invoke(command, ["--stage", "pretrain", "--out", str(out), "--resume"])
+    assert again.exit_code == 0, again.output  # nothing is left to do: the recipe is the run's own
+    assert len(read_figures(out, "train")) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does_with_twice_the_accumulation(store: Path, start: Path, tmp_path: Path) -> None:
+    recipe = SftRecipe(
+        data=str(store),
+        model=str(start),
+        steps=3,
+        accumulation=2,
+        batch_images=2,
+        queries_per_image=2,
+        warmup_steps=1,
+        precision="fp32",
+        workers=0,
+        validation_images=0,
+    )
+    train(recipe, tmp_path / "one")
+    out = tmp_path / "two"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "wsiseg.cli.main", "train"]
+    arguments = ["--stage", "sft", "--config", str(tmp_path / "one" / "recipe.yaml"), "--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    subprocess.run([*launch, *arguments, "accumulation=1"], check=True, env=environment, timeout=500)
+    one, two = (read_figures(tmp_path / name, "train") for name in ("one", "two"))
+    assert [line["loss"] for line in one] == pytest.approx([line["loss"] for line in two], rel=1e-4)
+    assert [line["norm"] for line in one] == pytest.approx([line["norm"] for line in two], rel=1e-3)
+    assert len({line["loss"] for line in one}) == 3

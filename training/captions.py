@@ -1,0 +1,97 @@
+"""Image–text pairs in a JSONL file, one `{"image": "path", "text": "…"}` a line, paths relative to the file."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from wsiseg.errors import DataError
+from wsiseg.training.examples import Example, Question
+
+_PROMPTS = (
+    "Describe this image.",
+    "What does this image show?",
+    "describe the tissue",
+    "What can be seen here?",
+    "Write a description of this picture.",
+)
+_LONGEST = 2000  # characters; what is beyond is cut at a word
+_VALIDATION = 20  # one picture in so many is kept back, chosen by its name
+
+
+@dataclass(frozen=True)
+class Caption:
+    image: Path
+    text: str
+
+    @property
+    def split(self) -> str:
+        """A picture with several texts is in one split, in every run."""
+        return "train" if zlib.crc32(self.image.name.encode()) % _VALIDATION else "val"
+
+
+def read_captions(path: Path) -> list[Caption]:
+    """The pairs of a JSONL file.
+
+    Raises:
+        DataError: the file is missing, has no pair to train on, or lines are no pair or name no file; the first
+            five of them are said.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the pairs in {path}: {error}") from error
+    captions, wrong = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            pair = json.loads(line)
+            image, text = path.parent / str(pair["image"]), " ".join(str(pair["text"]).split())
+        except (json.JSONDecodeError, KeyError, TypeError):
+            wrong.append(f'line {number} is no {{"image": …, "text": …}}')
+            continue
+        if not image.is_file():
+            wrong.append(f"line {number}: there is no image {image}")
+        elif not text:
+            wrong.append(f"line {number}: the text is empty")
+        else:
+            captions.append(Caption(image, text))
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise DataError(f"{path}: {'; '.join(wrong[:5])}{more}")
+    if not any(caption.split == "train" for caption in captions):
+        raise DataError(f"{path} holds {len(captions)} pairs, none of them to train on; add more images")
+    return captions
+
+
+class CaptionStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """Pairs as examples by position. The picture is seen whole, since the text is about all of it, padded with
+    white to a square, and neither turned nor recoloured, since texts speak of places and colours."""
+
+    def __init__(self, captions: list[Caption], split: str, size: int, *, seed: int, length: int) -> None:
+        self.captions = [caption for caption in captions if caption.split == split]
+        self.size, self.seed, self.length = size, seed, length
+
+    def __len__(self) -> int:
+        return self.length if self.captions else 0
+
+    def __getitem__(self, position: int) -> Example:
+        rng = np.random.default_rng((self.seed, position))
+        caption = self.captions[int(rng.integers(len(self.captions)))]
+        try:
+            with Image.open(caption.image) as picture:
+                square = ImageOps.pad(picture.convert("RGB"), (self.size, self.size), color="white")
+        except OSError as error:
+            raise DataError(f"cannot read the image {caption.image}: {error}; remove its line") from error
+        text = caption.text
+        if len(text) > _LONGEST:
+            text = text[:_LONGEST].rpartition(" ")[0]
+        prompt = _PROMPTS[int(rng.integers(len(_PROMPTS)))]
+        return Example(np.asarray(square), None, (Question(prompt, text, None),))
