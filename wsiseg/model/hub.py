@@ -1,0 +1,75 @@
+"""Published weights from the hub: fetched once, kept in its cache, found there again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsiseg.errors import ModelError, OutputError
+from wsiseg.model.published import Published, published
+
+_FILES = ("config.json", "preprocessor_config.json", "tokenizer.json", "README.md", "LICENSE*")
+_SAFE = ("*.safetensors", "model.safetensors.index.json")
+
+
+def fetch(name: str) -> Path:
+    """Download `name` or `name@revision` (commit, tag or branch; without one the newest) and return its folder.
+
+    An interrupted download goes on where it stopped. With HF_HUB_OFFLINE=1 nothing is asked of the network.
+    The last part of the folder is the commit: `name@commit` will always mean the same weights.
+
+    Raises:
+        ModelError: unknown name, gated repository, no such revision, hub not reachable.
+        OutputError: the disk of the cache is full.
+    """
+    entry, revision = _entry(name)
+    from huggingface_hub import list_repo_files, snapshot_download
+    from huggingface_hub.constants import is_offline_mode
+
+    if is_offline_mode():
+        return downloaded(name)
+    try:
+        # Some repositories hold the same weights twice; the pickle is fetched only where there is nothing else.
+        names = list_repo_files(entry.repository, revision=revision)
+        weights = _SAFE if any(file.endswith(".safetensors") for file in names) else ("pytorch_model.bin",)
+        return Path(snapshot_download(entry.repository, revision=revision, allow_patterns=[*_FILES, *weights]))
+    except Exception as error:
+        raise _explained(error, entry, revision) from error
+
+
+def downloaded(name: str) -> Path:
+    """The folder of an earlier `fetch`. Raises ModelError: there was none, or it did not finish."""
+    entry, revision = _entry(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(entry.repository, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError as error:
+        raise ModelError(f"{name} is not on this machine yet; run `wsiseg models fetch {name}`") from error
+
+
+def _entry(name: str) -> tuple[Published, str | None]:
+    plain, _, revision = name.partition("@")
+    return published(plain), revision or None
+
+
+def _explained(error: Exception, entry: Published, revision: str | None) -> ModelError | OutputError:
+    """One sentence with what to do, for what goes wrong between here and the hub."""
+    from huggingface_hub import errors
+
+    page = f"https://huggingface.co/{entry.repository}"
+    if isinstance(error, errors.GatedRepoError):
+        return ModelError(
+            f"{entry.name} is gated ({entry.licence}): accept its terms on {page}, make a token at "
+            "https://huggingface.co/settings/tokens, run `hf auth login`, and fetch again"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return ModelError(f"{entry.repository} has no revision {revision!r}; {page}/commits/main lists them")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return ModelError(f"{page} is not there for you: gone, renamed, or private; if private, run `hf auth login`")
+    if isinstance(error, OSError) and error.errno == 28:
+        return OutputError(f"no space left for {entry.name}; set HF_HOME to a larger disk and fetch again")
+    return ModelError(
+        f"cannot fetch {entry.repository}: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}; "
+        "what has arrived is kept, fetch again to go on"
+    )
