@@ -89,9 +89,7 @@ def fresh_weights(config: PathChatConfig) -> dict[str, torch.Tensor]:
         projector = make_projector(config.pathology.width, config.text.hidden_size)
         adapter = SegAdapter(config.text.hidden_size, config.image.prompt_dim, config.seg_tokens)
     named = {"vlm.model.visual.projector": projector, "seg_adapter": adapter}
-    return {
-        f"{prefix}.{key}": value for prefix, module in named.items() for key, value in module.state_dict().items()
-    }
+    return {f"{prefix}.{key}": value for prefix, module in named.items() for key, value in module.state_dict().items()}
 
 
 def check_parts(
@@ -108,7 +106,8 @@ def check_parts(
     for part, prefix in zip(parts, prefixes, strict=True):
         wanted = {key: value for key, value in own.items() if key.startswith(prefix)}
         check_state(wanted, part.tensors, f"{part.record.role} {part.record.source}")
-    check_state(own, {key: value for part in parts for key, value in part.tensors.items()} | fresh, "the parts together")
+    together = {key: value for part in parts for key, value in part.tensors.items()} | fresh
+    check_state(own, together, "the parts together")
 
 
 def write_shards(tensors: dict[str, torch.Tensor], folder: Path, stem: str) -> None:

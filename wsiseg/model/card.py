@@ -30,15 +30,15 @@ def start_card(config: PathChatConfig) -> str:
         if terms
         else "What you train from it may be passed on only as far as every one of these licences allows."
     )
-    return f"""# A start for training
-
-PathChat-SegR1 put together by `wsiseg models build` from published parts. **It cannot outline anything yet**: its {", ".join(config.untrained)} hold fresh weights that no one has trained. `wsiseg segment` refuses it.
-
-For research use only. Not a medical device; not for diagnosis, not for treatment decisions.
-
-## Parts
-
-{parts_table(config)}
-
-{sharing} The licences are those that the parts state, or are known to have; read them yourself before you rely on this table.
-"""
+    paragraphs = (
+        "# A start for training",
+        "PathChat-SegR1 put together by `wsiseg models build` from published parts. **It cannot outline anything "
+        f"yet**: its {', '.join(config.untrained)} hold fresh weights that no one has trained. `wsiseg segment` "
+        "refuses it.",
+        "For research use only. Not a medical device; not for diagnosis, not for treatment decisions.",
+        "## Parts",
+        parts_table(config),
+        f"{sharing} The licences are those that the parts state, or are known to have; read them yourself before "
+        "you rely on this table.",
+    )
+    return "\n\n".join(paragraphs) + "\n"

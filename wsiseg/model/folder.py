@@ -96,8 +96,8 @@ def stored_tensors(folder: Path) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     for path in weight_files(folder):
         try:
-            with safe_open(path, framework="pt", device="meta") as file:
-                header = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            with safe_open(path, framework="pt") as file:  # mapped, so that no value is read
+                header = {key: file.get_tensor(key).to("meta") for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path} is damaged: {error}") from error
         if twice := sorted(set(header) & set(found)):

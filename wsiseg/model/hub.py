@@ -69,7 +69,5 @@ def _explained(error: Exception, entry: Published, revision: str | None) -> Mode
         return ModelError(f"{page} is not there for you: gone, renamed, or private; if private, run `hf auth login`")
     if isinstance(error, OSError) and error.errno == 28:
         return OutputError(f"no space left for {entry.name}; set HF_HOME to a larger disk and fetch again")
-    return ModelError(
-        f"cannot fetch {entry.repository}: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}; "
-        "what has arrived is kept, fetch again to go on"
-    )
+    reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    return ModelError(f"cannot fetch {entry.repository} ({reason}); what has arrived is kept, fetch again to go on")

@@ -119,7 +119,9 @@ def fold_positions(tensors: dict[str, torch.Tensor], grid: int) -> dict[str, tor
     registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
     prefix = next((p for p in (0, 1, 1 + registers) if math.isqrt(count - p) ** 2 == count - p), None)
     if prefix is None:
-        raise ModelError(f"pathology encoder: {count} positions are no square of patches, with or without a class token")
+        raise ModelError(
+            f"pathology encoder: {count} positions are no square of patches, with or without a class token"
+        )
     head, patches = positions[:, :prefix], positions[:, prefix:]
     if prefix == 0:
         head = positions.new_zeros(1, 1, width)

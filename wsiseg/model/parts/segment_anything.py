@@ -56,7 +56,7 @@ def sam_config(state: dict[str, torch.Tensor], kind: str, path: Path) -> ImageEn
     try:
         _, side, _, embed_dim = state["image_encoder.pos_embed"].shape
         depth = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("image_encoder.blocks."))
-        rel_pos = [state[f"image_encoder.blocks.{i}.attn.rel_pos_h"] for i in range(depth)]  # (2 · span - 1, head width)
+        rel_pos = [state[f"image_encoder.blocks.{i}.attn.rel_pos_h"] for i in range(depth)]  # (2·span - 1, d)
         spans = [(len(table) + 1) // 2 for table in rel_pos]
         mean, std = _NORMALISATION[kind]
         return ImageEncoderConfig(
