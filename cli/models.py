@@ -64,8 +64,8 @@ def show_command(model: str) -> None:
 def fetch_command(name: str) -> None:
     """Download published weights from the hub and print their folder.
 
-    The folder ends in the commit; NAME@COMMIT fetches those same weights again. An interrupted download goes on
-    where it stopped; HF_HOME says where to keep it, HF_HUB_OFFLINE=1 asks nothing of the network.
+    The folder ends in the commit; NAME@COMMIT fetches those same weights again. After an interruption, fetch again:
+    files that arrived whole are kept. HF_HOME says where, HF_HUB_OFFLINE=1 asks nothing of the network.
     """
     from wsiseg.model.hub import fetch
 

@@ -74,7 +74,9 @@ def write_qwen(folder: Path, *, tied: bool) -> None:
         name = f"model-{number:05d}-of-00002.safetensors"
         save_file({key: state[key] for key in part}, folder / name, metadata={"format": "pt"})
         index |= dict.fromkeys(part, name)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    size = sum(value.numel() * value.element_size() for value in state.values())
+    whole = {"metadata": {"total_size": size}, "weight_map": index}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(whole))
 
 
 _IDS = {"image_token_id": "image_pad", "vision_start_token_id": "vision_start", "vision_end_token_id": "vision_end"}

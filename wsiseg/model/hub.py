@@ -14,7 +14,8 @@ _SAFE = ("*.safetensors", "model.safetensors.index.json")
 def fetch(name: str) -> Path:
     """Download `name` or `name@revision` (commit, tag or branch; without one the newest) and return its folder.
 
-    An interrupted download goes on where it stopped. With HF_HUB_OFFLINE=1 nothing is asked of the network.
+    A connection that breaks is taken up where it broke; after a kill, the files that had arrived whole are kept, and
+    the one under way begins again (huggingface_hub 2.4). With HF_HUB_OFFLINE=1 nothing is asked of the network.
     The last part of the folder is the commit: `name@commit` will always mean the same weights.
 
     Raises:
@@ -24,9 +25,11 @@ def fetch(name: str) -> Path:
     entry, revision = _entry(name)
     from huggingface_hub import list_repo_files, snapshot_download
     from huggingface_hub.constants import is_offline_mode
+    from huggingface_hub.utils import logging
 
     if is_offline_mode():
         return downloaded(name)
+    logging.set_verbosity_error()  # what goes wrong is said once, by us
     try:
         # Some repositories hold the same weights twice; the pickle is fetched only where there is nothing else.
         names = list_repo_files(entry.repository, revision=revision)
@@ -70,4 +73,4 @@ def _explained(error: Exception, entry: Published, revision: str | None) -> Mode
     if isinstance(error, OSError) and error.errno == 28:
         return OutputError(f"no space left for {entry.name}; set HF_HOME to a larger disk and fetch again")
     reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-    return ModelError(f"cannot fetch {entry.repository} ({reason}); what has arrived is kept, fetch again to go on")
+    return ModelError(f"cannot fetch {entry.repository} ({reason}); files that arrived whole are kept, fetch again for the rest")

@@ -44,6 +44,12 @@ def merge_adapter(model: PathChatSegR1, adapter: Path) -> None:
         raise ModelError(f"{adapter} holds no {weights.name}")
     state = read_tensors([weights])
     whole = any(key.startswith(f"{_PEFT}vlm.") for key in state)
+    if whole and model.config.text.tie_word_embeddings and any(".token_adapter." in key for key in state):
+        # peft sees a tie only from `vlm`: it trained the row of the input table, and left the head's as it was.
+        raise ModelError(
+            f"{adapter} trains tokens of a tied table and was put on the whole model, so that input and output "
+            "tables came apart in training; put the adapter on `model.vlm`"
+        )
     base: nn.Module = model if whole else model.vlm
     try:
         wrapped: Any = get_peft_model(base, PeftConfig.from_pretrained(str(adapter)))  # type: ignore[arg-type]
