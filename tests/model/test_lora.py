@@ -77,7 +77,7 @@ def test_the_merged_model_is_the_adapted_model(base: Path, tmp_path: Path, whole
 def test_a_row_of_a_tied_table_trained_behind_pefts_back_is_refused(base: Path, tmp_path: Path) -> None:
     # Trap: on the whole model peft does not see the tie and trains one side only; merged, both sides would change.
     trained_adapter(base, tmp_path / "adapter", whole=True, seg_row=True)
-    with pytest.raises(ModelError, match="put the adapter on `model.vlm`"):
+    with pytest.raises(ModelError, match=r"put the adapter on `model\.vlm`"):
         merge_adapter(load_folder(base), tmp_path / "adapter")
 
 

@@ -9,6 +9,7 @@ from wsiseg.model.published import Published, published
 
 _FILES = ("config.json", "preprocessor_config.json", "tokenizer.json", "README.md", "LICENSE*")
 _SAFE = ("*.safetensors", "model.safetensors.index.json")
+_PICKLE = ("pytorch_model.bin",)
 
 
 def fetch(name: str) -> Path:
@@ -33,7 +34,7 @@ def fetch(name: str) -> Path:
     try:
         # Some repositories hold the same weights twice; the pickle is fetched only where there is nothing else.
         names = list_repo_files(entry.repository, revision=revision)
-        weights = _SAFE if any(file.endswith(".safetensors") for file in names) else ("pytorch_model.bin",)
+        weights = _SAFE if any(file.endswith(".safetensors") for file in names) else _PICKLE
         return Path(snapshot_download(entry.repository, revision=revision, allow_patterns=[*_FILES, *weights]))
     except Exception as error:
         raise _explained(error, entry, revision) from error
@@ -45,10 +46,17 @@ def downloaded(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    try:
-        return Path(snapshot_download(entry.repository, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError as error:
-        raise ModelError(f"{name} is not on this machine yet; run `wsiseg models fetch {name}`") from error
+    for weights in (_SAFE, _PICKLE):  # as `fetch` asked for them: a snapshot of other files would count as incomplete
+        patterns = [*_FILES, *weights]
+        try:
+            folder = Path(
+                snapshot_download(entry.repository, revision=revision, allow_patterns=patterns, local_files_only=True)
+            )
+        except LocalEntryNotFoundError:
+            continue
+        if any(next(folder.glob(pattern), None) for pattern in weights):
+            return folder
+    raise ModelError(f"{name} is not on this machine yet, or not whole; run `wsiseg models fetch {name}`")
 
 
 def _entry(name: str) -> tuple[Published, str | None]:
@@ -73,4 +81,4 @@ def _explained(error: Exception, entry: Published, revision: str | None) -> Mode
     if isinstance(error, OSError) and error.errno == 28:
         return OutputError(f"no space left for {entry.name}; set HF_HOME to a larger disk and fetch again")
     reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-    return ModelError(f"cannot fetch {entry.repository} ({reason}); files that arrived whole are kept, fetch again for the rest")
+    return ModelError(f"cannot fetch {entry.repository} ({reason}); whole files are kept, fetch again for the rest")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from tests.model.published import ROWS, small_sam, timm_forward, timm_state, wri
 from wsiseg.errors import ModelError, OutputError
 from wsiseg.model import load_model
 from wsiseg.model.build import build_folder
-from wsiseg.model.config import PathChatConfig, load_config
+from wsiseg.model.config import PathChatConfig, load_config, paper
+from wsiseg.model.dinov2 import Dinov2
 from wsiseg.model.folder import load_folder, save_model
 from wsiseg.model.parts.pathology import fold_positions, from_transformers, pathology_config
-from wsiseg.model.parts.segment_anything import read_sam
+from wsiseg.model.parts.segment_anything import read_sam, sam_config
 from wsiseg.model.pathchat import PathChatSegR1
+from wsiseg.model.sam import ImageEncoder, MaskHead
 from wsiseg.model.vision import PathologyTower
 
 
@@ -132,7 +135,7 @@ def test_medsam_reads_pixels_in_0_to_1_and_sam_normalised_ones(
         pixels = tiles / scale if scale else upstream.preprocess(tiles)
         embedding, _ = model.image_encoder(model.image_pixels(tiles / 255))
         torch.testing.assert_close(embedding, upstream.image_encoder(pixels), atol=1e-5, rtol=1e-4)
-    own = {key: value for key, value in model.mask_head.state_dict().items()}
+    own = model.mask_head.state_dict()
     assert own.keys() == {key for key in upstream.state_dict() if not key.startswith("image_encoder")}
     assert all(torch.equal(value, upstream.state_dict()[key]) for key, value in own.items())
 
@@ -255,6 +258,39 @@ def test_positions_of_another_size_are_resampled_as_transformers_does(
     with torch.inference_mode():
         expected = theirs(pixel_values=pixels).last_hidden_state[:, 1 + registers :]
         torch.testing.assert_close(encoder(pixels), expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("millions", "sizes"),
+    [
+        (303, {"width": 1024, "patch_size": 16, "grid": 14, "depth": 24, "num_heads": 16, "mlp_width": 4096}),
+        (681, {"width": 1536, "depth": 24, "num_heads": 24, "mlp_width": 4096, "swiglu": True, "registers": 8}),
+        (631, {"width": 1280, "depth": 32, "num_heads": 16, "mlp_width": 3416, "swiglu": True, "registers": 4}),
+        (1135, {"width": 1536, "depth": 40, "num_heads": 24, "mlp_width": 4096, "swiglu": True, "registers": 4}),
+        (86, {"width": 768, "depth": 12, "num_heads": 12, "mlp_width": 2048, "swiglu": True, "registers": 4}),
+    ],
+    ids=["UNI", "UNI2-h", "Virchow2", "H-optimus-0", "H0-mini"],
+)
+def test_encoders_have_the_published_number_of_parameters(millions: int, sizes: dict[str, int]) -> None:
+    with torch.device("meta"):
+        encoder = Dinov2(**({"patch_size": 14, "grid": 16} | sizes))  # type: ignore[arg-type]
+    assert sum(value.numel() for value in encoder.parameters()) / 1e6 == pytest.approx(millions, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "heads", "global_blocks"),
+    [(768, 12, 12, (2, 5, 8, 11)), (1024, 24, 16, (5, 11, 17, 23)), (1280, 32, 16, (7, 15, 23, 31))],
+    ids=["vit_b", "vit_l", "vit_h"],
+)
+def test_sams_sizes_are_read_off_its_tensors(
+    width: int, depth: int, heads: int, global_blocks: tuple[int, ...]
+) -> None:
+    expected = dataclasses.replace(
+        paper().image, embed_dim=width, depth=depth, num_heads=heads, global_attn_indexes=global_blocks
+    )
+    with torch.device("meta"):
+        image, mask = ImageEncoder(expected).vit.state_dict(), MaskHead(expected).state_dict()
+    assert sam_config({f"image_encoder.{k}": v for k, v in image.items()} | mask, "MedSAM", Path("x")) == expected
 
 
 def loaded_encoder(state: dict[str, torch.Tensor]) -> torch.nn.Module:
