@@ -122,7 +122,7 @@ def test_a_broken_connection_is_taken_up_again_and_what_arrived_is_found_offline
     [
         ("uni2-h", {}, "accept its terms on https://huggingface.co/MahmoodLab/UNI2-h"),
         ("h-optimus-0@no-such-revision", {}, "has no revision 'no-such-revision'"),
-        ("h-optimus-0", {"HF_HUB_OFFLINE": "1"}, "not on this machine yet, or not whole; run `wsiseg models fetch h-optimus-0`"),
+        ("h-optimus-0", {"HF_HUB_OFFLINE": "1"}, "not whole; run `wsiseg models fetch h-optimus-0`"),
         ("h-optimus-0", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot fetch bioptimus/H-optimus-0"),
         ("no-such-name", {}, "`wsiseg models list` shows the names"),
     ],
