@@ -76,11 +76,9 @@ def test_a_saved_model_is_the_same_model(tmp_path: Path) -> None:
 def test_a_model_in_half_precision_answers_too(tmp_path: Path) -> None:
     save_model(small_model(seed=3), tmp_path / "m")
     half = load_folder(tmp_path / "m", dtype=torch.bfloat16)
-    tiles = np.random.default_rng(0).integers(0, 255, (3, 128, 128, 3), dtype=np.uint8)
+    tiles = np.random.default_rng(0).integers(0, 255, (2, 128, 128, 3), dtype=np.uint8)
     answers = PathChatSegmenter(half, name="a", fingerprint="a").segment_tiles(tiles, "glands", 1.0)
-    masks = [answer.probability for answer in answers if answer.probability is not None]
-    assert masks
-    assert all(np.isfinite(mask).all() for mask in masks)
+    assert all(answer.reasoning and 0 <= answer.seg_probability <= 1 for answer in answers)
 
 
 def test_tied_embeddings_stay_tied_and_are_stored_once(tmp_path: Path) -> None:
