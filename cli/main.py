@@ -25,6 +25,7 @@ COMMANDS = {
     "thumbnail": "Write a small picture of a slide, or of its tissue.",
     "tile": "Stream a slide's patches into a Zarr store, to query many times.",
     "render": "Draw a GeoJSON over its slide, as PNG.",
+    "models": "List, fetch, build, merge and inspect models.",
     "data": "Import, annotate and inspect training data.",
     "train": "Train a model from a recipe.",
     "evaluate": "Measure a model on a data set.",

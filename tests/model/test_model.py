@@ -74,6 +74,14 @@ def test_a_saved_model_is_the_same_model(tmp_path: Path) -> None:
     assert [a.reasoning for a in one] == [b.reasoning for b in two]
 
 
+def test_a_model_in_half_precision_answers_too(tmp_path: Path) -> None:
+    save_model(small_model(seed=3), tmp_path / "m")
+    half = load_folder(tmp_path / "m", dtype=torch.bfloat16)
+    tiles = np.random.default_rng(0).integers(0, 255, (2, 128, 128, 3), dtype=np.uint8)
+    answers = PathChatSegmenter(half, name="a", fingerprint="a").segment_tiles(tiles, "glands", 1.0)
+    assert all(answer.reasoning and 0 <= answer.seg_probability <= 1 for answer in answers)
+
+
 def test_tied_embeddings_stay_tied_and_are_stored_once(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build_model(small_config(tie_word_embeddings=True), byte_tokenizer())

@@ -21,13 +21,15 @@ def load_model(name_or_folder: str | os.PathLike[str] | None = None, *, device: 
         device: torch device; None takes CUDA, then Apple's MPS, then the CPU.
 
     Raises:
-        ModelError: unknown name, folder without a model, damaged weights, unknown device.
+        ModelError: unknown name, folder without a model, damaged weights, weights that no one has trained yet,
+            unknown device.
     """
     folder = model_folder(name_or_folder)
     import torch
 
     from wsiseg.inference.engine import PathChatSegmenter
-    from wsiseg.model.folder import folder_fingerprint, load_folder
+    from wsiseg.model.config import load_config
+    from wsiseg.model.folder import folder_fingerprint, load_folder, running_dtype
 
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -35,7 +37,12 @@ def load_model(name_or_folder: str | os.PathLike[str] | None = None, *, device: 
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    model = load_folder(folder, device=device)
+    if untrained := load_config(folder / "config.json").untrained:
+        raise ModelError(
+            f"the model in {folder} is a start for training: its {' and '.join(untrained)} are not trained, so that "
+            "it cannot outline anything; train it with `wsiseg train`"
+        )
+    model = load_folder(folder, device=device, dtype=running_dtype(folder, device))
     return PathChatSegmenter(model, name=model.config.name, fingerprint=folder_fingerprint(folder))
 
 

@@ -16,9 +16,9 @@ from wsiseg.errors import ModelError
 class PathologyEncoderConfig:
     """The encoder that the language model looks through.
 
-    `kind` is `efficientnet` (a convolutional stem, features at stride `patch_size`) or `dinov2` (a
-    transformers Dinov2Model; `arguments` are those of Dinov2Config). The image is resized to
-    `image_size`², so that it gives (image_size / patch_size)² cells of `width` channels.
+    `kind` is `efficientnet` (a convolutional stem, features at stride `patch_size`) or `dinov2` (a DINOv2-type
+    vision transformer; `arguments` are the further ones of `wsiseg.model.dinov2.Dinov2`). The image is resized
+    to `image_size`², so that it gives (image_size / patch_size)² cells of `width` channels.
     """
 
     kind: str = "efficientnet"
@@ -62,7 +62,11 @@ class ImageEncoderConfig:
 
 @dataclass(frozen=True)
 class LanguageModelConfig:
-    """The Qwen2.5-VL text model (names as in transformers' Qwen2_5_VLTextConfig)."""
+    """The Qwen2.5-VL text model (names as in transformers' Qwen2_5_VLTextConfig).
+
+    `rms_norm_eps`: Qwen2.5-VL is published with 1e-6, while transformers' default, with which `tiny` was
+    trained, is 1e-5.
+    """
 
     vocab_size: int = 2048
     hidden_size: int = 256
@@ -70,6 +74,7 @@ class LanguageModelConfig:
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
     num_key_value_heads: int = 2
+    rms_norm_eps: float = 1e-5
     rope_theta: float = 1e4
     mrope_section: tuple[int, int, int] = (8, 12, 12)
     max_position_embeddings: int = 1024
@@ -77,11 +82,22 @@ class LanguageModelConfig:
 
 
 @dataclass(frozen=True)
+class PartRecord:
+    """Published weights that went into a model: `sha256` is that of their files, `source` says which they were."""
+
+    role: str = ""
+    source: str = ""
+    sha256: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
 class PathChatConfig:
     """A whole model.
 
     `seg_state` is `self` (state of `<SEG>` itself) or `predictor` (the LISA way). `fold_case`: queries are
-    read in lower case, which a small vocabulary needs.
+    read in lower case, which a small vocabulary needs. `parts` are the published weights it was built from;
+    `untrained` names what holds fresh weights still: such a model is a start for training, never an answer.
     """
 
     name: str = "tiny"
@@ -98,6 +114,8 @@ class PathChatConfig:
     mpp: float = 0.8
     cell_mpp: float = 0.5
     cell_words: tuple[str, ...] = ("nucle", "cell", "mitos", "mitot", "lymphocyt", "karyo")
+    parts: tuple[PartRecord, ...] = ()
+    untrained: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.seg_state not in ("self", "predictor"):
@@ -133,15 +151,7 @@ def paper() -> PathChatConfig:
             width=1536,
             mean=(0.707223, 0.578729, 0.703617),
             std=(0.211883, 0.230117, 0.177517),
-            arguments={
-                "hidden_size": 1536,
-                "num_hidden_layers": 40,
-                "num_attention_heads": 24,
-                "mlp_ratio": 4,
-                "image_size": 224,
-                "patch_size": 14,
-                "use_swiglu_ffn": True,
-            },
+            arguments={"depth": 40, "num_heads": 24, "mlp_width": 4096, "swiglu": True, "registers": 4},
         ),
         image=ImageEncoderConfig(
             stem="patch",
@@ -165,6 +175,7 @@ def paper() -> PathChatConfig:
             num_hidden_layers=28,
             num_attention_heads=28,
             num_key_value_heads=4,
+            rms_norm_eps=1e-6,
             rope_theta=1e6,
             mrope_section=(16, 24, 24),
             max_position_embeddings=128000,
@@ -206,6 +217,8 @@ def load_config(path: Path) -> PathChatConfig:
     for key, part in parts.items():
         if key in raw:
             raw[key] = _strict(part, raw[key], f"{path}: {key}")
+    if "parts" in raw:
+        raw["parts"] = [_strict(PartRecord, record, f"{path}: parts") for record in raw["parts"]]
     return _strict(PathChatConfig, raw, str(path))  # type: ignore[no-any-return]
 
 

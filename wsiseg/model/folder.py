@@ -1,19 +1,27 @@
-"""A model is a folder: config.json, model.safetensors, tokenizer.json, README.md. No pickle, strict keys."""
+"""A model is a folder: config.json, *.safetensors, tokenizer.json, README.md. No pickle, strict keys.
+
+Trained models hold one file of weights; models built from published parts hold several, none with a key of another.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from wsiseg.errors import ModelError
+from wsiseg.errors import ModelError, OutputError
 from wsiseg.model.config import PathChatConfig, load_config, save_config
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prompt import PromptTokenizer
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+EMBEDDINGS, HEAD = "vlm.model.language_model.embed_tokens.weight", "vlm.lm_head.weight"
+# Frequencies of positions: rounded to 16 bits they would point elsewhere.
+_ALWAYS_FLOAT32 = "positional_encoding_gaussian_matrix"
 
 
 def save_model(model: PathChatSegR1, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
@@ -23,8 +31,7 @@ def save_model(model: PathChatSegR1, folder: Path, *, dtype: torch.dtype = torch
     folder.mkdir(parents=True, exist_ok=True)
     state = {
         key: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
-        for key, value in model.state_dict().items()
-        if not (key == "vlm.lm_head.weight" and model.config.text.tie_word_embeddings)
+        for key, value in stored_keys(model).items()
     }
     save_config(model.config, folder / CONFIG)
     model.tokenizer.tokenizer.save(str(folder / TOKENIZER))
@@ -34,30 +41,115 @@ def save_model(model: PathChatSegR1, folder: Path, *, dtype: torch.dtype = torch
 
 
 def load_folder(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PathChatSegR1:
-    """Build the model that the folder describes and fill every weight.
+    """Build the model that the folder describes and fill every weight; beside it, one weight at a time is in memory.
 
     Raises:
-        ModelError: a file is missing or broken, or keys or shapes do not match the configuration.
+        ModelError: a file is missing or broken, or keys, shapes or number types do not match the configuration.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     config = load_config(folder / CONFIG)
     tokenizer = PromptTokenizer.from_file(folder / TOKENIZER)
-    model = build_model(config, tokenizer)
-    try:
-        state = load_file(folder / WEIGHTS)
-    except FileNotFoundError as error:
-        raise ModelError(f"{folder} holds no {WEIGHTS}") from error
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{folder / WEIGHTS} is damaged: {error}") from error
-    if config.text.tie_word_embeddings:
-        state["vlm.lm_head.weight"] = state.get("vlm.model.language_model.embed_tokens.weight", torch.empty(0))
-    _check(model, state, folder)
-    model.load_state_dict(
-        {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    with torch.device("meta"):  # no memory yet, and no random weights that could be left standing
+        model = build_model(config, tokenizer)
+    tied = config.text.tie_word_embeddings
+    check_state(stored_keys(model), stored_tensors(folder), str(folder))
+    state: dict[str, torch.Tensor] = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt", device=device) as file:
+                for key in file.keys():  # noqa: SIM118 - not a dict
+                    value = file.get_tensor(key)
+                    kind = torch.float32 if key.endswith(_ALWAYS_FLOAT32) else dtype
+                    # A copy: what the file holds may be replaced while the model lives.
+                    state[key] = value.to(kind if value.is_floating_point() else value.dtype, copy=True)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} is damaged: {error}") from error
+    model.load_state_dict(state, strict=not tied, assign=True)
+    language: Any = model.vlm.model.language_model
+    if tied:
+        model.vlm.lm_head.weight = language.embed_tokens.weight
+    # Its frequencies are computed, not stored; and they stay in float32.
+    language.rotary_emb = type(language.rotary_emb)(config=model.vlm.config.text_config).to(device)
+    left = [name for name, value in [*model.named_parameters(), *model.named_buffers()] if value.is_meta]
+    if left:
+        raise ModelError(f"{folder}: nothing fills {', '.join(left[:5])}; this is a fault of wsiseg, please report it")
+    return model.eval()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The folder's *.safetensors, sorted. Raises ModelError: there is none."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{folder} holds no {WEIGHTS}")
+    return files
+
+
+def stored_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """What the files of weights hold, as meta tensors (shape and dtype), read from their headers alone.
+
+    Raises:
+        ModelError: no file, a broken file, a key in two files.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, torch.Tensor] = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:  # mapped, so that no value is read
+                header = {key: file.get_tensor(key).to("meta") for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} is damaged: {error}") from error
+        if twice := sorted(set(header) & set(found)):
+            raise ModelError(f"{path}: {twice[0]} is in another file of {folder} too; keep one of the two files")
+        found |= header
+    return found
+
+
+def running_dtype(folder: Path, device: str) -> torch.dtype:
+    """float32, except for a language model that is stored in bfloat16 and runs on a GPU."""
+    on_gpu = torch.device(device).type == "cuda"
+    stored = stored_tensors(folder).get(EMBEDDINGS) if on_gpu else None
+    return torch.bfloat16 if stored is not None and stored.dtype == torch.bfloat16 else torch.float32
+
+
+def stored_keys(model: PathChatSegR1) -> dict[str, torch.Tensor]:
+    """The state dict as files hold it: tied weights once."""
+    state = model.state_dict()
+    if model.config.text.tie_word_embeddings:
+        del state[HEAD]
+    return state
+
+
+def check_new(folder: Path) -> None:
+    """Raises OutputError if something lies there: a model is never mixed with another."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} exists already; name a new folder")
+
+
+def check_state(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], where: str) -> None:
+    """Raises ModelError unless `given` has the keys, the shapes and the kinds of number of `own`."""
+
+    def complain(problem: str, keys: Iterable[str]) -> None:
+        if listed := sorted(keys):
+            more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
+            raise ModelError(f"{where}, {problem}: {', '.join(listed[:5])}{more}")
+
+    both = own.keys() & given.keys()
+    complain("missing", own.keys() - given.keys())
+    complain("unexpected", given.keys() - own.keys())
+    complain(
+        "wrong shape",
+        (f"{k} is {tuple(given[k].shape)}, not {tuple(own[k].shape)}" for k in both if given[k].shape != own[k].shape),
     )
-    return model.to(device).eval()
+    complain(
+        "wrong dtype",
+        (
+            f"{k} is {given[k].dtype}"
+            for k in both
+            if given[k].is_floating_point() != own[k].is_floating_point() or given[k].element_size() < 2
+        ),
+    )
 
 
 def build_model(config: PathChatConfig, tokenizer: PromptTokenizer) -> PathChatSegR1:
@@ -74,20 +166,8 @@ def build_model(config: PathChatConfig, tokenizer: PromptTokenizer) -> PathChatS
 def folder_fingerprint(folder: Path) -> str:
     """Hex digest of configuration, tokenizer and weights: two models with the same one answer alike."""
     digest = hashlib.sha256()
-    for name in (CONFIG, TOKENIZER, WEIGHTS):
-        digest.update((folder / name).read_bytes())
+    for path in (folder / CONFIG, folder / TOKENIZER, *weight_files(folder)):
+        with open(path, "rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
     return digest.hexdigest()[:16]
-
-
-def _check(model: PathChatSegR1, state: dict[str, torch.Tensor], folder: Path) -> None:
-    own = model.state_dict()
-    missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    wrong = [
-        f"{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    for problem, keys in (("missing", missing), ("unexpected", unexpected), ("wrong shape", wrong)):
-        if keys:
-            more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-            raise ModelError(f"{folder / WEIGHTS}, {problem}: {', '.join(keys[:5])}{more}")

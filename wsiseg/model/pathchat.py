@@ -64,13 +64,15 @@ class PathChatSegR1(nn.Module):
     def pathology_pixels(self, tiles: torch.Tensor) -> torch.Tensor:
         """Tiles (B, 3, H, W) in [0, 1] → input of the pathology encoder (B, 3, S, S)."""
         side = self.config.pathology.image_size
-        return _normalise(_resize(tiles, side), self.config.pathology.mean, self.config.pathology.std)
+        pixels = _normalise(_resize(tiles, side), self.config.pathology.mean, self.config.pathology.std)
+        return pixels.to(self.vlm.model.visual.dtype)
 
     def image_pixels(self, tiles: torch.Tensor) -> torch.Tensor:
         """Tiles (B, 3, H, W) in [0, 1] → input of the MedSAM encoder."""
         side = self.config.image.image_size
         resized = tiles if side is None else _resize(tiles, side)
-        return _normalise(resized, self.config.image.mean, self.config.image.std)
+        pixels = _normalise(resized, self.config.image.mean, self.config.image.std)
+        return pixels.to(next(self.image_encoder.parameters()).dtype)
 
     def image_tokens(self, tiles: torch.Tensor) -> torch.Tensor:
         """Tiles (B, 3, H, W) in [0, 1] → what the language model sees of them (B, n, H)."""
@@ -148,6 +150,7 @@ def _qwen_config(config: PathChatConfig, tokenizer: PromptTokenizer) -> Qwen2_5_
             "num_attention_heads": text.num_attention_heads,
             "num_key_value_heads": text.num_key_value_heads,
             "max_position_embeddings": text.max_position_embeddings,
+            "rms_norm_eps": text.rms_norm_eps,
             "bos_token_id": None,
             "eos_token_id": tokenizer.end,
             "tie_word_embeddings": text.tie_word_embeddings,

@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from wsiseg.errors import ModelError
 from wsiseg.model.config import PathologyEncoderConfig
+from wsiseg.model.dinov2 import Dinov2
 from wsiseg.model.efficientnet import CHANNELS, EfficientNetLite0
 
 
@@ -25,20 +26,6 @@ class _ConvEncoder(nn.Module):
         pyramid = self.backbone(pixels)
         coarse = F.interpolate(pyramid[32], scale_factor=2.0, mode="nearest")
         return torch.cat([pyramid[16], coarse], dim=1).flatten(2).transpose(1, 2)  # (B, cells, 432)
-
-
-class _Dinov2Encoder(nn.Module):
-    """A transformers Dinov2Model; class and register tokens are dropped."""
-
-    def __init__(self, arguments: dict[str, Any], cells: int) -> None:
-        super().__init__()
-        from transformers import Dinov2Config, Dinov2Model
-
-        self.backbone = Dinov2Model(Dinov2Config(**arguments))
-        self.cells = cells
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.backbone(pixel_values=pixels).last_hidden_state[:, -self.cells :]
 
 
 class PathologyTower(nn.Module):
@@ -58,15 +45,12 @@ class PathologyTower(nn.Module):
             if config.width != CHANNELS[16] + CHANNELS[32] or config.patch_size != 16:
                 raise ModelError("the efficientnet pathology encoder has 432 channels at stride 16")
         elif config.kind == "dinov2":
-            self.encoder = _Dinov2Encoder(config.arguments, config.grid**2)
+            self.encoder = Dinov2(
+                width=config.width, patch_size=config.patch_size, grid=config.grid, **config.arguments
+            )
         else:
             raise ModelError(f"pathology encoder must be 'efficientnet' or 'dinov2', not {config.kind!r}")
-        self.projector = nn.Sequential(
-            nn.LayerNorm(4 * config.width),
-            nn.Linear(4 * config.width, hidden_size),
-            nn.GELU(),
-            nn.Linear(hidden_size, hidden_size),
-        )
+        self.projector = make_projector(config.width, hidden_size)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -81,3 +65,10 @@ class PathologyTower(nn.Module):
         g = self.config.grid // 2
         merged = cells.reshape(batch, g, 2, g, 2, width).permute(0, 1, 3, 2, 4, 5).reshape(batch, g * g, 4 * width)
         return BaseModelOutputWithPooling(last_hidden_state=cells, pooler_output=self.projector(merged).flatten(0, 1))
+
+
+def make_projector(width: int, hidden_size: int) -> nn.Sequential:
+    """2 × 2 cells of the encoder (4 · width) → one token of the language model, as Qwen's own merger does."""
+    return nn.Sequential(
+        nn.LayerNorm(4 * width), nn.Linear(4 * width, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size)
+    )

@@ -1,0 +1,84 @@
+"""Low-rank adapters as peft saves them, checked strictly and folded into a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from wsiseg.errors import ModelError
+from wsiseg.model import model_folder
+from wsiseg.model.config import PathChatConfig
+from wsiseg.model.folder import EMBEDDINGS, check_new, check_state, load_folder, save_model, stored_tensors
+from wsiseg.model.parts import field, read_json, read_tensors
+from wsiseg.model.pathchat import PathChatSegR1
+
+# For `LoraConfig(target_modules=…)` on `model` or `model.vlm`. A regex, because short names such as `gate_proj` or
+# `proj` occur in more than one part; and every projection of both transformers, which short names of another
+# library's layout would miss without a word.
+LORA_TARGETS = (
+    r".*(language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+    r"|visual\.encoder\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2)))"
+)
+_PEFT = "base_model.model."
+
+
+def merge_adapter(model: PathChatSegR1, adapter: Path) -> None:
+    """Fold the adapter in the folder (adapter_config.json, adapter_model.safetensors) into the weights, in place.
+
+    The adapter is one of the whole model, or one of its `vlm` (a Qwen2.5-VL adapter that leaves the vision tower
+    alone). Load the model in float32: W + (α/r)·B·A is rounded once, when it is saved.
+
+    Raises:
+        ModelError: not a LoRA adapter, keys that do not fit this model, dimensions that differ.
+    """
+    from peft import PeftConfig, get_peft_model
+    from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+
+    config_path, weights = adapter / "adapter_config.json", adapter / "adapter_model.safetensors"
+    raw = read_json(config_path)
+    if (kind := field(raw, "peft_type", config_path)) != "LORA":
+        raise ModelError(f"{adapter} is a {kind} adapter; only LoRA can be merged")
+    if not weights.is_file():
+        raise ModelError(f"{adapter} holds no {weights.name}")
+    state = read_tensors([weights])
+    whole = any(key.startswith(f"{_PEFT}vlm.") for key in state)
+    if whole and model.config.text.tie_word_embeddings and any(".token_adapter." in key for key in state):
+        # peft sees a tie only from `vlm`: it trained the row of the input table, and left the head's as it was.
+        raise ModelError(
+            f"{adapter} trains tokens of a tied table and was put on the whole model, so that input and output "
+            "tables came apart in training; put the adapter on `model.vlm`"
+        )
+    base: nn.Module = model if whole else model.vlm
+    try:
+        wrapped: Any = get_peft_model(base, PeftConfig.from_pretrained(str(adapter)))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ModelError(f"{adapter} does not fit the model {model.config.name!r}: {error}") from error
+    wanted = get_peft_model_state_dict(wrapped)
+    # peft itself only warns about keys that it does not find.
+    check_state(wanted, state, f"adapter {adapter} on model {model.config.name!r}")
+    set_peft_model_state_dict(wrapped, state)
+    merged = wrapped.merge_and_unload(safe_merge=True)
+    if merged is not base:
+        raise ModelError(f"{adapter}: peft did not give the model back; this peft version is not supported")
+
+
+def merge_folder(model: str, adapter: Path, out: Path) -> PathChatConfig:
+    """Write the model folder `out`: `model` (a name or a folder) with the adapter folded in, in the dtype it had.
+
+    Raises:
+        ModelError: see `merge_adapter`.
+        OutputError: `out` exists and is not empty.
+    """
+    check_new(out)
+    folder = model_folder(model)
+    merged = load_folder(folder)
+    merge_adapter(merged, adapter)
+    save_model(merged, out, dtype=stored_tensors(folder)[EMBEDDINGS].dtype)
+    card = folder / "README.md"
+    text = card.read_text("utf-8") if card.is_file() else f"# {merged.config.name}\n"
+    text += f"\n## Merged\n\nThe LoRA adapter `{adapter.name}` was folded in by `wsiseg models merge`; "
+    text += "figures above are those of the model without it.\n"
+    (out / "README.md").write_text(text, "utf-8")
+    return merged.config
