@@ -104,7 +104,7 @@ def train(
         "data": str(store.path),
     }
     torch.manual_seed(seed)
-    network = UNet(settings["width"], len(channels)).to(device)  # type: ignore[arg-type]
+    network = UNet(settings["width"], len(channels)).to(device, memory_format=torch.channels_last)  # type: ignore[arg-type,call-overload]
     optimiser = torch.optim.AdamW(network.parameters(), peak_rate, weight_decay=0.02)
     step, seconds, loss_mean = 0, 0.0, float("nan")
     if out.exists():
@@ -146,9 +146,12 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(peak_rate, seconds / (minutes * 60))
         batch_of: Target = next(loader)
-        logits = network(batch_of.image.to(device))
+        pixels = batch_of.image.to(device, memory_format=torch.channels_last)
+        # bf16 and channels last, as the model itself is trained
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            logits = network(pixels)
         known = batch_of.known.to(device)
-        loss = mask_loss(logits[known], batch_of.masks.to(device)[known])
+        loss = mask_loss(logits.float()[known], batch_of.masks.to(device)[known])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
