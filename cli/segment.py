@@ -214,7 +214,8 @@ def _repeated(
 def _tell(records: list[Record], out: Path) -> int:
     failed = [record for record in records if record.status != "done"]
     for record in failed:
-        click.echo(f"wsiseg: error: {' '.join(record.source.split())}: {record.reason}", err=True)
+        slide = "" if record.source in record.reason else f"{record.source}: "
+        click.echo("wsiseg: error: " + " ".join(f"{slide}{record.reason}".split()), err=True)
     if failed:
         click.echo(
             f"wsiseg: error: {len(failed)} of {len(records)} slides failed, the others are in {out}", err=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ class SlideTable:
         self._rows.append((job.name, said, f"{record.tiles:,}", polygons, f"{record.seconds:.1f}"))
         count = f"{self.done + self.failed}/{self.total}"
         if record.status == "failed":
-            self._print(f"{count} {job.name}: failed: {record.reason}")
+            self._print(f"{count} {job.name}: failed")
         elif not kept:
             self._print(f"{count} {job.name}: {polygons} outlines, {record.tiles:,} tiles, {record.seconds:.1f} s")
 
@@ -85,8 +86,6 @@ def live_table(total: int, *, quiet: bool) -> Iterator[SlideTable]:
     handlers = [h for h in logging.getLogger("wsiseg").handlers if isinstance(h, logging.StreamHandler)]
     before = [handler.stream for handler in handlers]
     with Live(table, console=console, refresh_per_second=4):
-        import sys
-
         for handler in handlers:  # Live's stand-in for stderr prints above the table, not into it
             handler.setStream(sys.stderr)
         try:

@@ -7,10 +7,9 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from wsiseg.errors import FleetError
@@ -20,10 +19,8 @@ from wsiseg.tiles import is_store
 
 Mpp = float | tuple[float, float]
 
-SLIDE_SUFFIXES = frozenset(
-    (".bif", ".btf", ".czi", ".mrxs", ".ndpi", ".qptiff", ".scn", ".svs", ".svslide", ".tif", ".tiff")
-    + (".vms", ".vmu", ".zarr")
-)
+TIFF_SUFFIXES = (".btf", ".qptiff", ".scn", ".svs", ".svslide", ".tif", ".tiff")
+SLIDE_SUFFIXES = frozenset((*TIFF_SUFFIXES, ".bif", ".czi", ".mrxs", ".ndpi", ".vms", ".vmu", ".zarr"))
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png"))
 COLUMNS = ("slide", "query", "slide_mpp", "label")
 _MAX_NAME_BYTES = 200  # of a part of a path: file systems take 255, and suffixes are added
@@ -228,7 +225,7 @@ def _safe_name(parts: Sequence[str]) -> str:
     return "/".join(part for part in cut if part.strip("_")) or "_"
 
 
-def _without_collisions(jobs: Iterator[Job] | Any) -> list[Job]:
+def _without_collisions(jobs: Iterable[Job]) -> list[Job]:
     names: dict[str, Job] = {}
     for job in jobs:
         # Not every file system tells a.svs from A.svs.

@@ -169,23 +169,23 @@ def _on_cluster(
         ended = as_completed(list(futures))
         for future in ended:
             job = futures.pop(future)
-            error = future.exception()
-            if isinstance(error, ClaimHeldError):
-                report.held(job, str(error))
+            failure = future.exception()
+            if isinstance(failure, ClaimHeldError):
+                report.held(job, str(failure))
                 time.sleep(POLL_S)
                 again = submit(job)
                 futures[again] = job
                 ended.add(again)
-            elif error is None:
+            elif failure is None:
                 yield job, future.result()
-            elif type(error).__name__ == "KilledWorker":
+            elif type(failure).__name__ == "KilledWorker":
                 yield job, _worker_died(job, out, settings)
-            elif isinstance(error, WsisegError):
-                raise error
+            elif isinstance(failure, WsisegError):
+                raise failure
             else:
                 raise FleetError(
-                    f"a worker cannot run wsiseg, {type(error).__name__}: {error}; install the same packages there"
-                ) from error
+                    f"a worker cannot run wsiseg, {type(failure).__name__}: {failure}; install the same packages there"
+                ) from failure
 
 
 def _worker_died(job: Job, out: Path, settings: Settings) -> Record:
