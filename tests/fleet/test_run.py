@@ -230,10 +230,9 @@ def test_a_full_disk_stops_the_run_and_with_room_it_goes_on(
     ballast = small_disk / ".ballast"
     stopped = 0
     for room in range(0, 13, 2):  # pages of 4 KiB
-        with open(ballast, "wb", buffering=0) as file:
-            with suppress(OSError):
-                while True:
-                    file.write(bytes(4096))
+        with open(ballast, "wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
         os.truncate(ballast, max(0, ballast.stat().st_size - room * 4096))
         said = ""
         try:
