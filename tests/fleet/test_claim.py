@@ -28,6 +28,17 @@ def dead_pid() -> int:
     return process.pid
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here")
+def test_a_killed_process_is_dead_before_its_parent_asks(tmp_path: Path) -> None:
+    child = subprocess.Popen(["sleep", "1000"])
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and still a zombie
+    left_by(tmp_path / "a.claim", socket.gethostname(), child.pid)
+    with claimed(tmp_path / "a.claim"):
+        pass
+    child.wait()
+
+
 def test_a_claim_keeps_others_out_and_is_given_back(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "a.claim"
     me = f"process {os.getpid()} on {socket.gethostname()}"

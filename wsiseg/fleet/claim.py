@@ -129,7 +129,11 @@ def _is_alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return True  # no such file system here
+    return state != "Z"  # killed, but its parent has not asked yet
 
 
 def _now(folder: Path) -> float:

@@ -166,7 +166,7 @@ def _on_cluster(
             return client.submit(segment_slide_on_worker, *work, key=key, resources=resources, pure=False)
 
         futures = {submit(job): job for job in jobs}
-        ended = as_completed(list(futures))
+        ended = as_completed(list(futures), loop=client.loop)
         for future in ended:
             job = futures.pop(future)
             failure = future.exception()
