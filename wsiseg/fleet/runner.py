@@ -34,6 +34,7 @@ from wsiseg.fleet.work import (
     segment_slide_on_worker,
 )
 from wsiseg.inference import Segmenter
+from wsiseg.model import BUNDLED
 
 POLL_S = 1.0
 
@@ -90,7 +91,7 @@ def run(
         OutputError: the folder cannot be written. What is done stays; the same call goes on from there.
     """
     folder = Path(os.path.abspath(out))
-    settings, report, mine = settings or Settings(), report or Silent(), take_shard(jobs, shard)
+    settings, report, mine = _placed(settings or Settings()), report or Silent(), take_shard(jobs, shard)
     make_folder(folder / ".wsiseg")
     _refuse_other_slides(jobs, folder, settings)
     write_run(folder, jobs, settings)
@@ -112,6 +113,13 @@ def run(
         raise
     records = dict(zip((job.name for job in jobs), write_run(folder, jobs, settings), strict=True))
     return [records[job.name] for job in mine]
+
+
+def _placed(settings: Settings) -> Settings:
+    """With the model's folder as every process will find it, wherever that runs."""
+    if settings.model in (None, BUNDLED) or not os.path.isdir(str(settings.model)):
+        return settings
+    return replace(settings, model=os.path.abspath(str(settings.model)))
 
 
 def _here(
