@@ -7,8 +7,11 @@ is imported when that command is called.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -33,6 +36,10 @@ COMMANDS = {
 }
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what a scheduler sends when the time is up. Ends a command as Ctrl-C does."""
+
+
 class LazyGroup(click.Group):
     """A click group whose commands are modules, imported when called, and whose errors are one line each."""
 
@@ -54,17 +61,22 @@ class LazyGroup(click.Group):
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:
-        """Run a command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+        """Run a command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.
+
+        `segment` over many slides exits with 3 when some of them failed.
+        """
         extra["standalone_mode"] = False
         try:
-            result = super().main(args, prog_name or "wsiseg", **extra)
+            with _sigterm_as_interrupt():
+                result = super().main(args, prog_name or "wsiseg", **extra)
             sys.stdout.flush()
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(error.exit_code)
-        except (click.Abort, KeyboardInterrupt):
-            click.echo("wsiseg: interrupted", err=True)
-            sys.exit(130)
+        except (click.Abort, KeyboardInterrupt) as error:
+            terminated = isinstance(error.__cause__ or error, Terminated)  # click wraps it in an Abort
+            click.echo("wsiseg: terminated" if terminated else "wsiseg: interrupted", err=True)
+            sys.exit(143 if terminated else 130)
         except click.ClickException as error:
             context = getattr(error, "ctx", None)
             hint = f" (see `{context.command_path} --help`)" if context else ""
@@ -84,6 +96,21 @@ class LazyGroup(click.Group):
             logging.getLogger("wsiseg").error("traceback", exc_info=True)
         click.echo("wsiseg: error: " + " ".join(message.split()), err=True)
         sys.exit(exit_code)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    def terminate(*_: object) -> NoReturn:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # only there may signals be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def configure_logging(level: int) -> None:

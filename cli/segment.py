@@ -1,21 +1,39 @@
-"""`wsiseg segment SLIDE --query TEXT > out.geojson`: the main job."""
+"""`wsiseg segment SLIDE --query TEXT > out.geojson`: the main job, for one slide or for many."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsiseg.cli.options import backend_option, device_option, origin_option, progress_bar, slide_mpp_option
 from wsiseg.cli.output import write_stdout
 
+if TYPE_CHECKING:
+    from wsiseg.fleet import Job, Record, Settings
+
+FAILED_SLIDES = 3  # exit code: the others are done
+
+
+class Shard(click.ParamType):
+    """`2/8`: the second of eight parts."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(value))
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            self.fail(f"{value!r} is not a part such as 1/8, or 8/8", param, ctx)
+        return int(found[1]), int(found[2])
+
 
 @click.command("segment", short_help="Outline what a query asks for: a slide in, GeoJSON out.")
-@click.argument("source")
-@click.option(
-    "--query", "queries", multiple=True, required=True, help="What to outline. Several: one class each."
-)
-@click.option("--out", default="-", help="Write the GeoJSON here instead of stdout.")
+@click.argument("source", required=False)
+@click.option("--query", "queries", multiple=True, help="What to outline. Several: one class each.")
+@click.option("--out", default="-", help="Write the GeoJSON here instead of stdout; for many slides, a folder.")
 @click.option("--reasoning", help="Also write what the model said about every tile here, as JSON lines.")
 @click.option("--model", help="Name or folder of a model; the bundled one by default.")
 @slide_mpp_option
@@ -49,15 +67,63 @@ from wsiseg.cli.output import write_stdout
 )
 @device_option
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Tiles at once.")
-def command(source: str, queries: tuple[str, ...], out: str, reasoning: str | None, **options: Any) -> None:
+@click.option("--recursive", is_flag=True, help="Many slides: look in subfolders too.")
+@click.option("--shard", type=Shard(), help="Many slides: do only this part; by default the SLURM array task's.")
+@click.option("--scheduler", help="Many slides: address of a Dask scheduler, such as tcp://host:8786.")
+@click.option("--from", "run_json", type=click.Path(path_type=Path), help="Repeat the run of this run.json exactly.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    source: str | None,
+    queries: tuple[str, ...],
+    out: str,
+    reasoning: str | None,
+    recursive: bool,
+    shard: tuple[int, int] | None,
+    scheduler: str | None,
+    run_json: Path | None,
+    **options: Any,
+) -> None:
     """Outline on SOURCE what the queries ask for, as GeoJSON that QuPath opens.
 
-    SOURCE is a slide, a plain image, a URL of one, or a store written by `wsiseg tile`.
+    SOURCE is a slide, a plain image, a URL of one, or a store written by `wsiseg tile`; or many of them: a
+    folder, or a CSV with the columns slide, query, slide_mpp, label. Many need --out FOLDER; run again, only
+    what is missing or changed is done. Exit code 3: some slides failed, the others are done.
 
     \b
     wsiseg segment slide.svs --query "outline the nuclei" > out.geojson
     wsiseg segment slide.svs --query nuclei --query glands --out out.geojson
+    wsiseg segment slides/ --query "outline the nuclei" --out results/
     """
+    if run_json is None and source is None:
+        raise click.UsageError("Missing argument 'SOURCE'.", ctx)
+    if run_json is not None or is_many(source or ""):
+        if out == "-":
+            raise click.UsageError("many slides need --out FOLDER.", ctx)
+        if reasoning is not None:
+            raise click.UsageError("--reasoning is for one slide.", ctx)
+        ctx.exit(segment_many(ctx, source, queries, Path(out), recursive, shard, scheduler, run_json, options))
+    if not queries:
+        raise click.UsageError("Missing option '--query'.", ctx)
+    if recursive or shard or scheduler:
+        raise click.UsageError("--recursive, --shard and --scheduler are for a folder or manifest.", ctx)
+    segment_one(str(source), queries, out, reasoning, options)
+
+
+def is_many(source: str) -> bool:
+    """Whether SOURCE is a folder of slides (no tile store, which is a folder too) or a manifest."""
+    if source.lower().endswith(".csv"):
+        return True
+    if not os.path.isdir(source):
+        return False
+    from wsiseg.tiles import is_store
+
+    return not is_store(source)
+
+
+def segment_one(
+    source: str, queries: tuple[str, ...], out: str, reasoning: str | None, options: dict[str, Any]
+) -> None:
     from wsiseg.files import check_writable
     from wsiseg.pipeline import segment
 
@@ -72,3 +138,86 @@ def command(source: str, queries: tuple[str, ...], out: str, reasoning: str | No
         write_stdout(result.write_to)
     else:
         result.write(out)
+
+
+def segment_many(
+    ctx: click.Context,
+    source: str | None,
+    queries: tuple[str, ...],
+    out: Path,
+    recursive: bool,
+    shard: tuple[int, int] | None,
+    scheduler: str | None,
+    run_json: Path | None,
+    options: dict[str, Any],
+) -> int:
+    """Run, say on stderr what failed and why, and return the exit code."""
+    from wsiseg import fleet
+    from wsiseg.cli.table import live_table
+
+    jobs, settings = (
+        _repeated(ctx, source, queries, run_json, options)
+        if run_json
+        else _asked(ctx, str(source), queries, recursive, options)
+    )
+    shard = shard or fleet.slurm_shard(os.environ) or (1, 1)
+    mine = fleet.take_shard(jobs, shard)
+    if shard != (1, 1):
+        click.echo(f"wsiseg: part {shard[0]} of {shard[1]}: {len(mine)} of {len(jobs)} slides", err=True)
+    with live_table(len(mine), quiet=ctx.find_root().obj["quiet"]) as table:
+        try:
+            records = fleet.run(jobs, out, settings, scheduler=scheduler, shard=shard, report=table)
+        except KeyboardInterrupt:
+            table.say(f"stopped with {table.done} of {len(mine)} slides done; the same command goes on from there")
+            raise
+    return _tell(records, out)
+
+
+def _asked(
+    ctx: click.Context, source: str, queries: tuple[str, ...], recursive: bool, options: dict[str, Any]
+) -> tuple[list[Job], Settings]:
+    from wsiseg import fleet
+
+    slide_mpp = options.pop("slide_mpp")
+    settings = fleet.Settings(**options)
+    if not source.lower().endswith(".csv"):
+        if not queries:
+            raise click.UsageError("Missing option '--query'.", ctx)
+        return fleet.jobs_in_folder(source, queries, recursive=recursive, slide_mpp=slide_mpp), settings
+    if recursive:
+        raise click.UsageError("--recursive is for a folder.", ctx)
+    return fleet.read_manifest(source, queries, slide_mpp=slide_mpp), settings
+
+
+def _repeated(
+    ctx: click.Context,
+    source: str | None,
+    queries: tuple[str, ...],
+    run_json: Path,
+    options: dict[str, Any],
+) -> tuple[list[Job], Settings]:
+    """The run of a run.json, with this machine's device and batch size, and its place of the model if given."""
+    from dataclasses import replace
+
+    from wsiseg import fleet
+
+    may_differ = {"device", "batch_size", "model"}
+    given = [
+        name for name in options if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    ]
+    if source or queries or not set(given) <= may_differ:
+        raise click.UsageError("--from repeats a run as it was: give no SOURCE, --query or other parameters.", ctx)
+    jobs, settings = fleet.read_run(run_json)
+    return jobs, replace(settings, **{name: options[name] for name in given})
+
+
+def _tell(records: list[Record], out: Path) -> int:
+    failed = [record for record in records if record.status != "done"]
+    for record in failed:
+        slide = "" if record.source in record.reason else f"{record.source}: "
+        click.echo("wsiseg: error: " + " ".join(f"{slide}{record.reason}".split()), err=True)
+    if failed:
+        click.echo(
+            f"wsiseg: error: {len(failed)} of {len(records)} slides failed, the others are in {out}", err=True
+        )
+    return FAILED_SLIDES if failed else 0

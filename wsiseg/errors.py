@@ -44,3 +44,7 @@ class OutputError(WsisegError, OSError):
 
 class DataError(WsisegError, ValueError):
     """A training data set or recipe is malformed."""
+
+
+class FleetError(WsisegError, ValueError):
+    """A folder of slides, manifest, earlier run or scheduler cannot be used."""

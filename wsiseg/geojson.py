@@ -21,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 import orjson
 import shapely
+from shapely.errors import GEOSException
 
 from wsiseg.errors import GeoJSONError
 from wsiseg.mask.shapes import GRID_L0, is_safe, repair
@@ -112,7 +113,7 @@ def read_collection(path: str | os.PathLike[str]) -> tuple[list[Annotation], dic
     for i, feature in enumerate(features):
         try:
             annotations.extend(_annotations(feature))
-        except (GeoJSONError, TypeError, ValueError) as error:
+        except (GeoJSONError, TypeError, ValueError, OverflowError, RecursionError, GEOSException) as error:
             raise GeoJSONError(f"{path}: feature {i}: {error}") from error
     return annotations, run if isinstance(run, dict) else {}
 

@@ -73,7 +73,7 @@ def segment(
         WsisegError: SlideError, MissingMppError, StoreError, ModelError, QueryError, or OutputError when the
             temporary folder is full.
     """
-    queries = _clean(query)
+    queries = clean_queries(query)
     annotations: dict[str, list[Annotation]] = {}
     said: dict[str, list[TileReasoning]] = {q: [] for q in queries}
     with ExitStack() as stack:
@@ -113,7 +113,11 @@ def segment(
     slide = passes[0][0].grid.slide
     run = {
         "version": __version__,
-        "slide": {"fingerprint": slide.fingerprint, "source": clean_text(slide.source)},
+        "slide": {
+            "fingerprint": slide.fingerprint,
+            "source": clean_text(slide.source),
+            "mpp": [slide.mpp_x, slide.mpp_y],
+        },
         "model": {"name": segmenter.name, "fingerprint": segmenter.fingerprint},
         "queries": queries,
         "origin": origin,
@@ -135,8 +139,8 @@ def segment(
     )
 
 
-def _clean(query: str | Sequence[str]) -> list[str]:
-    """Queries without doubles and without what no file could hold, in the order given."""
+def clean_queries(query: str | Sequence[str]) -> list[str]:
+    """Queries without doubles and without what no file could hold, in the order given. QueryError if one is empty."""
     queries = [clean_text(q).strip() for q in ([query] if isinstance(query, str) else query)]
     if not queries or not all(queries):
         raise QueryError('the query is empty: say what to outline, such as "outline the nuclei"')

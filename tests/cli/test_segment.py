@@ -96,7 +96,6 @@ def no_scale(folder: Path, sample: Path) -> Path:
     ("make", "args", "said"),
     [
         pytest.param(lambda f, s: f / "no.svs", [], "no.svs does not exist", id="no-file"),
-        pytest.param(lambda f, s: f, [], "is a directory", id="directory"),
         pytest.param(half_svs, [], "half.svs", id="truncated"),
         pytest.param(text_svs, [], "text.svs is no slide", id="text"),
         pytest.param(empty_svs, [], "empty.svs is empty", id="empty"),

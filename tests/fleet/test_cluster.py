@@ -1,0 +1,97 @@
+"""A real Dask cluster: a scheduler and workers, each a process of its own, one killed in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fleet.slides import TellingModel, outlines, small_slides
+from wsiseg.errors import FleetError
+from wsiseg.fleet import Settings, jobs_in_folder, run
+
+pytest.importorskip("distributed")
+ROOT = Path(__file__).parents[2]
+SETTINGS = Settings(min_area_um2=1.0, batch_size=4)
+
+
+def start(module: str, *args: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", f"distributed.cli.{module}", *args]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=quiet, stderr=quiet)
+
+
+@pytest.fixture
+def scheduler() -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = start("dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
+    for _ in range(600):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    yield f"tcp://127.0.0.1:{port}"
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def workers(scheduler: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """One that offers a GPU, or says so, and one more of the kind; one without, which must stay idle."""
+    offers = [["--resources", "GPU=1"], ["--resources", "GPU=1"], []]
+    args = [scheduler, "--no-nanny", "--nthreads", "1", "--no-dashboard", "--death-timeout", "120"]
+    processes = [start("dask_worker", *args, *offer) for offer in offers]
+    yield processes
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_a_killed_worker_costs_nothing_but_time(
+    scheduler: str, workers: list[subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    from distributed import Client
+
+    jobs = jobs_in_folder(small_slides(tmp_path / "slides"), ["the olive", "the orange"], recursive=True)
+    here = TellingModel(tmp_path / "here")
+    run(jobs, tmp_path / "whole", SETTINGS, model=here)
+
+    with_gpu, idle = workers[:2], workers[2]
+    with Client(scheduler, timeout="60s") as client:
+        client.wait_for_workers(3, timeout=240)
+    model = TellingModel(tmp_path / "there", seconds=0.5)
+    victims: list[int] = []
+
+    def kill_the_first_at_work() -> None:
+        while not model.pids():
+            time.sleep(0.05)
+        victims.append(model.pids()[0])
+        os.kill(victims[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_the_first_at_work)
+    killer.start()
+    records = run(jobs, tmp_path / "out", SETTINGS, model=model, scheduler=scheduler)
+    killer.join()
+    assert victims[0] in {process.pid for process in with_gpu}
+    assert [record.status for record in records] == ["done"] * 3
+    assert outlines(tmp_path / "out") == outlines(tmp_path / "whole")
+    assert len(model.pids()) > len(here.pids())  # the slide of the killed one was begun again
+    assert idle.pid not in model.pids()
+    assert not list((tmp_path / "out").rglob("*.claim"))
+
+
+def test_no_scheduler_is_one_sentence(tmp_path: Path) -> None:
+    jobs = jobs_in_folder(small_slides(tmp_path / "slides"), ["the olive"])
+    with pytest.raises(FleetError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1"):
+        run(jobs, tmp_path / "out", SETTINGS, scheduler="tcp://127.0.0.1:1")

@@ -1,0 +1,341 @@
+"""Many slides: nothing lost, nothing twice, whatever happens on the way."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.fleet.slides import NAMES, TellingModel, outlines, small_slides
+from wsiseg.errors import FleetError, ModelError, OutputError
+from wsiseg.fleet import Job, Record, Settings, jobs_in_folder, read_run, run, runner
+from wsiseg.fleet.work import segment_slide
+from wsiseg.qupath import check_dialect
+from wsiseg.testing import FakeModel
+
+MODEL = FakeModel(tile_size=128, overlap=32)
+QUERIES = ("the olive", "the orange")
+SETTINGS = Settings(min_area_um2=1.0)
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_slides(tmp_path_factory.mktemp("slides"))
+
+
+@pytest.fixture(scope="module")
+def jobs(slides: Path) -> list[Job]:
+    return jobs_in_folder(slides, QUERIES, recursive=True)
+
+
+@pytest.fixture(scope="module")
+def whole(jobs: list[Job], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The outlines of a run that nothing disturbs."""
+    out = tmp_path_factory.mktemp("whole")
+    assert all(record.status == "done" for record in run(jobs, out, SETTINGS, model=MODEL))
+    return outlines(out)
+
+
+@pytest.fixture
+def telling(tmp_path: Path) -> TellingModel:
+    return TellingModel(tmp_path / "log")
+
+
+def test_every_slide_has_its_geojson_and_the_run_its_two_files(
+    jobs: list[Job], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    labelled = [replace(job, label=f"case {i}") for i, job in enumerate(jobs)]
+    run(labelled, tmp_path, SETTINGS, model=MODEL)
+    assert outlines(tmp_path) == whole
+    assert set(whole) == {f"{name}.geojson" for name in NAMES}
+    told = json.loads((tmp_path / "run.json").read_text())
+    assert told["model"] == {"source": None, "name": "fake", "fingerprint": "fake-1"}
+    for slide in told["slides"]:
+        assert check_dialect(tmp_path / slide["output"]) == []
+        collection = json.loads((tmp_path / slide["output"]).read_text())
+        made_by = collection["wsiseg"]
+        assert made_by["slide"]["fingerprint"] == slide["slide_fingerprint"]
+        assert made_by["slide"]["mpp"] == pytest.approx([0.5, 0.5])
+        assert made_by["model"] == {"name": "fake", "fingerprint": told["model"]["fingerprint"]}
+        assert made_by["queries"] == slide["queries"] == list(QUERIES)
+        assert (made_by["version"], made_by["parameters"]["min_area_um2"]) == (told["version"], 1.0)
+        assert slide["polygons"] == dict.fromkeys(QUERIES, 1)
+        areas = [feature["properties"]["measurements"]["Area µm^2"] for feature in collection["features"]]
+        assert list(slide["area_um2"].values()) == pytest.approx(areas, abs=0.01)
+        assert slide["tiles"] > 0
+        assert slide["seconds"] > 0
+    rows = list(csv.DictReader((tmp_path / "summary.csv").open()))
+    assert [(row["label"], row["query"]) for row in rows] == [(f"case {i}", q) for i in range(3) for q in QUERIES]
+    assert {row["status"] for row in rows} == {"done"}
+
+
+def test_only_what_is_missing_or_changed_is_done_again(
+    jobs: list[Job], whole: dict[str, bytes], telling: TellingModel, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def batches(jobs: list[Job], settings: Settings = SETTINGS) -> int:
+        before = len(telling.pids())
+        run(jobs, out, settings, model=telling)
+        return len(telling.pids()) - before
+
+    everything = batches(jobs)
+    assert batches(jobs) == 0
+    (out / "a.tif.geojson").unlink()
+    assert 0 < batches(jobs) < everything
+    assert outlines(out) == whole
+    assert batches([jobs[0], replace(jobs[1], queries=QUERIES[:1]), jobs[2]]) > 0
+    assert batches(jobs, replace(SETTINGS, threshold=0.6)) == everything
+    assert batches(jobs, replace(SETTINGS, batch_size=4)) > everything  # back to the first threshold
+    telling.fingerprint = "fake-2"
+    assert batches(jobs) == everything
+    assert batches(jobs, replace(SETTINGS, batch_size=1, device="cpu")) == 0
+
+
+def test_a_broken_slide_is_told_and_the_others_are_done(slides: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    folder = small_slides(tmp_path / "slides")
+    (folder / "bad.svs").write_text("no slide")
+    jobs = jobs_in_folder(folder, QUERIES, recursive=True)
+    vanishes = Report(lambda: (folder / "b.tif").unlink(missing_ok=True))
+    records = {Path(r.source).name: r for r in run(jobs, tmp_path / "out", SETTINGS, model=MODEL, report=vanishes)}
+    assert "is no slide or image in a known format" in records["bad.svs"].reason
+    assert "does not exist" in records["b.tif"].reason
+    assert set(outlines(tmp_path / "out")) == {"a.tif.geojson", "sub/a.tif.geojson"}
+    rows = list(csv.DictReader((tmp_path / "out" / "summary.csv").open()))
+    assert [row["status"] for row in rows] == ["done"] * 2 + ["failed"] * 4 + ["done"] * 2
+    small_slides(folder)  # it is back: only the failed are tried again
+    (folder / "bad.svs").unlink()
+    records = {r.source: r for r in run(jobs, tmp_path / "out", SETTINGS, model=MODEL)}
+    assert [r.status for r in records.values()] == ["done", "done", "failed", "done"]
+
+
+class Report:
+    """Calls a function when the first slide is finished."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self.then = then
+
+    def running(self, job: Job, done: int, total: int) -> None: ...
+
+    def held(self, job: Job, by: str) -> None: ...
+
+    def finished(self, job: Job, record: Record, kept: bool) -> None:
+        self.then()
+
+
+def test_two_runs_at_once_share_the_work_and_do_nothing_twice(
+    jobs: list[Job], whole: dict[str, bytes], telling: TellingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "POLL_S", 0.01)
+    run(jobs, tmp_path / "alone", SETTINGS, model=telling)
+    alone, done = len(telling.pids()), []
+    telling.seconds = 0.05
+
+    def work() -> None:
+        done.append(run(jobs, tmp_path / "out", SETTINGS, model=telling))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(telling.pids()) == 2 * alone
+    assert outlines(tmp_path / "out") == whole
+    assert len(done) == 3
+    assert all(record.status == "done" for records in done for record in records)
+
+
+def test_shards_add_up_to_one_run(jobs: list[Job], whole: dict[str, bytes], tmp_path: Path) -> None:
+    run(jobs, tmp_path, SETTINGS, model=MODEL, shard=(2, 2))
+    told = json.loads((tmp_path / "run.json").read_text())
+    assert [slide["status"] for slide in told["slides"]] == ["pending", "done", "pending"]
+    run(jobs, tmp_path, SETTINGS, model=MODEL, shard=(1, 2))
+    told = json.loads((tmp_path / "run.json").read_text())
+    assert [slide["status"] for slide in told["slides"]] == ["done"] * 3
+    assert outlines(tmp_path) == whole
+
+
+def test_another_folders_slide_of_the_same_name_is_refused(slides: Path, tmp_path: Path) -> None:
+    run(jobs_in_folder(slides, QUERIES), tmp_path / "out", SETTINGS, model=MODEL)
+    before = outlines(tmp_path / "out")
+    with pytest.raises(FleetError, match=r"holds the outlines of .*: choose another --out"):
+        run(jobs_in_folder(slides / "sub", QUERIES), tmp_path / "out", SETTINGS, model=MODEL)
+    assert outlines(tmp_path / "out") == before
+
+
+def test_a_run_json_repeats_its_run(jobs: list[Job], whole: dict[str, bytes], tmp_path: Path) -> None:
+    run(jobs, tmp_path / "first", SETTINGS, model=MODEL)
+    again, settings = read_run(tmp_path / "first" / "run.json")
+    run(again, tmp_path / "second", settings, model=MODEL)
+    assert outlines(tmp_path / "second") == whole
+    other = FakeModel(tile_size=128, overlap=32)
+    other.fingerprint = "fake-2"
+    with pytest.raises(ModelError, match="fake-2 here, and the run was made with fake-1"):
+        run(again, tmp_path / "third", settings, model=other)
+    changed = [replace(job, slide_fingerprint="other") for job in again[:1]]
+    (record,) = run(changed, tmp_path / "third", settings, model=MODEL)
+    assert "is not the slide of the run" in record.reason
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda run: run.pop("slides"),
+        lambda run: run.update(version="0.0"),
+        lambda run: run["parameters"].update(new=1),
+        lambda run: run["slides"][0].update(output="../../x.geojson"),
+        lambda run: run["slides"][0].update(output="/x.geojson"),
+        lambda run: run.update(slides=[1]),
+    ],
+)
+def test_a_malformed_run_json_is_one_sentence(
+    jobs: list[Job], tmp_path: Path, change: Callable[[dict[str, object]], object]
+) -> None:
+    run(jobs[:1], tmp_path, SETTINGS, model=MODEL)
+    told = json.loads((tmp_path / "run.json").read_text())
+    change(told)
+    (tmp_path / "run.json").write_text(json.dumps(told))
+    with pytest.raises(FleetError):
+        read_run(tmp_path / "run.json")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    try:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "wsiseg-test", str(folder)]
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs the right to mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_the_run_and_with_room_it_goes_on(
+    jobs: list[Job], whole: dict[str, bytes], small_disk: Path
+) -> None:
+    """At every writer in turn: claim, outlines, record, run.json, summary.csv."""
+    ballast = small_disk / ".ballast"
+    stopped = 0
+    for room in range(0, 13, 2):  # pages of 4 KiB
+        with open(ballast, "wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        os.truncate(ballast, max(0, ballast.stat().st_size - room * 4096))
+        said = ""
+        try:
+            run(jobs, small_disk / "out", SETTINGS, model=MODEL)
+        except OutputError as error:
+            said = str(error)
+            stopped += 1
+        assert not said or "No space left on device" in said
+        assert not list(small_disk.rglob("*.tmp"))
+        assert not list(small_disk.rglob("*.claim"))
+        there = outlines(small_disk / "out") if (small_disk / "out").exists() else {}
+        assert there.items() <= whole.items()
+        ballast.unlink()
+    assert stopped >= 3
+    run(jobs, small_disk / "out", SETTINGS, model=MODEL)
+    assert outlines(small_disk / "out") == whole
+
+
+def killed(work: Callable[[], None], kill: Callable[[int], None]) -> int:
+    """Do `work` in a child that `kill` is told the process id of; its exit status, or minus the signal."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    kill(child)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def die_at(step: int) -> None:
+    """Kill this process just before its `step`-th change of what other processes see."""
+    left = step
+
+    def dying(function: Callable[..., object]) -> Callable[..., object]:
+        def change(*args: object, **kwargs: object) -> object:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return change
+
+    for name in ("replace", "unlink", "fsync"):
+        setattr(os, name, dying(getattr(os, name)))
+
+
+def test_killed_before_every_step_it_goes_on(jobs: list[Job], whole: dict[str, bytes], tmp_path: Path) -> None:
+    def work(step: int) -> None:
+        die_at(step)
+        run(jobs[:1], tmp_path / str(step), SETTINGS, model=MODEL)
+
+    wanted = {"a.tif.geojson": whole["a.tif.geojson"]}
+    step, status = 0, -signal.SIGKILL
+    while status == -signal.SIGKILL:
+        out = tmp_path / str(step)
+        status = killed(lambda step=step: work(step), lambda pid: None)  # type: ignore[misc]
+        there = {name: data for name, data in outlines(out).items() if not name.endswith(".tmp")}
+        assert there.items() <= wanted.items()
+        run(jobs[:1], out, SETTINGS, model=MODEL)
+        assert {name: d for name, d in outlines(out).items() if not name.endswith(".tmp")} == wanted
+        assert not list(out.rglob("*.claim"))
+        assert len(json.loads((out / "run.json").read_text())["slides"]) == 1
+        step += 1
+    assert status == 0
+    assert step > 12
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
+def test_killed_at_a_random_moment_it_goes_on(
+    jobs: list[Job], whole: dict[str, bytes], tmp_path: Path, seed: int
+) -> None:
+    begin = time.monotonic()
+    run(jobs, tmp_path / "timed", SETTINGS, model=MODEL)
+    moment = random.Random(seed).uniform(0, time.monotonic() - begin)
+
+    def kill(pid: int) -> None:
+        time.sleep(moment)
+        os.kill(pid, signal.SIGKILL)
+
+    killed(lambda: run(jobs, tmp_path / "out", SETTINGS, model=MODEL) and None, kill)
+    run(jobs, tmp_path / "out", SETTINGS, model=MODEL)
+    assert outlines(tmp_path / "out") == whole
+
+
+def test_an_old_output_is_never_taken_for_a_new_one(jobs: list[Job], tmp_path: Path) -> None:
+    """Killed between outlines and record, with outlines of another question before and asked for again."""
+    job, other = jobs[0], replace(jobs[0], queries=QUERIES[:1])
+    segment_slide(job, tmp_path, SETTINGS, MODEL)
+    first = outlines(tmp_path)
+
+    def work() -> None:
+        replaced = os.replace
+
+        def after_the_outlines(source: str, target: str) -> None:
+            replaced(source, target)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        os.replace = after_the_outlines  # type: ignore[assignment]
+        segment_slide(other, tmp_path, SETTINGS, MODEL)
+
+    assert killed(work, lambda pid: None) == -signal.SIGKILL
+    assert outlines(tmp_path) != first
+    segment_slide(job, tmp_path, SETTINGS, MODEL)
+    assert outlines(tmp_path) == first

@@ -1,0 +1,249 @@
+"""What is known of every slide of an output folder, and the two files that tell it as a whole.
+
+    results/sub/a.svs.geojson           the outlines
+    results/run.json, summary.csv       all slides of the run: put together from the records, by whoever ends last
+    results/.wsiseg/sub/a.svs.json      one record a slide: shards of a run never write the same file
+    results/.wsiseg/sub/a.svs.claim     whose work it is, while it lasts
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from wsiseg import __version__
+from wsiseg.errors import FleetError, OutputError
+from wsiseg.files import atomic_write
+from wsiseg.fleet.claim import one_at_a_time
+from wsiseg.fleet.jobs import Job
+from wsiseg.mask.regions import Origin
+
+_HOW_FAST = ("model", "model_fingerprint", "batch_size", "device")  # the model counts by its own fingerprint
+SUMMARY_COLUMNS = (
+    "slide", "label", "query", "status", "polygons", "area_um2", "tiles", "seconds", "output", "reason",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all slides of a run share; the arguments of `wsiseg.segment`.
+
+    model: name or folder; None is the bundled one. model_fingerprint: that it must have; None takes any.
+    """
+
+    model: str | None = None
+    model_fingerprint: str | None = None
+    backend: str | None = None
+    mpp: float | None = None
+    threshold: float = 0.5
+    min_area_um2: float = 10.0
+    simplify_um: float | None = None
+    origin: Origin = "qupath"
+    batch_size: int = 16
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """How one slide of a run stands.
+
+    fingerprint: of all that the outlines depend on; the same one means the same outlines. request: of that
+    part of it which is known before slide and model are opened. finished: when, ISO 8601.
+    polygons, area_um2: per query. tiles: looked at, over all queries. reason: why it failed.
+    notes: for each query without an outline, a sentence that says so.
+    """
+
+    source: str
+    status: Literal["pending", "done", "failed"] = "pending"
+    fingerprint: str = ""
+    request: str = ""
+    slide_fingerprint: str = ""
+    model: dict[str, str] = field(default_factory=dict)
+    finished: str = ""
+    seconds: float = 0.0
+    tiles: int = 0
+    polygons: dict[str, int] = field(default_factory=dict)
+    area_um2: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def output_path(out: Path, job: Job) -> Path:
+    return out / f"{job.name}.geojson"
+
+
+def record_path(out: Path, job: Job) -> Path:
+    return out / ".wsiseg" / f"{job.name}.json"
+
+
+def claim_path(out: Path, job: Job) -> Path:
+    return out / ".wsiseg" / f"{job.name}.claim"
+
+
+def read_record(out: Path, job: Job) -> Record:
+    """The record of a job; "pending" where there is none, or none that can be read."""
+    try:
+        known = json.loads(record_path(out, job).read_bytes())
+        return Record(**{f.name: known[f.name] for f in fields(Record)})
+    except (OSError, ValueError, KeyError, TypeError):
+        return Record(source=job.source)
+
+
+def write_record(out: Path, job: Job, record: Record) -> None:
+    """OutputError if that fails."""
+    make_folder(record_path(out, job).parent)
+    _write_json(record_path(out, job), asdict(record))
+
+
+def request_fingerprint(job: Job, settings: Settings) -> str:
+    """Hex digest of what is asked for: version, source, queries and those settings that change the outlines."""
+    asked = {
+        "version": __version__,
+        "source": job.source,
+        "queries": job.queries,
+        "slide_mpp": job.slide_mpp,
+        "settings": {key: v for key, v in asdict(settings).items() if key not in _HOW_FAST},
+    }
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+
+
+def write_run(out: Path, jobs: Sequence[Job], settings: Settings) -> list[Record]:
+    """Write run.json and summary.csv of all jobs, as their records stand, and return these in order.
+
+    Raises:
+        OutputError: one of them cannot be written; it is then as it was.
+    """
+    try:
+        with one_at_a_time(out / ".wsiseg"):  # so that of two shards that end together the later one sees all
+            records = [_current(job, read_record(out, job), settings) for job in jobs]
+            _write_json(out / "run.json", _run(jobs, records, settings))
+            with atomic_write(out / "summary.csv") as file:
+                file.write(_summary(jobs, records).encode("utf-8", "replace"))
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
+    return records
+
+
+def read_run(path: str | os.PathLike[str]) -> tuple[list[Job], Settings]:
+    """Jobs and settings that repeat the run of a run.json exactly: the same slides, the same model.
+
+    Raises:
+        FleetError: it cannot be read, or is no run.json of this version's making.
+    """
+    try:
+        run = json.loads(Path(path).read_bytes())
+        if run["version"] != __version__:
+            raise FleetError(
+                f"{path} was made by wsiseg {run['version']} and this is {__version__}: only the same version "
+                "repeats a run exactly"
+            )
+        settings = Settings(
+            **run["parameters"], model=run["model"]["source"], model_fingerprint=run["model"].get("fingerprint")
+        )
+        jobs = [
+            Job(
+                source=slide["source"],
+                name=_inner(slide["output"]),
+                queries=tuple(map(str, slide["queries"])),
+                slide_mpp=tuple(mpp) if isinstance(mpp := slide["slide_mpp"], list) else mpp,
+                label=slide["label"],
+                slide_fingerprint=slide["slide_fingerprint"] or None,
+            )
+            for slide in run["slides"]
+        ]
+    except OSError as error:
+        raise FleetError(f"cannot read {path}: {error.strerror or error}") from error
+    except FleetError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FleetError(f"{path} is not the run.json of a wsiseg run ({type(error).__name__}: {error})") from error
+    return jobs, settings
+
+
+def _current(job: Job, record: Record, settings: Settings) -> Record:
+    """The record, unless it is of an earlier run that asked for something else: then "pending"."""
+    wanted = settings.model_fingerprint
+    same_model = not wanted or not record.model or record.model["fingerprint"] == wanted
+    if record.request == request_fingerprint(job, settings) and same_model:
+        return record
+    return Record(source=job.source)
+
+
+def _run(jobs: Sequence[Job], records: Sequence[Record], settings: Settings) -> dict[str, Any]:
+    made_by = next((record.model for record in records if record.status == "done"), {})
+    parameters = asdict(settings)
+    source, fingerprint = parameters.pop("model"), parameters.pop("model_fingerprint")
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "model": {"source": source} | ({"fingerprint": fingerprint} if fingerprint else {}) | made_by,
+        "parameters": parameters,
+        "slides": [
+            {
+                **asdict(record),
+                "source": job.source,
+                "output": f"{job.name}.geojson",
+                "queries": job.queries,
+                "slide_mpp": job.slide_mpp,
+                "label": job.label,
+            }
+            for job, record in zip(jobs, records, strict=True)
+        ],
+    }
+
+
+def _summary(jobs: Sequence[Job], records: Sequence[Record]) -> str:
+    """One row for each slide and query."""
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, SUMMARY_COLUMNS, lineterminator="\n")
+    table.writeheader()
+    for job, record in zip(jobs, records, strict=True):
+        for query in job.queries:
+            done = record.status == "done"
+            table.writerow(
+                {
+                    "slide": job.source,
+                    "label": job.label,
+                    "query": query,
+                    "status": record.status,
+                    "polygons": record.polygons.get(query, 0) if done else "",
+                    "area_um2": f"{record.area_um2.get(query, 0):.2f}" if done else "",
+                    "tiles": record.tiles if done else "",
+                    "seconds": f"{record.seconds:.2f}" if done else "",
+                    "output": f"{job.name}.geojson" if done else "",
+                    "reason": record.reason,
+                }
+            )
+    return text.getvalue()
+
+
+def _inner(output: str) -> str:
+    """The name of a job from its output's, if that stays within the output folder."""
+    name = output.removesuffix(".geojson")
+    parts = name.split("/")
+    if "\\" in name or "\0" in name or any(not part or part.startswith(".") for part in parts):
+        raise FleetError(f"the output {output!r} lies outside the output folder")
+    return name
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with atomic_write(path) as file:
+        # The standard library's, unlike orjson, keeps file names that are no Unicode.
+        file.write(json.dumps(value, indent=1).encode() + b"\n")

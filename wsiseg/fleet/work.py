@@ -1,0 +1,215 @@
+"""The one unit of work, here and on every cluster: one slide and its queries in, one GeoJSON out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+
+from wsiseg.errors import ModelError, SlideError, WsisegError
+from wsiseg.fleet.claim import claimed
+from wsiseg.fleet.jobs import Job
+from wsiseg.fleet.record import (
+    Record,
+    Settings,
+    claim_path,
+    make_folder,
+    output_path,
+    read_record,
+    record_path,
+    request_fingerprint,
+    write_record,
+)
+from wsiseg.inference import Segmenter
+from wsiseg.pipeline import segment
+from wsiseg.result import Result
+from wsiseg.slide import open_slide
+from wsiseg.tiles import TileStore, is_store
+
+_one_slide = threading.Lock()
+
+
+def segment_slide(
+    job: Job,
+    out: Path,
+    settings: Settings,
+    model: Segmenter,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Record:
+    """Segment one slide into `out`, unless its outlines are there already, made by the same things.
+
+    What is wrong with the slide becomes a record that says so, never an exception: the next slide is another.
+    Killed at any moment it leaves the old output or the new one, whole, and a record only with its output.
+
+    Raises:
+        ClaimHeldError: another process is at work on it.
+        OutputError: the output folder cannot be written; the next slide will fare no better.
+    """
+    with claimed(claim_path(out, job)):
+        begin = time.monotonic()
+        known, slide_fingerprint, fingerprint = read_record(out, job), "", ""
+        try:
+            slide_fingerprint = content_fingerprint(job, settings)
+            fingerprint = work_fingerprint(job, settings, slide_fingerprint, model)
+            if known.status == "done" and known.fingerprint == fingerprint and output_path(out, job).exists():
+                return known
+            result = _segment(job, settings, model, slide_fingerprint, progress)
+        except Exception as error:
+            record = Record(
+                source=job.source,
+                status="failed",
+                request=request_fingerprint(job, settings),
+                slide_fingerprint=slide_fingerprint,
+                finished=now(),
+                seconds=round(time.monotonic() - begin, 2),
+                reason=sentence(error),
+            )
+            write_record(out, job, record)
+            return record
+        _write(out, job, result)
+        polygons, area_um2 = _count(result, job.queries)
+        record = Record(
+            source=job.source,
+            status="done",
+            fingerprint=fingerprint,
+            request=request_fingerprint(job, settings),
+            slide_fingerprint=slide_fingerprint,
+            model={"name": model.name, "fingerprint": model.fingerprint},
+            finished=now(),
+            seconds=round(time.monotonic() - begin, 2),
+            tiles=len(result.reasoning),
+            polygons=polygons,
+            area_um2=area_um2,
+            notes=result.notes,
+        )
+        write_record(out, job, record)
+        return record
+
+
+def segment_slide_on_worker(job: Job, out: Path, settings: Settings, model: Segmenter | None) -> Record:
+    """`segment_slide` in a worker of a cluster, which loads a model once and does one slide at a time.
+
+    Raises:
+        ModelError: there is no such model on the worker's host, or it is another one.
+        ClaimHeldError, OutputError: as `segment_slide`.
+    """
+    with _one_slide:  # a worker with several threads has still one device, and one share of the memory
+        return segment_slide(job, out, settings, model or load(settings))
+
+
+@lru_cache(1)
+def load(settings: Settings) -> Segmenter:
+    """The model of a run.
+
+    Raises:
+        ModelError: unknown or damaged, or not the one that `settings.model_fingerprint` asks for.
+    """
+    from wsiseg.model import load_model
+
+    return checked_model(load_model(settings.model, device=settings.device), settings)
+
+
+def checked_model(model: Segmenter, settings: Settings) -> Segmenter:
+    """The same model. ModelError if it is not the one that `settings` asks for."""
+    wanted = settings.model_fingerprint
+    if wanted and model.fingerprint != wanted:
+        raise ModelError(
+            f"the model {model.name} is {model.fingerprint} here, and the run was made with {wanted}: "
+            "give the folder of that model as --model"
+        )
+    return model
+
+
+def content_fingerprint(job: Job, settings: Settings) -> str:
+    """Of a slide's content, or of the slide and grid of a tile store.
+
+    Raises:
+        SlideError, MissingMppError, StoreError: it cannot be read.
+    """
+    if is_store(job.source):
+        grid = TileStore.open(job.source).grid
+        return f"{grid.slide.fingerprint}:{grid.fingerprint}"
+    with open_slide(job.source, backend=settings.backend, slide_mpp=job.slide_mpp) as slide:
+        return slide.fingerprint
+
+
+def work_fingerprint(job: Job, settings: Settings, slide_fingerprint: str, model: Segmenter) -> str:
+    """Hex digest of all that a slide's GeoJSON depends on."""
+    made_by = [request_fingerprint(job, settings), slide_fingerprint, model.name, model.fingerprint]
+    return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _segment(
+    job: Job,
+    settings: Settings,
+    model: Segmenter,
+    slide_fingerprint: str,
+    progress: Callable[[int, int], None] | None,
+) -> Result:
+    if job.slide_fingerprint not in (None, slide_fingerprint):
+        raise SlideError(f"{job.source} is not the slide of the run that is to be repeated: its content differs")
+    result = segment(
+        job.source,
+        job.queries,
+        model=model,
+        slide_mpp=job.slide_mpp,
+        backend=None if is_store(job.source) else settings.backend,
+        mpp=settings.mpp,
+        threshold=settings.threshold,
+        min_area_um2=settings.min_area_um2,
+        simplify_um=settings.simplify_um,
+        origin=settings.origin,
+        batch_size=settings.batch_size,
+        progress=progress,
+    )
+    if result.run["slide"]["fingerprint"] != slide_fingerprint.partition(":")[0]:
+        raise SlideError(f"{job.source} changed while it was being read: run again")
+    return result
+
+
+def _write(out: Path, job: Job, result: Result) -> None:
+    target = output_path(out, job)
+    make_folder(target.parent)
+    # The record goes before the output that it speaks of is replaced: killed in between, the slide is done again.
+    record_path(out, job).unlink(missing_ok=True)
+    for path in (target, record_path(out, job)):
+        for leftover in path.parent.glob(f".{_escaped(path.name[:200])}.*.tmp"):  # of a killed process
+            leftover.unlink(missing_ok=True)
+    result.write(target)
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _count(result: Result, queries: tuple[str, ...]) -> tuple[dict[str, int], dict[str, float]]:
+    """Outlines and their area in µm², per query."""
+    polygons: dict[str, int] = defaultdict(int)
+    area_um2: dict[str, float] = defaultdict(float)
+    for annotation in result.annotations:
+        polygons[annotation.name] += 1
+        area_um2[annotation.name] += annotation.measurements["Area µm^2"]
+    return {q: polygons[q] for q in queries}, {q: round(area_um2[q], 2) for q in queries}
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, for the person at the keyboard."""
+    said = " ".join(str(error).split())
+    if isinstance(error, WsisegError):
+        return said
+    if isinstance(error, OSError):
+        return error.strerror or said
+    return f"{type(error).__name__}: {said}"
+
+
