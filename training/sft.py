@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -140,6 +140,8 @@ def train(
         return plan(build(outline(recipe), recipe), recipe, out, say)
     store = training_store(recipe)
     model = begin(recipe, out, resume, lambda config: answers(store, config, recipe.seed))
+    # This stage trains every part that a model built from published weights has fresh.
+    model.config = replace(model.config, untrained=())
     stage = Stage(
         module=build(model, recipe),
         model=model,
