@@ -116,7 +116,7 @@ def pathology_branch(model: PathChatSegR1) -> MaskedEncoder:
         return encoder(pixels).transpose(1, 2).unflatten(2, (config.grid, config.grid))
 
     if config.kind == "dinov2":
-        embedding = (encoder.backbone.embeddings.patch_embeddings, config.width)
+        embedding = (encoder.patch_embed, config.width)
         return MaskedEncoder(features, config.width, config.patch_size, config.patch_size, embedding)
     return MaskedEncoder(features, config.width, config.patch_size, _CONV_PATCH)
 

@@ -18,8 +18,8 @@ LANGUAGE, PATHOLOGY = "vlm.model.language_model", "vlm.model.visual.encoder"
 SEGMENTING = ("seg_adapter", "image_encoder", "mask_head")
 _SAM_BLOCKS = ("image_encoder.vit.patch_embed", "image_encoder.vit.pos_embed", "image_encoder.vit.blocks")
 
-# Names of layers inside change with versions of transformers: every linear layer of these is adapted.
-_VLM_BLOCKS = ("model.language_model.layers.", "model.visual.encoder.backbone.encoder.layer.")
+# Every linear layer of these is adapted, whatever a library calls it.
+_VLM_BLOCKS = ("model.language_model.layers.", "model.visual.encoder.blocks.")
 _ADAPTERS = ("lora_", "trainable_tokens")
 
 
@@ -110,8 +110,8 @@ def checkpoint_activations(model: PathChatSegR1) -> None:
     """Keep only the inputs of transformer blocks, and compute the rest again on the way back."""
     blocks = [*model.vlm.model.language_model.layers, *model.image_encoder.vit.blocks]
     if model.config.pathology.kind == "dinov2":
-        backbone: Any = model.vlm.model.visual.encoder.backbone
-        blocks += backbone.encoder.layer
+        encoder: Any = model.vlm.model.visual.encoder
+        blocks += encoder.blocks
     for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
@@ -121,7 +121,8 @@ def parameter_groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            pretrained = "backbone" in name and (bool(recipe.stem_weights) or bool(recipe.model))
+            encoder = "backbone" in name or name.startswith(f"model.{PATHOLOGY}.")
+            pretrained = encoder and (bool(recipe.stem_weights) or bool(recipe.model))
             decayed = parameter.ndim > 1 and not any(word in name for word in ("embed", "rel_pos", "tokens"))
             groups.setdefault((pretrained, decayed), []).append(parameter)
     return [

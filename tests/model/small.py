@@ -55,14 +55,7 @@ def small_paper_config(tie_word_embeddings: bool = False) -> PathChatConfig:
             large.pathology,
             image_size=56,
             width=32,
-            arguments={
-                "hidden_size": 32,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "image_size": 56,
-                "patch_size": 14,
-                "use_swiglu_ffn": True,
-            },
+            arguments={"depth": 2, "num_heads": 2, "mlp_width": 64, "swiglu": True, "registers": 4},
         ),
         image=dataclasses.replace(
             large.image,

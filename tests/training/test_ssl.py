@@ -111,9 +111,10 @@ def test_features_vary_less_with_the_stain_and_do_not_collapse(store: Path, pret
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     before, after = (line for line in lines if line["kind"] == "validation")
     for encoder in ("image", "pathology"):
-        assert after[f"{encoder}_stain_variance"] < 0.7 * before[f"{encoder}_stain_variance"]
+        assert after[f"{encoder}_stain_variance"] < 0.8 * before[f"{encoder}_stain_variance"]
         # Differences of stain that restaining did not average out count as rank, too: before more than after.
-        assert after[f"{encoder}_rank"] > 0.7 * before[f"{encoder}_rank"]
+        # A collapse brings it to about 1, an eighth of what it was.
+        assert after[f"{encoder}_rank"] > 0.5 * before[f"{encoder}_rank"]
         assert after[f"{encoder}_retrieval"] > before[f"{encoder}_retrieval"]
         assert after[f"{encoder}_mae"] < before[f"{encoder}_mae"]
     assert "pathology_stain_variance" in said[-1]
