@@ -29,7 +29,7 @@ def test_lora_of_the_paper_trains_adapters_of_rank_16_in_all_three_transformers_
         + [f"vlm.model.visual.encoder.blocks.{i}." for i in range(2)]
         + [f"image_encoder.vit.blocks.{i}." for i in range(2)]
     )
-    for block, layers in zip(blocks, (7, 7, 4, 4, 4, 4), strict=True):  # q k v o gate up down; qkv proj and two of the MLP
+    for block, layers in zip(blocks, (7, 7, 4, 4, 4, 4), strict=True):  # q k v o gate up down; qkv proj and MLP
         assert sum(name.startswith(block) for name in adapted) == layers, block
     assert len(adapted) == 30
     assert adapted <= set(before)
