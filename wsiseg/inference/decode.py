@@ -10,6 +10,7 @@ answered several times, at random, and its prompt is still computed once.
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,10 @@ from transformers import DynamicCache
 
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prompt import PromptTokens
+
+# Newer releases of transformers 5 say that it will be called `cache`; older ones know no other name. Not the user's
+# concern: pyproject keeps away the release that drops it.
+warnings.filterwarnings("ignore", message="`past_key_values` is deprecated", category=FutureWarning)
 
 
 @dataclass(frozen=True)
