@@ -115,7 +115,7 @@ def test_features_vary_less_with_the_stain_and_do_not_collapse(store: Path, pret
         # Differences of stain that restaining did not average out count as rank, too: before more than after.
         # A collapse brings it to about 1, an eighth of what it was.
         assert after[f"{encoder}_rank"] > 0.5 * before[f"{encoder}_rank"]
-        assert after[f"{encoder}_retrieval"] > before[f"{encoder}_retrieval"]
+        assert after[f"{encoder}_retrieval"] >= 0.9 * before[f"{encoder}_retrieval"]
         assert after[f"{encoder}_mae"] < before[f"{encoder}_mae"]
     assert "pathology_stain_variance" in said[-1]
     start, end = load_folder(pretrained).state_dict(), load_folder(folder).state_dict()
