@@ -119,15 +119,22 @@ def fit(
         if step % recipe.validate_every == 0 or last:
             validate()
         if main and (step % recipe.checkpoint_every == 0 or last):
-            save_state(out / "state", step, module, optimizer, average)
-            with average.swapped(module):
-                save_model(merged(stage.model), out / "model")
+            checkpoint(out, step, module, stage.model, optimizer, average)
     accelerator.wait_for_everyone()
     if figures:
         figures.close()
     if say and main:
         say(gains(out))
     return out / "model"
+
+
+def checkpoint(
+    out: Path, step: int, module: nn.Module, model: PathChatSegR1, optimizer: Any, average: Average
+) -> None:
+    """Write what the run resumes from (`state/`) and its averaged `model/`, adapters folded in."""
+    save_state(out / "state", step, module, optimizer, average)
+    with average.swapped(module):
+        save_model(merged(model), out / "model")
 
 
 def plan(module: nn.Module, recipe: Recipe, out: Path, say: Say | None) -> Path:

@@ -17,8 +17,16 @@ from wsiseg.cli.main import main
 from wsiseg.errors import ModelError
 from wsiseg.model.config import PathChatConfig, PathologyEncoderConfig
 from wsiseg.model.folder import build_model, load_folder, save_model
-from wsiseg.model.lora import LORA_TARGETS, merge_adapter
+from wsiseg.model.lora import merge_adapter
 from wsiseg.model.pathchat import PathChatSegR1
+
+# For `LoraConfig(target_modules=…)` on `model` or `model.vlm`. A regex, because short names such as `gate_proj` or
+# `proj` occur in more than one part; and every projection of both transformers, which short names of another
+# library's layout would miss without a word.
+_TARGETS = (
+    r".*(language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+    r"|visual\.encoder\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2)))"
+)
 
 
 def small_dinov2_config(tied: bool = True) -> PathChatConfig:
@@ -38,7 +46,7 @@ def trained_adapter(folder: Path, out: Path, *, whole: bool, seg_row: bool = Fal
     """Save an adapter with non-zero weights; returns the model that carries it, unmerged."""
     model = load_folder(folder)
     rows = [model.tokenizer.seg] if seg_row else None
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=LORA_TARGETS, trainable_token_indices=rows)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=_TARGETS, trainable_token_indices=rows)
     wrapped = get_peft_model(model if whole else model.vlm, config)  # type: ignore[arg-type]
     torch.manual_seed(1)
     with torch.no_grad():

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from wsiseg.errors import DataError
-from wsiseg.model.folder import save_model
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import Example, ExampleStream
-from wsiseg.training.loop import plan, table
+from wsiseg.training.loop import checkpoint, plan, table
 from wsiseg.training.mix import training_store
 from wsiseg.training.recipe import save_recipe
 from wsiseg.training.rl.experience import Judged, gather, lessons
@@ -27,9 +26,9 @@ from wsiseg.training.rl.rewards import Ending
 from wsiseg.training.rl.rollout import roll_out
 from wsiseg.training.rl.update import Learner, accumulate
 from wsiseg.training.rl.value import explained_variance
-from wsiseg.training.run import Average, Figures, load_state, save_state
+from wsiseg.training.run import Average, Figures, load_state
 from wsiseg.training.start import begin, keep_make, outline
-from wsiseg.training.trainable import merged, set_trainable
+from wsiseg.training.trainable import set_trainable
 
 _ENCODERS = ("vlm.model.visual", "image_encoder")  # not trained here: their features are computed once per view
 _PROBE_VIEWS = 4  # held-out views whose answers measure how far earlier policies were from the final one
@@ -115,9 +114,7 @@ def train(
             validate()
         if main and (step % recipe.checkpoint_every == 0 or last):
             save_policy(model, out / "policies", step)
-            save_state(out / "state", step, learner, optimizer, average)
-            with average.swapped(learner):
-                save_model(merged(model), out / "model")
+            checkpoint(out, step, learner, model, optimizer, average)
     if figures:
         for at, distance in _distances(learner, store, recipe, out / "policies", world).items():
             figures.add(at, "lyapunov", {"kl_to_final": distance})

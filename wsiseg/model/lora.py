@@ -14,13 +14,6 @@ from wsiseg.model.folder import EMBEDDINGS, check_new, check_state, load_folder,
 from wsiseg.model.parts import field, read_json, read_tensors
 from wsiseg.model.pathchat import PathChatSegR1
 
-# For `LoraConfig(target_modules=…)` on `model` or `model.vlm`. A regex, because short names such as `gate_proj` or
-# `proj` occur in more than one part; and every projection of both transformers, which short names of another
-# library's layout would miss without a word.
-LORA_TARGETS = (
-    r".*(language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
-    r"|visual\.encoder\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2)))"
-)
 _PEFT = "base_model.model."
 
 
