@@ -1,11 +1,13 @@
-"""Glands of one picture on the tissue of another: more kinds of surroundings than the training sets show.
+"""Glands of one picture in other surroundings: more of them than the training sets show.
 
-Colon glands come with one kind of stroma in the only set that outlines them. Cut out and laid on muscle,
-connective tissue or inflamed tissue of other sets, they teach what a gland is and what merely surrounds it
-(copy–paste augmentation, Ghiasi et al. 2021).
+The only set that outlines glands has pictures full of them, with one kind of stroma between. Cut out, thinned
+out and laid on muscle, connective tissue or inflamed tissue of other sets, or on stroma of their own, they teach
+what a gland is and what merely surrounds it (copy–paste augmentation, Ghiasi et al. 2021).
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -15,10 +17,11 @@ from wsiseg.training.augment import random_crop
 from wsiseg.training.data.store import Sample
 
 GLAND_LAYERS = ("gland", "malignant", "dysplastic", "lumen")
+_PATCHES = (40, 28, 20, 14)  # sides in pixels of what stroma is laid together from, the largest that fits first
 
 
 def on_other_tissue(sample: Sample, ground: Sample, rng: np.random.Generator) -> Sample:
-    """`sample` with all but its glands replaced by `ground`, in `sample`'s size and scale.
+    """`sample` with all but some or all of its glands replaced by `ground`, in `sample`'s size and scale.
 
     The ground's colours are moved to those of the sample's own stroma, as far as chance will have it. Layers
     of which the picture no longer holds the truth (stroma, tissue, glass) are left out: unknown, never asked.
@@ -27,6 +30,7 @@ def on_other_tissue(sample: Sample, ground: Sample, rng: np.random.Generator) ->
     gland = sample.layers["gland"] > 0
     if gland.all():
         return sample
+    kept = _some_glands(gland, rng)
     size = sample.image.shape[0]
     scale = (sample.mpp or 0.5) / (ground.mpp or 0.5) * float(rng.uniform(0.6, 1.1))
     under, _ = random_crop(ground.image, {}, size=size, scale=scale, rng=rng)
@@ -37,10 +41,11 @@ def on_other_tissue(sample: Sample, ground: Sample, rng: np.random.Generator) ->
     matched = (under - flat.mean(0)) / (flat.std(0) + 4) * (around.std(0) + 4) + around.mean(0)
     strength = rng.uniform(0.3, 1.0)
     colours = under * (1 - strength) + matched * strength
-    edge = ndimage.gaussian_filter(gland.astype(np.float32), rng.uniform(0.6, 1.8))[..., None]
+    edge = ndimage.gaussian_filter(kept.astype(np.float32), rng.uniform(0.6, 1.8))[..., None]
     image = sample.image * edge + colours * (1 - edge)
     absent = tuple(name for name in sample.absent if name in ground.absent)
-    layers = {name: layer for name, layer in sample.layers.items() if name in GLAND_LAYERS}
+    inside = ndimage.binary_fill_holes(kept)
+    layers = {name: np.where(inside, layer, 0) for name, layer in sample.layers.items() if name in GLAND_LAYERS}
     return Sample(
         np.clip(image, 0, 255).round().astype(np.uint8),
         layers,
@@ -51,4 +56,64 @@ def on_other_tissue(sample: Sample, ground: Sample, rng: np.random.Generator) ->
         sample.group,
         sample.split,
         f"{sample.name} on {ground.name}",
+    )
+
+
+def _some_glands(gland: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """All connected parts of `gland` (H, W) bool, or half of the time a random few, at least one."""
+    parts, count = ndimage.label(gland)
+    if count < 2 or rng.random() < 0.5:
+        return gland
+    chosen = rng.random(count + 1) < rng.uniform(0.1, 0.8)
+    chosen[1 + int(rng.integers(count))] = True
+    chosen[0] = False
+    return chosen[parts]
+
+
+def stroma_ground(sample: Sample, rng: np.random.Generator) -> Sample | None:
+    """A picture of the stroma of `sample` alone, laid together from patches; None where it has no such patch."""
+    stroma = (sample.layers["stroma"] > 0).astype(np.float32)
+    for side in _PATCHES:
+        y, x = np.nonzero(ndimage.uniform_filter(stroma, side, mode="constant") > 0.93)
+        if len(y) >= 4:
+            break
+    else:
+        return None
+    height, width = stroma.shape
+    ramp = np.minimum(np.arange(1, side + 1), np.arange(side, 0, -1)) / (side / 5)
+    alpha = np.minimum(np.minimum.outer(ramp, ramp), 1)[..., None]  # (side, side, 1)
+    canvas = np.empty((height + side, width + side, 3), np.float32)
+    canvas[:] = sample.image[y, x].mean(0)
+    step = max(1, int(0.6 * side))
+    for row in range(0, height + 1, step):
+        for column in range(0, width + 1, step):
+            k = int(rng.integers(len(y)))
+            top, left = min(max(y[k] - side // 2, 0), height - side), min(max(x[k] - side // 2, 0), width - side)
+            patch = sample.image[top : top + side, left : left + side]
+            patch = np.rot90(patch, int(rng.integers(4)))
+            under = canvas[row : row + side, column : column + side]
+            under += alpha * (patch - under)
+    image = canvas[side // 2 : side // 2 + height, side // 2 : side // 2 + width].round().astype(np.uint8)
+    absent = (*sample.absent, *(name for name in GLAND_LAYERS if name != "malignant"))
+    return replace(sample, image=image, layers={}, present=(), absent=absent, name=f"stroma of {sample.name}")
+
+
+def open_lumens(sample: Sample, rng: np.random.Generator) -> Sample:
+    """Wide, empty lumens in some of the glands of `sample`, which belong to them as their cells do."""
+    gland = sample.layers["gland"] > 0
+    parts, count = ndimage.label(gland)
+    depth = ndimage.distance_transform_edt(np.pad(gland, 1, mode="edge"))[1:-1, 1:-1]
+    deepest = np.maximum(ndimage.maximum(depth, parts, np.arange(count + 1)), 1)
+    wavy = ndimage.gaussian_filter(rng.normal(size=gland.shape), 4)
+    wavy = 0.12 * wavy / max(1e-6, float(wavy.std()))
+    chosen = (rng.random(count + 1) < 0.5) & (deepest > 9)
+    chosen[0] = False
+    floor = rng.uniform(0.3, 0.7, count + 1)
+    lumen = chosen[parts] & (depth / deepest[parts] + wavy > floor[parts])
+    edge = ndimage.gaussian_filter(lumen.astype(np.float32), 1.0)[..., None]
+    level = rng.uniform(222, 250) + rng.normal(0, 2, 3)
+    image = sample.image * (1 - edge) + level * edge
+    layers = {name: layer for name, layer in sample.layers.items() if name != "lumen"}
+    return replace(
+        sample, image=np.clip(image, 0, 255).round().astype(np.uint8), layers=layers, present=tuple(layers)
     )

@@ -12,7 +12,8 @@ import torch
 
 from wsiseg.model.config import PathChatConfig
 from wsiseg.training.augment import jitter_stain, random_crop, restain
-from wsiseg.training.composite import on_other_tissue
+from wsiseg.training.composite import GLAND_LAYERS, on_other_tissue, open_lumens, stroma_ground
+from wsiseg.training.data.absent import NONSENSE
 from wsiseg.training.data.annotate import describe, refuse
 from wsiseg.training.data.concepts import CONCEPTS, MASKED
 from wsiseg.training.data.queries import Split, sample_noisy_query, sample_query
@@ -24,12 +25,16 @@ _CELL_MPP, _TISSUE_MPP = (0.28, 0.75), (0.6, 1.6)
 _ASSUMED_MPP = 0.5  # where the source states none
 _BLANK_SHARE = 0.08
 _NOISY_SHARE = 0.35  # training queries among words that say nothing
-_PASTE_SHARE = 0.4  # views of glands that are tried on the tissue of another source
+_PASTE_SHARE = 0.6  # views of glands that are tried on other tissue, half of the time their own stroma
+_LUMEN_SHARE = 0.25  # views of glands that get wide lumens
+_STROMA_SHARE = 0.04  # views of glands that become views of their stroma alone
+_NONSENSE_SHARE = 0.3  # of the questions about things: words that do not exist
 _RESTAIN_SHARE = 0.5
 _EDGE_SHARE = 0.2  # views over which the edge of the tissue is drawn
 _NAMES = tuple(CONCEPTS)
 _TAUGHT = tuple(name for name, concept in CONCEPTS.items() if not concept.held_back)
-_ASKED = {"gland": 4.0, "nucleus": 4.0, "malignant": 2.0, "lumen": 0.6, "tissue": 0.15, "glass": 0.1}  # relative
+_ASKED = {"gland": 4.0, "nucleus": 4.0, "malignant": 2.0, "tissue": 0.4, "glass": 0.25}  # relative
+_FULL, _FULL_SHARE = 0.93, 0.3  # a gland that fills a view is as often stroma left unmarked: asked about less
 _MIN_FRACTION = 0.004  # of the view; less of a structure than this is neither a fair yes nor a fair no
 
 
@@ -96,23 +101,43 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         if rng.random() < _BLANK_SHARE:
             return random_view(blank_sample(self.size, rng), rng, self.size, augment=False)
         sample = self.mix.draw(rng)
-        if self.augment and "gland" in sample.layers and rng.random() < _PASTE_SHARE:
-            ground = self.mix.draw_from(self.mix.sources[int(rng.integers(len(self.mix.sources)))], rng)
-            if "gland" in ground.absent and "gland" not in ground.layers:
-                sample = on_other_tissue(sample, ground, rng)
+        if self.augment and "gland" in sample.layers:
+            sample = self._resettled(sample, rng)
         return random_view(sample, rng, self.size, augment=self.augment)
+
+    def _resettled(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Glands with other lumens, on other tissue, or none but their stroma, as chance will have it."""
+        if rng.random() < _LUMEN_SHARE:
+            sample = open_lumens(sample, rng)
+        chance = rng.random()
+        if chance >= _PASTE_SHARE + _STROMA_SHARE:
+            return sample
+        ground: Sample | None = sample
+        if chance < _PASTE_SHARE / 2:
+            ground = self.mix.draw_from(self.mix.sources[int(rng.integers(len(self.mix.sources)))], rng)
+        if ground is not None and "stroma" in ground.layers:
+            ground = stroma_ground(ground, rng)
+        if ground is None or "gland" in ground.layers or "gland" not in ground.absent:
+            return sample
+        return on_other_tissue(sample, ground, rng) if chance < _PASTE_SHARE else ground
 
 
 def random_wording(rng: np.random.Generator, split: Split) -> tuple[str, int]:
     """A query for any concept, half of the time for one that has masks, and the index of that concept."""
     names = MASKED if rng.random() < 0.5 else _TAUGHT
     name = names[int(rng.integers(len(names)))]
+    name = _or_nonsense(name, rng)
     return _query(name, rng, split), _NAMES.index(name)
 
 
 def _query(name: str, rng: np.random.Generator, split: Split) -> str:
     noisy = split == "train" and rng.random() < _NOISY_SHARE
     return (sample_noisy_query if noisy else sample_query)(name, rng, split)
+
+
+def _or_nonsense(name: str, rng: np.random.Generator) -> str:
+    """`name`, or where it is that of a thing, now and then of what does not exist."""
+    return NONSENSE.key if CONCEPTS[name].thing and rng.random() < _NONSENSE_SHARE else name
 
 
 def blank_sample(size: int, rng: np.random.Generator) -> Sample:
@@ -170,7 +195,11 @@ def ask(view: View, rng: np.random.Generator, questions: int, split: Split) -> E
     """Up to `questions` questions about `view`, at least a third of them about what is absent."""
     told = None if rng.random() < 0.15 else view.mpp
     layers = view.layers
-    present = [name for name, layer in layers.items() if (layer > 0).mean() >= _MIN_FRACTION]
+    shares = {name: float((layer > 0).mean()) for name, layer in layers.items()}
+    present = [name for name, share in shares.items() if share >= _MIN_FRACTION]
+    full = [name for name in present if name in GLAND_LAYERS and shares[name] > _FULL]
+    if full and rng.random() > _FULL_SHARE:
+        present = [name for name in present if name not in full]
     absent = [name for name in view.absent if name not in layers]
     # A layer that marks every instance proves absence where it is empty; a partial one (stroma, lumen) does not.
     absent += [name for name, layer in layers.items() if CONCEPTS[name].exhaustive and not layer.any()]
@@ -182,7 +211,7 @@ def ask(view: View, rng: np.random.Generator, questions: int, split: Split) -> E
         absent.sort(key=lambda name: name not in MASKED)
     negatives = max(1, round(questions / 3) + int(rng.random() < 0.3))
     chosen = [(name, True) for name in present[: questions - min(negatives, len(absent))]]
-    chosen += [(name, False) for name in absent[: questions - len(chosen)]]
+    chosen += [(_or_nonsense(name, rng), False) for name in absent[: questions - len(chosen)]]
     asked = []
     for name, there in chosen:
         query = _query(name, rng, split)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from wsiseg.training.augment import restain
-from wsiseg.training.composite import on_other_tissue
+from wsiseg.training.composite import on_other_tissue, open_lumens, stroma_ground
+from wsiseg.training.data.annotate import refuse
 from wsiseg.training.data.concepts import CONCEPTS
-from wsiseg.training.data.queries import FRAMES, VERBS, WHERE, idle_words, nouns, sample_noisy_query
+from wsiseg.training.data.queries import FRAMES, VERBS, WHERE, idle_words, nouns, sample_noisy_query, sample_query
 from wsiseg.training.data.store import Sample
 from wsiseg.training.examples import random_wording
 
@@ -94,3 +95,61 @@ def test_glands_keep_their_pixels_on_other_tissue(pictures: tuple[Sample, Sample
     # stroma is no longer where its layer said, and only what both pictures rule out is absent
     assert "stroma" not in out.layers
     assert out.absent == ("cartilage",)
+
+
+def test_some_glands_may_be_left_out_but_never_all(pictures: tuple[Sample, Sample]) -> None:
+    own, ground = pictures
+    own.layers["gland"][:] = 0
+    corners = [(slice(4, 24), slice(4, 24)), (slice(40, 60), slice(40, 60))]
+    for corner in corners:
+        own.layers["gland"][corner] = 1
+    kept = set()
+    for seed in range(20):
+        out = on_other_tissue(own, ground, np.random.default_rng(seed))
+        there = tuple(bool(out.layers["gland"][corner].all()) for corner in corners)
+        for corner, kept_here in zip(corners, there, strict=True):
+            inner = out.image[corner][8:-8, 8:-8].astype(int) - own.image[corner][8:-8, 8:-8]
+            assert (np.abs(inner).max() <= 1) == kept_here
+            assert kept_here or not out.layers["gland"][corner].any()
+        kept.add(there)
+    assert kept == {(True, True), (True, False), (False, True)}
+
+
+def test_stroma_alone_is_made_of_stroma_only(pictures: tuple[Sample, Sample]) -> None:
+    own, _ = pictures
+    out = stroma_ground(own, np.random.default_rng(4))
+    assert out is not None
+    assert out.image.shape == own.image.shape
+    glands_are_dark = own.image[own.layers["gland"] > 0].mean() < 120
+    assert glands_are_dark
+    assert out.image.mean() > 170
+    assert {"gland", "cartilage"} <= set(out.absent)
+    assert not out.layers
+    own.layers["stroma"][:] = 0
+    assert stroma_ground(own, np.random.default_rng(4)) is None
+
+
+def test_a_lumen_is_empty_and_belongs_to_its_gland(pictures: tuple[Sample, Sample]) -> None:
+    own, _ = pictures
+    out = next(
+        out
+        for seed in range(20)
+        if not np.array_equal((out := open_lumens(own, np.random.default_rng(seed))).image, own.image)
+    )
+    white = (out.image.min(2) > 200) & (own.image.min(2) < 200)
+    assert white.sum() > 20
+    assert (out.layers["gland"][white] > 0).all()
+    assert np.array_equal(out.layers["gland"], own.layers["gland"])
+    assert np.array_equal(out.image[own.layers["gland"] == 0][:64], own.image[own.layers["gland"] == 0][:64])
+
+
+def test_what_no_body_holds_is_refused_without_repeating_its_name() -> None:
+    rng = np.random.default_rng(5)
+    asked = {sample_query("nonsense", rng) for _ in range(50)}
+    assert len(asked) > 45
+    image = np.full((32, 32, 3), 200, np.uint8)
+    for key in ("nonsense", "cat"):
+        said = refuse(image, key, None, rng)
+        assert "such thing" in said or "looks like that" in said
+        assert "cat" not in said
+    assert "cartilage" in refuse(image, "cartilage", None, rng)

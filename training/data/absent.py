@@ -175,7 +175,19 @@ umbrella umbrellas|traffic light traffic lights|street sign street signs
 number plate number plates|letter letters|barcode barcodes|scale bar scale bars|ruler rulers
 coin coins|planet planets|star stars|cloud clouds|robot robots|guitar guitars|piano pianos
 castle castles|ship ships|dragon dragons|unicorn unicorns|potato potatoes|carrot carrots
-toy toys|key keys|knife knives|spoon spoons"""
+toy toys|key keys|knife knives|spoon spoons|pencil pencils|bag bags|basket baskets
+belt belts|blanket blankets|boot boots|bowl bowls|broom brooms|bucket buckets
+button buttons|cactus cacti|candle candles|cherry cherries|chicken chickens|comb combs
+curtain curtains|desk desks|drum drums|duck ducks|engine engines|fence fences
+fork forks|fox foxes|frog frogs|garden gardens|glove gloves|goat goats|grape grapes|hammer hammers
+hotel hotels|jacket jackets|kettle kettles|ladder ladders|lemon lemons|lion lions
+magnet magnets|mirror mirrors|monkey monkeys|moon moons|newspaper newspapers
+oven ovens|owl owls|parrot parrots|pen pens|pig pigs|pillow pillows|pumpkin pumpkins
+rabbit rabbits|radio radios|rocket rockets|roof roofs|rope ropes|satellite satellites
+scarf scarves|screw screws|shark sharks|shirt shirts|snake snakes|sock socks
+squirrel squirrels|suitcase suitcases|sword swords|tent tents|ticket tickets|tomato tomatoes
+towel towels|trousers trousers|trumpet trumpets|turtle turtles|tyre tyres|vase vases|wallet wallets
+whale whales|wheel wheels|wolf wolves|yacht yachts"""
 _HELD_BACK_THINGS = """giraffe giraffes|motorcycle motorcycles|helicopter helicopters|snowman snowmen
 tiger tigers|penguin penguins|building buildings|skateboard skateboards|watermelon watermelons
 teapot teapots|scissors scissors|backpack backpacks|violin violins|lighthouse lighthouses
@@ -198,4 +210,10 @@ def _things(table: str, held_back: bool) -> tuple[Concept, ...]:
     return tuple(found)
 
 
-THING_CONCEPTS = _things(_THINGS, False) + _things(_HELD_BACK_THINGS, True)
+# What nobody can know, because the word does not exist: `queries` makes up a name each time.
+NONSENSE = Concept(
+    key="nonsense", name="nonsense", plural=True, scale="tissue", qupath_class="Nonsense", names=(),
+    absent_in=ALL_PLACES, thing=True,
+)
+
+THING_CONCEPTS = (*_things(_THINGS, False), *_things(_HELD_BACK_THINGS, True), NONSENSE)

@@ -201,7 +201,8 @@ def refuse(image: np.ndarray, concept_key: str, mpp: float | None, rng: np.rando
     del mpp  # nothing is measured in µm where nothing is found
     look = look_at(image)
     concept = concept_of(concept_key)
-    name, many = concept.name, concept.plural
+    # Of what no body holds one need not say more; and a word that is unknown cannot be repeated.
+    name, many = ("such thing", False) if concept.thing else (concept.name, concept.plural)
     dark = percent_word(look.dark_fraction)
     seen = _any(rng, f"Dark spots cover {dark} of it.", f"Dark parts make up {dark} of it.")
     none = _any(
@@ -209,7 +210,7 @@ def refuse(image: np.ndarray, concept_key: str, mpp: float | None, rng: np.rando
         f"No {name} {'are' if many else 'is'} seen here",
         f"No {name} can be found here",
         f"There {'are' if many else 'is'} no {name} here",
-        f"Nothing here looks like {name}",
+        f"Nothing here looks like {'that' if concept.thing else name}",
     )
     end = _any(rng, "so there is nothing to outline.", "so nothing is outlined.", "so no outline is drawn.")
     return f"{_overview(look, rng)} {seen} {none}, {end}"

@@ -70,12 +70,13 @@ def chatter(vocabulary: tuple[str, ...], rng: np.random.Generator, most: int = 6
     """0 to `most` words in random order; one in eight is a word that does not exist."""
     count = int(rng.integers(0, most + 1))
     return " ".join(
-        _no_word(rng) if rng.random() < 0.125 else vocabulary[int(rng.integers(len(vocabulary)))]
+        no_word(rng) if rng.random() < 0.125 else vocabulary[int(rng.integers(len(vocabulary)))]
         for _ in range(count)
     )
 
 
-def _no_word(rng: np.random.Generator) -> str:
+def no_word(rng: np.random.Generator) -> str:
+    """A word that does not exist, of one to three syllables."""
     syllables = int(rng.integers(1, 4))
     letters = [
         _CONSONANTS[int(rng.integers(len(_CONSONANTS)))] + _VOWELS[int(rng.integers(len(_VOWELS)))]

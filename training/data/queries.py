@@ -12,7 +12,8 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from wsiseg.training.data.chatter import chatter, words
+from wsiseg.training.data.absent import NONSENSE
+from wsiseg.training.data.chatter import chatter, no_word, words
 from wsiseg.training.data.concepts import CONCEPTS, concept_of
 from wsiseg.training.data.terms import Concept, Noun
 
@@ -285,6 +286,8 @@ def nouns(concept: Concept, split: Split) -> tuple[Noun, ...]:
 
 
 def _noun(concept: Concept, rng: np.random.Generator, split: Split) -> Noun:
+    if concept is NONSENSE:
+        return Noun(" ".join(no_word(rng) for _ in range(int(rng.integers(1, 3)))) + "s", "plural")
     held_back = split == "val" and bool(concept.val_names) and rng.random() < _HELD_BACK_NAME_RATE
     names = concept.val_names if held_back else concept.names
     descriptions = concept.val_descriptions if held_back else concept.descriptions
