@@ -7,12 +7,13 @@ one, and n processes those of one process with n times the accumulation.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -23,6 +24,8 @@ from wsiseg.training.recipe import Recipe, save_recipe
 from wsiseg.training.run import Average, Figures, load_state, read_figures, save_state
 from wsiseg.training.start import keep_make
 from wsiseg.training.trainable import count_parameters, merged, parameter_groups
+
+_log = logging.getLogger(__name__)
 
 Report = Callable[[int, dict[str, float]], None]
 Say = Callable[[str], None]
@@ -74,7 +77,7 @@ def fit(
 
     # Not every batch has a mask, so not every batch uses every weight.
     accelerator = Accelerator(
-        mixed_precision="bf16" if recipe.precision == "bf16" else "no",
+        mixed_precision=mixed_precision(recipe.precision),
         gradient_accumulation_steps=recipe.accumulation,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
@@ -126,6 +129,25 @@ def fit(
     if say and main:
         say(gains(out))
     return out / "model"
+
+
+def mixed_precision(precision: Literal["bf16", "fp32"]) -> Literal["bf16", "no"]:
+    """The recipe's precision as accelerate calls it: bf16 only where the device computes in it.
+
+    On a CPU without AVX-512 torch multiplies bf16 matrices one number at a time, many times slower than in fp32.
+    """
+    from accelerate import PartialState
+
+    if precision == "fp32":
+        return "no"
+    if PartialState().device.type == "cpu" and not _cpu_computes_in_bf16():
+        _log.warning("this CPU does not compute in bf16; training in fp32")
+        return "no"
+    return "bf16"
+
+
+def _cpu_computes_in_bf16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def checkpoint(

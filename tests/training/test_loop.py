@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from wsiseg.cli.train import STAGES, _import, command
+from wsiseg.training import loop
 from wsiseg.training.recipe import load_recipe
 from wsiseg.training.run import read_figures
 from wsiseg.training.sft import SftRecipe, train
@@ -51,6 +53,20 @@ def test_the_run_keeps_what_it_was_told(store: Path, start: Path, tmp_path: Path
     again = CliRunner().invoke(command, ["--stage", "pretrain", "--out", str(out), "--resume"])
     assert again.exit_code == 0, again.output  # nothing is left to do: the recipe is the run's own
     assert len(read_figures(out, "train")) == 1
+
+
+def test_a_cpu_without_bf16_arithmetic_trains_in_fp32(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a GPU computes in bf16")
+    monkeypatch.setattr(loop, "_cpu_computes_in_bf16", lambda: True)
+    assert loop.mixed_precision("bf16") == "bf16"
+    assert loop.mixed_precision("fp32") == "no"
+    monkeypatch.setattr(loop, "_cpu_computes_in_bf16", lambda: False)
+    with caplog.at_level("WARNING", "wsiseg"):
+        assert loop.mixed_precision("bf16") == "no"
+    assert "fp32" in caplog.text
 
 
 @pytest.mark.slow

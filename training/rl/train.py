@@ -13,7 +13,7 @@ from wsiseg.errors import DataError
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import Example, ExampleStream
-from wsiseg.training.loop import checkpoint, plan, table
+from wsiseg.training.loop import checkpoint, mixed_precision, plan, table
 from wsiseg.training.mix import training_store
 from wsiseg.training.recipe import save_recipe
 from wsiseg.training.rl.experience import Judged, gather, lessons
@@ -68,7 +68,7 @@ def train(
         raise DataError("rl continues a model that can answer already; name one with --model (`tiny` is bundled)")
     from accelerate import Accelerator
 
-    world = Accelerator(mixed_precision="bf16" if recipe.precision == "bf16" else "no")
+    world = Accelerator(mixed_precision=mixed_precision(recipe.precision))
     store = training_store(recipe)
     model = begin(recipe, out, resume, lambda config: ())
     torch.manual_seed(recipe.seed)
