@@ -55,8 +55,9 @@ def import_folder(
         label: key or any name of a concept, as "gland" or "cell nuclei".
         mpp: microns per pixel of the images.
 
-    One image in five, by a hash of its name, is for validation. The organ is not stated, so only things that
-    no slide holds are asked as absent, and the structure itself where a mask is empty.
+    What stands before the first `__` of a file's name is its patient (without one, every image stands for itself);
+    one patient in five, by a hash of the name, is for validation. The organ is not stated, so only things that no
+    slide holds are asked as absent, and the structure itself where a mask is empty.
 
     Raises:
         DataError: no images, a mask is missing or of another size, or the label is unknown.
@@ -71,19 +72,20 @@ def import_folder(
         for path in pictures:
             image = read_image(path)
             mask = read_mask(find_file(root / "masks", path.stem), image.shape)
-            chance = int(hashlib.sha256(path.stem.encode()).hexdigest()[:8], 16) / 16**8
+            patient = path.stem.partition("__")[0]
+            chance = int(hashlib.sha256(patient.encode()).hexdigest()[:8], 16) / 16**8
             yield make_sample(
                 image,
                 {key: mask},
                 source=source,
                 label="",
-                group=path.stem,
+                group=patient,
                 split="val" if chance < 0.2 else "train",
                 name=path.stem,
                 mpp=mpp,
             )
 
-    info = SourceInfo(source, licence, str(root), f"stated {mpp}", "by image")
+    info = SourceInfo(source, licence, str(root), f"stated {mpp}", "by patient, as the names say")
     return _write_with_questions(out, samples(), {source: info})
 
 
