@@ -18,22 +18,25 @@ def command() -> None:
 @click.option(
     "--mpp",
     type=click.FloatRange(0, 50, min_open=True),
-    help="For `folder`: microns per pixel of the images.",
+    help="For `folder`: microns per pixel of the images. For `qupath`: those at which slides are cut, 0.5 by default.",
 )
 def import_command(name: str, path: str, out: str, label: str | None, mpp: float | None) -> None:
     """Import SET from PATH.
 
     SET is glas, monuseg, ebhi_seg, nuinsseg, … (a known set, with its index.csv), `open` (all known sets
-    below PATH that may train shared weights), or `folder` (any images/ and masks/ with equal names).
+    below PATH that may train shared weights), `folder` (any images/ and masks/ with equal names), or `qupath`
+    (what export.groovy writes of a QuPath project; see docs/qupath.md).
     """
-    from wsiseg.training.data.build import import_folder, import_open, import_set
+    from wsiseg.training.data.build import import_folder, import_open, import_qupath, import_set
 
-    if name != "folder" and (label or mpp):
-        raise click.UsageError("--label and --mpp are for `wsiseg data import folder` only")
+    if (name != "folder" and label) or (name not in ("folder", "qupath") and mpp):
+        raise click.UsageError("--label is for `wsiseg data import folder` only, --mpp for that and for `qupath`")
     if name == "folder":
         if not label or not mpp:
             raise click.UsageError("a folder needs --label (what the masks outline) and --mpp (µm per pixel)")
         store = import_folder(path, out, label=label, mpp=mpp)
+    elif name == "qupath":
+        store = import_qupath(path, out, mpp=mpp or 0.5)
     elif name == "open":
         store = import_open(path, out)
     else:

@@ -33,7 +33,7 @@ COMMANDS = [
 @pytest.mark.parametrize(("page", "line"), COMMANDS, ids=lambda value: value[:60])
 def test_every_command_is_one(page: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for folder in ("PATH", "my-images", "MODEL", "ADAPTER"):
+    for folder in ("PATH", "my-images", "wsiseg-export", "MODEL", "ADAPTER"):
         Path(folder).mkdir()
     words = shlex.split(line.split(" > ")[0])[1:]
     command: click.Command = main

@@ -10,6 +10,7 @@ import numpy as np
 
 from wsiseg.errors import DataError
 from wsiseg.training.data.annotate import describe, refuse
+from wsiseg.training.data.annotated import read_export, samples_of
 from wsiseg.training.data.concepts import concept_named, concept_of
 from wsiseg.training.data.importers import (
     IMPORTERS,
@@ -87,6 +88,19 @@ def import_folder(
 
     info = SourceInfo(source, licence, str(root), f"stated {mpp}", "by patient, as the names say")
     return _write_with_questions(out, samples(), {source: info})
+
+
+def import_qupath(folder: str | Path, out: str | Path, *, mpp: float, licence: str = "not stated") -> QuadrupletStore:
+    """The annotations of a QuPath project, as docs/qupath/export.groovy writes them, cut out at `mpp`.
+
+    Raises:
+        DataError: no index, or one that names what is not there; no annotation has a class.
+        SlideError, MissingMppError: a slide cannot be read.
+    """
+    root = Path(folder)
+    source = root.resolve().name
+    info = SourceInfo(source, licence, str(root), f"slides, read at {mpp}", "by patient, as index.csv says")
+    return _write_with_questions(out, samples_of(read_export(root), mpp, source), {source: info})
 
 
 def questions(sample: Sample) -> list[Quadruplet]:

@@ -1,0 +1,100 @@
+"""QuPath annotations on a slide become samples whose layers lie where people drew."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+from click.testing import CliRunner
+
+from wsiseg.cli.main import main
+from wsiseg.errors import DataError
+from wsiseg.geojson import Annotation, write_geojson
+from wsiseg.slide import open_slide
+from wsiseg.training.data.annotated import read_export, samples_of
+from wsiseg.training.data.store import QuadrupletStore
+
+MPP = 0.998  # two level-0 pixels of the sample slide
+
+
+def drawn(kind: str, geometry: shapely.Geometry) -> Annotation:
+    return Annotation(uuid.uuid4(), geometry, "", kind, (200, 0, 0))
+
+
+@pytest.fixture
+def export(sample_slide: Path, tmp_path: Path) -> Path:
+    """What export.groovy writes: a ring and a square in one region, nothing in another."""
+    folder = tmp_path / "my-project"
+    folder.mkdir()
+    ring = shapely.box(200, 300, 400, 500) - shapely.box(260, 360, 340, 440)
+    annotations = [
+        drawn("Region*", shapely.box(100, 200, 900, 800)),
+        drawn("Region*", shapely.box(1000, 1000, 3000 - 800, 2400)),
+        drawn("Gland", ring),
+        drawn("Gland", shapely.box(600, 600, 700, 700)),
+        drawn("My own structure", shapely.box(500, 240, 540, 280)),
+        drawn("", shapely.box(0, 0, 50, 50)),
+    ]
+    with open(folder / "1.geojson", "wb") as file:
+        write_geojson(annotations, file)
+    (folder / "index.csv").write_text(f'slide,geojson,mpp,patient\n"{sample_slide}","1.geojson",0.499,"P7"\n')
+    return folder
+
+
+def test_layers_lie_where_they_were_drawn(export: Path, sample_slide: Path) -> None:
+    samples = list(samples_of(read_export(export), MPP, "mine"))
+    first, *others = samples
+    assert first.image.shape == (300, 400, 3)  # the region, at half the resolution
+    assert first.group == "P7"
+    gland = first.layers["gland"] > 0
+    truth = np.zeros((300, 400), bool)
+    truth[50:150, 50:150] = True
+    truth[80:120, 80:120] = False
+    truth[200:250, 250:300] = True
+    assert np.array_equal(gland, truth)
+    assert len(np.unique(first.layers["gland"])) == 3  # two instances
+    assert "my_own_structure" in first.layers
+    with open_slide(sample_slide) as slide:
+        assert np.array_equal(first.image, slide.read_at_mpp(50, 100, 400, 300, slide.mpp[0] * 2))
+    # In the other region no gland was outlined, so there is none.
+    assert {sample.image.shape for sample in others} == {(512, 512, 3)}
+    assert all("gland" in sample.absent and not sample.layers for sample in others)
+    assert {sample.split for sample in samples} in ({"train"}, {"val"})
+
+
+def test_without_a_region_the_box_around_all_counts(export: Path, caplog: pytest.LogCaptureFixture) -> None:
+    [entry] = read_export(export)
+    entry.annotations[:] = entry.structures
+    with caplog.at_level("WARNING", "wsiseg"):
+        [sample] = samples_of([entry], MPP, "mine")
+    assert "Region*" in caplog.text
+    assert sample.image.shape == (230, 250, 3)
+
+
+def test_the_command_makes_a_store_with_questions(export: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine.zarr"
+    done = CliRunner().invoke(main, ["data", "import", "qupath", str(export), "--mpp", str(MPP), "--out", str(out)])
+    assert done.exit_code == 0, done.stderr
+    store = QuadrupletStore.open(out)
+    asked = {(q.concept, q.present) for q in store.quadruplets}
+    assert {("gland", True), ("my_own_structure", True)} <= asked
+
+
+@pytest.mark.parametrize(
+    ("index", "says"),
+    [
+        (None, "export.groovy"),
+        ("name\nx\n", "columns"),
+        ("slide,geojson\ngone.svs,1.geojson\n", "line 2: there is no slide 'gone.svs'"),
+        ("slide,geojson,mpp\n1.geojson,1.geojson,wide\n", "line 2: mpp is 'wide'"),
+    ],
+)
+def test_a_wrong_index_is_named(export: Path, index: str | None, says: str) -> None:
+    (export / "index.csv").unlink()
+    if index is not None:
+        (export / "index.csv").write_text(index)
+    with pytest.raises(DataError, match=says):
+        read_export(export)

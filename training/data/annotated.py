@@ -1,0 +1,149 @@
+"""Annotations that people made on whole slides, as samples: the folder that docs/qupath/export.groovy writes.
+
+`index.csv` names, for every image of a QuPath project, its slide, its GeoJSON beside the index, the microns per
+pixel that QuPath has for it, and, if somebody added that column, its patient. Where a slide has annotations of
+QuPath's class "Region*", these say what was annotated completely; else the box around all annotations does.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import shapely
+
+from wsiseg.errors import DataError
+from wsiseg.geojson import Annotation, read_geojson
+from wsiseg.mask import l0_origin
+from wsiseg.slide import open_slide
+from wsiseg.tiles.grid import tile_starts
+from wsiseg.training.data.concepts import concept_named
+from wsiseg.training.data.importers import make_sample
+from wsiseg.training.data.store import Sample
+
+TILE_PX = 512
+INDEX = "index.csv"
+_COLUMNS = {"slide", "geojson"}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AnnotatedSlide:
+    """A slide with its annotations, in pixels as QuPath counts them; `slide_mpp` None: as the file says."""
+
+    slide: Path
+    annotations: list[Annotation]
+    slide_mpp: float | None
+    patient: str
+
+    @property
+    def structures(self) -> list[Annotation]:
+        return [a for a in self.annotations if a.classification and not _is_region(a)]
+
+
+def read_export(folder: Path) -> list[AnnotatedSlide]:
+    """The slides that `folder`/index.csv names.
+
+    Raises:
+        DataError: no index, or a row of it (whose line is named) is wrong.
+        GeoJSONError: a file of annotations cannot be read.
+    """
+    path = folder / INDEX
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}; run export.groovy on the QuPath project to make it") from error
+    if not rows or not rows[0].keys() >= _COLUMNS:
+        raise DataError(f"{path} must have the columns {', '.join(sorted(_COLUMNS))}, and a line for every slide")
+    found = []
+    for line, row in enumerate(rows, start=2):
+        slide = folder / (row["slide"] or "")
+        if not row["slide"] or not slide.exists():
+            raise DataError(f"{path}, line {line}: there is no slide {row['slide']!r}")
+        stated = row.get("mpp") or ""
+        try:
+            slide_mpp = float(stated) if stated else None
+        except ValueError:
+            raise DataError(f"{path}, line {line}: mpp is {stated!r}, not a number") from None
+        annotations = read_geojson(folder / (row["geojson"] or ""))
+        found.append(AnnotatedSlide(slide, annotations, slide_mpp, row.get("patient") or slide.stem))
+    if not any(entry.structures for entry in found):
+        raise DataError(f"{folder} holds no annotation with a class; give them one in QuPath and export again")
+    return found
+
+
+def samples_of(slides: Sequence[AnnotatedSlide], mpp: float, source: str) -> Iterator[Sample]:
+    """Tiles of up to 512 px at `mpp` over what was annotated, a layer for every class that has a pixel there.
+
+    A class that some slide has and a tile has not is known to be absent there: people who outline a structure in
+    a region outline all of it. One patient in five, by a hash of the name, is for validation.
+    """
+    classes = sorted({concept_named(a.classification) for entry in slides for a in entry.structures})
+    for entry in slides:
+        yield from _tiles(entry, classes, mpp, source)
+
+
+def _tiles(entry: AnnotatedSlide, classes: list[str], mpp: float, source: str) -> Iterator[Sample]:
+    chance = int(hashlib.sha256(entry.patient.encode()).hexdigest()[:8], 16) / 16**8
+    with open_slide(entry.slide, slide_mpp=entry.slide_mpp) as slide:
+        l0_start, l0_per_m = np.array(l0_origin(slide.l0_bounds, "qupath")), np.array(slide.l0_per_m(mpp))
+
+        def to_m(annotations: Sequence[Annotation]) -> np.ndarray:
+            polygons = np.array([annotation.geometry for annotation in annotations], object)
+            return shapely.transform(polygons, lambda l0_xy: (l0_xy + l0_start) / l0_per_m)
+
+        m_regions = to_m([a for a in entry.annotations if _is_region(a)])
+        if not len(m_regions) and entry.structures:
+            _log.warning("%s has no Region* annotation: taken as annotated within the box around all", entry.slide)
+            m_regions = np.array([shapely.box(*shapely.total_bounds(to_m(entry.structures)))])
+        m_polygons, of_class = to_m(entry.structures), [concept_named(a.classification) for a in entry.structures]
+        for m_region in m_regions:
+            left, top, right, bottom = (round(side) for side in m_region.bounds)
+            width, height = (min(TILE_PX, max(1, length)) for length in (right - left, bottom - top))
+            for m_y in _starts(top, bottom, height):
+                for m_x in _starts(left, right, width):
+                    image = slide.read_at_mpp(int(m_x), int(m_y), width, height, mpp).copy()
+                    inside = _raster(m_region, m_x, m_y, width, height)
+                    image[~inside] = 255
+                    layers = {key: np.zeros((height, width), np.uint16) for key in classes}
+                    for number in np.flatnonzero(
+                        shapely.intersects(m_polygons, shapely.box(m_x, m_y, m_x + width, m_y + height))
+                    ):
+                        layer = layers[of_class[number]]
+                        layer[_raster(m_polygons[number], m_x, m_y, width, height) & inside] = number % 65535 + 1
+                    yield make_sample(
+                        image,
+                        layers,
+                        source=source,
+                        label="",
+                        group=entry.patient,
+                        split="val" if chance < 0.2 else "train",
+                        name=f"{source}/{entry.slide.stem} {m_x},{m_y}",
+                        mpp=mpp,
+                    )
+
+
+def _starts(first: int, end: int, size: int) -> np.ndarray:
+    """Starts of tiles of `size` that cover first..end and do not leave it."""
+    return np.minimum(first + tile_starts(end - first, size, 0), max(first, end - size))
+
+
+def _is_region(annotation: Annotation) -> bool:
+    return annotation.classification.rstrip("*").casefold() == "region"
+
+
+def _raster(m_geometry: shapely.Geometry, m_x: int, m_y: int, width: int, height: int) -> np.ndarray:
+    """Pixels (height, width) bool whose centres lie in the geometry; m_x, m_y is the corner of the first."""
+    left, top, right, bottom = np.array(m_geometry.bounds) - (m_x, m_y, m_x, m_y)
+    columns = slice(max(0, int(left)), max(0, min(width, int(np.ceil(right)))))
+    rows = slice(max(0, int(top)), max(0, min(height, int(np.ceil(bottom)))))
+    y, x = np.mgrid[rows, columns] + 0.5
+    shapely.prepare(m_geometry)
+    out = np.zeros((height, width), bool)
+    out[rows, columns] = shapely.contains_xy(m_geometry, x + m_x, y + m_y)
+    return out
