@@ -8,7 +8,6 @@ QuPath's class "Region*", these say what was annotated completely; else the box 
 from __future__ import annotations
 
 import csv
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from wsiseg.mask import l0_origin
 from wsiseg.slide import open_slide
 from wsiseg.tiles.grid import tile_starts
 from wsiseg.training.data.concepts import concept_named
-from wsiseg.training.data.importers import make_sample
+from wsiseg.training.data.importers import make_sample, split_of
 from wsiseg.training.data.store import Sample
 
 TILE_PX = 512
@@ -89,7 +88,6 @@ def samples_of(slides: Sequence[AnnotatedSlide], mpp: float, source: str) -> Ite
 
 
 def _tiles(entry: AnnotatedSlide, classes: list[str], mpp: float, source: str) -> Iterator[Sample]:
-    chance = int(hashlib.sha256(entry.patient.encode()).hexdigest()[:8], 16) / 16**8
     with open_slide(entry.slide, slide_mpp=entry.slide_mpp) as slide:
         l0_start, l0_per_m = np.array(l0_origin(slide.l0_bounds, "qupath")), np.array(slide.l0_per_m(mpp))
 
@@ -108,21 +106,21 @@ def _tiles(entry: AnnotatedSlide, classes: list[str], mpp: float, source: str) -
             for m_y in _starts(top, bottom, height):
                 for m_x in _starts(left, right, width):
                     image = slide.read_at_mpp(int(m_x), int(m_y), width, height, mpp).copy()
-                    inside = _raster(m_region, m_x, m_y, width, height)
+                    inside = raster(m_region, m_x, m_y, width, height)
                     image[~inside] = 255
                     layers = {key: np.zeros((height, width), np.uint16) for key in classes}
                     for number in np.flatnonzero(
                         shapely.intersects(m_polygons, shapely.box(m_x, m_y, m_x + width, m_y + height))
                     ):
                         layer = layers[of_class[number]]
-                        layer[_raster(m_polygons[number], m_x, m_y, width, height) & inside] = number % 65535 + 1
+                        layer[raster(m_polygons[number], m_x, m_y, width, height) & inside] = number % 65535 + 1
                     yield make_sample(
                         image,
                         layers,
                         source=source,
                         label="",
                         group=entry.patient,
-                        split="val" if chance < 0.2 else "train",
+                        split=split_of(entry.patient),
                         name=f"{source}/{entry.slide.stem} {m_x},{m_y}",
                         mpp=mpp,
                     )
@@ -137,7 +135,7 @@ def _is_region(annotation: Annotation) -> bool:
     return annotation.classification.rstrip("*").casefold() == "region"
 
 
-def _raster(m_geometry: shapely.Geometry, m_x: int, m_y: int, width: int, height: int) -> np.ndarray:
+def raster(m_geometry: shapely.Geometry, m_x: int, m_y: int, width: int, height: int) -> np.ndarray:
     """Pixels (height, width) bool whose centres lie in the geometry; m_x, m_y is the corner of the first."""
     left, top, right, bottom = np.array(m_geometry.bounds) - (m_x, m_y, m_x, m_y)
     columns = slice(max(0, int(left)), max(0, min(width, int(np.ceil(right)))))

@@ -10,7 +10,7 @@ import numpy as np
 
 from wsiseg.errors import DataError
 from wsiseg.training.data.annotate import describe, refuse
-from wsiseg.training.data.annotated import read_export, samples_of
+from wsiseg.training.data.annotated import INDEX, read_export, samples_of
 from wsiseg.training.data.concepts import concept_named, concept_of
 from wsiseg.training.data.importers import (
     IMPORTERS,
@@ -19,22 +19,26 @@ from wsiseg.training.data.importers import (
     make_sample,
     read_image,
     read_mask,
+    split_of,
 )
+from wsiseg.training.data.published import PUBLISHED
 from wsiseg.training.data.queries import sample_query
 from wsiseg.training.data.sources import OPEN_SETS, SOURCES
 from wsiseg.training.data.store import Quadruplet, QuadrupletStore, Sample, SourceInfo, write_quadruplets
 
 
 def import_set(name: str, folder: str | Path, out: str | Path) -> QuadrupletStore:
-    """Import one known set, laid out as shared/data has it (`index.csv`, `images/`, `masks/`).
+    """Import one known set: as it is downloaded (`PUBLISHED`), or with an `index.csv`, `images/` and `masks/`.
 
     Raises:
         DataError: the set is unknown, or the folder is not laid out like it.
         OutputError: `out` exists or cannot be written.
     """
-    if name not in IMPORTERS:
-        raise DataError(f"no importer called {name!r}; known: {', '.join(IMPORTERS)}, folder")
-    return _write_with_questions(out, IMPORTERS[name](Path(folder)), {name: SOURCES[name]})
+    known = IMPORTERS if (Path(folder) / INDEX).exists() else IMPORTERS | PUBLISHED
+    if name not in known:
+        names = ", ".join(sorted(IMPORTERS | PUBLISHED))
+        raise DataError(f"no importer called {name!r}; known: {names}, folder, qupath")
+    return _write_with_questions(out, known[name](Path(folder)), {name: SOURCES[name]})
 
 
 def import_open(folder: str | Path, out: str | Path) -> QuadrupletStore:
@@ -74,14 +78,13 @@ def import_folder(
             image = read_image(path)
             mask = read_mask(find_file(root / "masks", path.stem), image.shape)
             patient = path.stem.partition("__")[0]
-            chance = int(hashlib.sha256(patient.encode()).hexdigest()[:8], 16) / 16**8
             yield make_sample(
                 image,
                 {key: mask},
                 source=source,
                 label="",
                 group=patient,
-                split="val" if chance < 0.2 else "train",
+                split=split_of(patient),
                 name=path.stem,
                 mpp=mpp,
             )

@@ -203,9 +203,14 @@ def _validates(test: Callable[[Row], bool]) -> Callable[[Row], str]:
     return lambda row: "val" if test(row) else "train"
 
 
-def _chance(row: Row) -> float:
+def chance(name: str) -> float:
     """0 to 1 by the name, always the same."""
-    return int(hashlib.sha256(row["file"].encode()).hexdigest()[:8], 16) / 16**8
+    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 16**8
+
+
+def split_of(group: str) -> str:
+    """One group (patient, slide, image) in five validates, by its name."""
+    return "val" if chance(group) < 0.2 else "train"
 
 
 def _osteosarcoma_case(row: Row) -> str:
@@ -221,7 +226,7 @@ SETS: dict[str, PublicSet] = {
     "nuinsseg": PublicSet("nucleus", 0.25, _organ, _organ, _validates(lambda row: row["organ"] in NUINSSEG_VAL_ORGANS)),
     # Nuclei of the 2018 Data Science Bowl, 320 × 256 px; organ not stated; 15 % by hash for validation.
     "dsb2018_histology": PublicSet(
-        "nucleus", 0.25, _always("histology"), _file, _validates(lambda row: _chance(row) < 0.15)
+        "nucleus", 0.25, _always("histology"), _file, _validates(lambda row: chance(_file(row)) < 0.15)
     ),
     # Nuclei of ovarian carcinoma, two fields of 1500 px: the nest trains, the stroma validates.
     "hgsc_histolytics": PublicSet(

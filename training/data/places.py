@@ -58,6 +58,9 @@ PLACES: dict[tuple[str, str], str] = {
     ("nct_crc_samples", "TUM"): "colon cancer",
     ("glas", "colon"): "colon any",
     ("monuseg", "tcga"): "cancer any",
+    ("crag", "colon"): "colon any",
+    ("pannuke", "tissue"): "cancer any",
+    ("camelyon16", "lymph node"): "lymph node",
     **{("nuinsseg", organ): place for organ, place in _NUINSSEG.items()},
 }
 ALL_PLACES = frozenset(PLACES.values())

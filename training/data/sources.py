@@ -79,7 +79,7 @@ SOURCES: dict[str, SourceInfo] = {
             "research use only",
             "Warwick-QU, GlaS@MICCAI2015",
             "stated 0.62",
-            "test only",
+            "test only, or official with patients apart",
             research_only=True,
         ),
         SourceInfo(
@@ -87,9 +87,33 @@ SOURCES: dict[str, SourceInfo] = {
             "CC BY-NC-SA 4.0",
             "MoNuSeg 2018",
             "nominal 0.25 of a 40x objective",
-            "test only",
+            "test only, or official with patients apart",
             research_only=True,
+        ),
+        SourceInfo(
+            "crag",
+            "research use only",
+            "CRAG, Graham et al., MILD-Net 2019",
+            "stated 0.55",
+            "official; patients are not stated",
+            research_only=True,
+        ),
+        SourceInfo(
+            "pannuke",
+            "CC BY-NC-SA 4.0",
+            "PanNuke, Gamper et al. 2020",
+            "stated 0.25",
+            "official folds",
+            research_only=True,
+        ),
+        SourceInfo(
+            "camelyon16",
+            "CC0",
+            "CAMELYON16, Ehteshami Bejnordi et al., JAMA 2017",
+            "stated by the slides, read at 1.0",
+            "official, slides apart",
         ),
     )
 }
-OPEN_SETS = tuple(name for name, info in SOURCES.items() if not info.research_only)
+# those whose folders lie below one root (camelyon16 is slides, and is imported by itself)
+OPEN_SETS = tuple(name for name, info in SOURCES.items() if not info.research_only and name != "camelyon16")

@@ -1,0 +1,251 @@
+"""Public sets in the layout in which they are downloaded: GlaS, CRAG, MoNuSeg, PanNuke, CAMELYON16.
+
+Each function takes the unpacked folder and says in one line what of it is missing. Official splits are kept;
+patients, or slides where no patients are stated, are never in two splits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import shapely
+
+from wsiseg.errors import DataError
+from wsiseg.slide import open_slide, tissue_mask
+from wsiseg.tiles.grid import GridSpec, plan_grid
+from wsiseg.training.data.annotated import raster
+from wsiseg.training.data.importers import make_sample, read_image, read_mask, split_of
+from wsiseg.training.data.store import Sample
+
+_CAMELYON_MPP, _CAMELYON_PX, _CAMELYON_TILES = 1.0, 512, 24  # tiles of each kind from a slide
+_EXCLUDED = ("_2", "Exclusion")  # ASAP groups of CAMELYON16 that are cut out of the tumour
+
+
+def glas(folder: Path) -> Iterator[Sample]:
+    """The Warwick-QU archive: train_1.bmp, train_1_anno.bmp, testA_…, testB_… and Grade.csv, 0.62 µm per pixel.
+
+    The patient of every image stands in Grade.csv; four training patients in five train, the others validate.
+    """
+    patients = dict(_grade_rows(folder))
+    for path in _some(folder, "*_anno.bmp", "the Warwick-QU archive"):
+        name = path.stem.removesuffix("_anno")
+        image = read_image(path.with_name(f"{name}.bmp"))
+        patient = patients.get(name, name)
+        yield make_sample(
+            image,
+            {"gland": read_mask(path, image.shape)},
+            source="glas",
+            label="colon",
+            group=patient,
+            split=split_of(patient) if name.startswith("train") else "test",
+            name=f"glas/{name}",
+            mpp=0.62,
+        )
+
+
+def _grade_rows(folder: Path) -> Iterator[tuple[str, str]]:
+    path = folder / "Grade.csv"
+    if not path.exists():
+        raise DataError(f"{folder} has no Grade.csv, which says whose the images are: is it the Warwick-QU archive?")
+    header, *rows = [
+        [cell.strip() for cell in line.split(",")] for line in path.read_text(errors="replace").splitlines() if line
+    ]
+    columns = {re.sub(r"\W+", " ", name).strip().casefold(): i for i, name in enumerate(header)}
+    if not {"name", "patient id"} <= columns.keys():
+        raise DataError(f"{path} has no columns `name` and `patient ID`")
+    for row in rows:
+        if len(row) == len(header):
+            yield row[columns["name"]], row[columns["patient id"]]
+
+
+def crag(folder: Path) -> Iterator[Sample]:
+    """CRAG: train/ and valid/ with Images/ and Annotation/ (instance labels), about 1,512 px, 0.55 µm per pixel."""
+    for part, split in (("train", "train"), ("valid", "test")):
+        for path in _some(folder / part / "Annotation", "*.png", "CRAG's archive"):
+            image = read_image(folder / part / "Images" / path.name)
+            yield make_sample(
+                image,
+                {"gland": read_mask(path, image.shape)},
+                source="crag",
+                label="colon",
+                group=path.stem,
+                split=split,
+                name=f"crag/{path.stem}",
+                mpp=0.55,
+            )
+
+
+def monuseg(folder: Path) -> Iterator[Sample]:
+    """MoNuSeg: Tissue Images/*.tif and Annotations/*.xml (Aperio), 1,000 px at 40×; names begin with the TCGA case.
+
+    Folders whose name holds "Test" are test images.
+    """
+    for path in _some(folder, "**/Annotations/*.xml", "MoNuSeg's archive", "**/*.xml"):
+        pictures = [p for p in path.parent.parent.glob(f"**/{path.stem}.*") if p.suffix.lower() in (".tif", ".png")]
+        if not pictures:
+            raise DataError(f"{path} has no image {path.stem}.tif in {path.parent.parent}")
+        image = read_image(pictures[0])
+        height, width = image.shape[:2]
+        nucleus = np.zeros((height, width), np.uint16)
+        for number, polygon in enumerate(_aperio_polygons(path), start=1):
+            nucleus[raster(polygon, 0, 0, width, height)] = number
+        case = "-".join(path.stem.split("-")[:3])
+        test = "test" in path.parent.parent.name.casefold()
+        yield make_sample(
+            image,
+            {"nucleus": nucleus},
+            source="monuseg",
+            label="tcga",
+            group=case,
+            split="test" if test else split_of(case),
+            name=f"monuseg/{path.stem}",
+            mpp=0.25,
+        )
+
+
+def pannuke(folder: Path) -> Iterator[Sample]:
+    """PanNuke: fold1, fold2, fold3 with images.npy, masks.npy (N, 256, 256, 6) and types.npy, 0.25 µm per pixel.
+
+    The channels 0 to 4 hold instances of five kinds of nuclei; fold 1 trains, 2 validates, 3 tests.
+    """
+    for number, split in ((1, "train"), (2, "val"), (3, "test")):
+        pictures = _some(folder, f"**/[Ff]old*{number}/**/images.npy", f"fold {number} of PanNuke")[0]
+        masks = _some(folder, f"**/[Ff]old*{number}/**/masks.npy", f"fold {number} of PanNuke")[0]
+        try:
+            images, labels = (np.load(path, mmap_mode="r", allow_pickle=False) for path in (pictures, masks))
+        except ValueError as error:
+            raise DataError(f"{pictures.parent}: {error}") from error
+        if images.shape[:3] != labels.shape[:3] or labels.shape[3:] != (6,):
+            raise DataError(f"{masks} has the shape {labels.shape}; (N, 256, 256, 6) was expected")
+        for i in range(len(images)):
+            yield make_sample(
+                np.asarray(images[i]).clip(0, 255).astype(np.uint8),
+                {"nucleus": _renumbered(np.asarray(labels[i, ..., :5]))},
+                source="pannuke",
+                label="tissue",
+                group=f"fold {number}",
+                split=split,
+                name=f"pannuke/{number}-{i}",
+                mpp=0.25,
+            )
+
+
+def _renumbered(labels: np.ndarray) -> np.ndarray:
+    """Instances of several channels (H, W, C), each numbered on its own, as one label image (H, W) uint16."""
+    out = np.zeros(labels.shape[:2], np.uint16)
+    for channel in np.moveaxis(labels, -1, 0):
+        values, inverse = np.unique(channel, return_inverse=True)
+        numbers = np.where(values > 0, np.cumsum(values > 0) + out.max(), 0)
+        shaped = numbers[inverse].reshape(channel.shape)
+        out = np.where(shaped > 0, shaped, out).astype(np.uint16)
+    return out
+
+
+def camelyon16(folder: Path) -> Iterator[Sample]:
+    """CAMELYON16: slides normal_*.tif, tumor_*.tif, test_*.tif, and ASAP's XML of the same names, at any depth.
+
+    From every slide up to 24 tissue tiles of 512 px at 1 µm per pixel that tumour touches, and as many that it
+    does not. Slides without an XML are free of tumour, as the set states of its normal ones; of test slides only
+    those with one are taken. One training slide in five validates.
+    """
+    outlines = {path.stem.casefold(): path for path in folder.rglob("*.xml")}
+    for path in _some(folder, "**/*.tif", "CAMELYON16's images"):
+        name = path.stem.casefold()
+        kind = name.partition("_")[0]
+        if kind not in ("normal", "tumor", "test") or "mask" in name or (kind != "normal" and name not in outlines):
+            continue
+        yield from _camelyon_tiles(path, outlines.get(name), "test" if kind == "test" else split_of(name))
+
+
+def _camelyon_tiles(path: Path, xml: Path | None, split: str) -> Iterator[Sample]:
+    rng = np.random.default_rng(int(hashlib.sha256(path.stem.encode()).hexdigest()[:16], 16))
+    with open_slide(path) as slide:
+        grid = plan_grid(slide, GridSpec(_CAMELYON_MPP, _CAMELYON_PX, 0), tissue=tissue_mask(slide))
+        l0_tumour = shapely.MultiPolygon() if xml is None else _asap_tumour(xml)
+        l0_per_m = np.array(slide.l0_per_m(_CAMELYON_MPP))
+        tumour = shapely.transform(l0_tumour, lambda l0_xy: l0_xy / l0_per_m)
+        shapely.prepare(tumour)
+        m_xy = np.asarray(grid.m_xy)
+        boxes = shapely.box(*m_xy.T, *(m_xy + _CAMELYON_PX).T)
+        touched = shapely.intersects(tumour, boxes)
+        for kind in (touched, ~touched):
+            chosen = np.flatnonzero(kind)
+            chosen = np.sort(rng.permutation(chosen)[:_CAMELYON_TILES])
+            for m_x, m_y in m_xy[chosen].tolist():
+                image = slide.read_at_mpp(m_x, m_y, _CAMELYON_PX, _CAMELYON_PX, _CAMELYON_MPP)
+                yield make_sample(
+                    image,
+                    {"malignant": raster(tumour, m_x, m_y, _CAMELYON_PX, _CAMELYON_PX).astype(np.uint16)},
+                    source="camelyon16",
+                    label="lymph node",
+                    group=path.stem,
+                    split=split,
+                    name=f"camelyon16/{path.stem} {m_x},{m_y}",
+                    mpp=_CAMELYON_MPP,
+                    background=True,
+                )
+
+
+# Annotations as XML
+
+
+def _aperio_polygons(path: Path) -> list[shapely.Polygon]:
+    """Regions of Aperio ImageScope's XML, in level-0 pixels."""
+    rings = [
+        [(_number(v, "X", path), _number(v, "Y", path)) for v in region.iter("Vertex")]
+        for region in _xml(path).iter("Region")
+    ]
+    return [shapely.make_valid(shapely.Polygon(ring)) for ring in rings if len(ring) >= 3]
+
+
+def _asap_tumour(path: Path) -> shapely.Geometry:
+    """Tumour of an ASAP file less what its groups exclude, in level-0 pixels."""
+    inside, outside = [], []
+    for annotation in _xml(path).iter("Annotation"):
+        points = sorted(annotation.iter("Coordinate"), key=lambda point: _number(point, "Order", path))
+        ring = [(_number(point, "X", path), _number(point, "Y", path)) for point in points]
+        if len(ring) >= 3:
+            excluded = annotation.get("PartOfGroup") in _EXCLUDED
+            (outside if excluded else inside).append(shapely.make_valid(shapely.Polygon(ring)))
+    return shapely.difference(shapely.union_all(inside), shapely.union_all(outside))
+
+
+def _xml(path: Path) -> ElementTree.Element:
+    try:
+        return ElementTree.parse(path).getroot()
+    except (OSError, ElementTree.ParseError) as error:
+        raise DataError(f"{path} is not a readable XML file: {error}") from error
+
+
+def _number(element: ElementTree.Element, key: str, path: Path) -> float:
+    try:
+        value = float(element.get(key, ""))
+    except ValueError:
+        value = np.nan
+    if not np.isfinite(value):
+        raise DataError(f"{path}: {element.tag} has {key}={element.get(key)!r}, which is no number")
+    return value
+
+
+# Folders
+
+
+def _some(folder: Path, pattern: str, what: str, wider: str | None = None) -> list[Path]:
+    found = sorted(folder.glob(pattern)) or (sorted(folder.glob(wider)) if wider else [])
+    if not found:
+        raise DataError(f"{folder} holds no {pattern}: is it {what}, unpacked?")
+    return found
+
+
+PUBLISHED: dict[str, Callable[[Path], Iterator[Sample]]] = {
+    "glas": glas,
+    "crag": crag,
+    "monuseg": monuseg,
+    "pannuke": pannuke,
+    "camelyon16": camelyon16,
+}
