@@ -44,8 +44,8 @@ def test_one_row_an_outline_with_what_the_geojson_says_of_it(slide: Path) -> Non
         # The file snaps corners to 0.01 px.
         assert row["geometry"].hausdorff_distance(shape(feature["geometry"])) < 0.02
     # Level-0 pixels as QuPath counts them, areas in square microns.
-    olive = sorted((row for _, row in table[table["query"] == QUERIES[0]].iterrows()), key=lambda row: row.geometry.bounds)
-    disk_row, ring_row = olive
+    olive = [row for _, row in table[table["query"] == QUERIES[0]].iterrows()]
+    disk_row, ring_row = sorted(olive, key=lambda row: row.geometry.bounds)
     assert disk_row.geometry.centroid.distance(SHAPES["olive"][0].centroid) < 2
     assert len(ring_row.geometry.interiors) == 1
     assert ring_row["Area µm^2"] == pytest.approx(ring_row.geometry.area * 0.5 * 0.4, rel=1e-3)

@@ -215,7 +215,8 @@ def bif(folder: Path, scene: np.ndarray) -> Scan:
                 mosaic[m_y : m_y + TILE, m_x : m_x + TILE] = placed[y : y + TILE, x : x + TILE] = tile
         info += (
             f'<ImageInfo AOIScanned="1" AOIIndex="{i}" NumRows="{down}" NumCols="{across}" Width="{TILE}" '
-            f'Height="{TILE}" Pos-X="{x0}" Pos-Y="{height - y0 - length(down)}">{_joints(across, down, overlap)}</ImageInfo>'
+            f'Height="{TILE}" Pos-X="{x0}" Pos-Y="{height - y0 - length(down)}">'
+            f"{_joints(across, down, overlap)}</ImageInfo>"
         )
         origins += f'<AOI{i} OriginX="{column0 * TILE}" OriginY="{row0 * TILE}"/>'
     stitching = (
