@@ -89,5 +89,5 @@ class Result:
             }
             for a in self.annotations
         ]
-        columns = rows or {"id": [], "name": [], "classification": []}
+        columns: Any = rows or {"id": [], "name": [], "classification": []}
         return geopandas.GeoDataFrame(columns, geometry=[a.geometry for a in self.annotations])
