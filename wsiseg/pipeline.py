@@ -227,13 +227,14 @@ def _annotate(
     boxes = np.array([shapely.box(t.l0_x, t.l0_y, t.l0_x + t.l0_width, t.l0_y + t.l0_height) for t in spoken])
     tree = shapely.STRtree(shapely.transform(boxes, lambda l0_xy: l0_xy - (l0_dx, l0_dy)))
     made_by = (grid.slide.fingerprint, model.name, model.fingerprint, query)
+    color = class_color(query)
     return [
         Annotation(
             id=annotation_id(outline.polygon, *made_by),
             geometry=outline.polygon,
             name=query,
             classification=query,
-            color=class_color(query),
+            color=color,
             measurements={
                 "Area µm^2": outline.area_um2,
                 "Perimeter µm": outline.perimeter_um,
@@ -253,8 +254,13 @@ def _annotate(
 def most_covered(tree: shapely.STRtree, polygon: shapely.Geometry) -> int:
     """Index of the tile in `tree` that shares the largest area with `polygon`; of equal ones the first."""
     near = np.sort(tree.query(polygon))
-    shapely.prepare(polygon)
     boxes = tree.geometries[near]
+    # No tile beats one that holds the polygon, as most are: the areas need not be worked out.
+    outer, inner = shapely.bounds(boxes), shapely.bounds(polygon)
+    around = np.flatnonzero((outer[:, :2] <= inner[:2]).all(axis=1) & (outer[:, 2:] >= inner[2:]).all(axis=1))
+    if len(around):
+        return int(near[around[0]])
+    shapely.prepare(polygon)
     # No tile beats one that is covered whole, which is cheap to know also of a million points.
     covered = np.flatnonzero(shapely.contains_properly(polygon, boxes))
     if len(covered):

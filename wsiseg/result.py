@@ -70,11 +70,15 @@ class Result:
         return collection
 
     def to_geodataframe(self) -> geopandas.GeoDataFrame:
-        """One row an outline: geometry, name, classification, measurements, metadata. Needs geopandas."""
+        """One row an outline: id, name, classification, measurements, metadata, geometry.
+
+        Geometry is in level-0 pixels, y downwards, counted as in the GeoJSON; lengths and areas carry their unit
+        in the column's name. There is no crs. Needs geopandas.
+        """
         try:
             import geopandas
         except ImportError as error:
-            raise WsisegError("to_geodataframe needs geopandas: `pip install geopandas`") from error
+            raise WsisegError("to_geodataframe needs geopandas: `pip install 'wsiseg[geopandas]'`") from error
         rows = [
             {
                 "id": str(a.id),
@@ -85,4 +89,5 @@ class Result:
             }
             for a in self.annotations
         ]
-        return geopandas.GeoDataFrame(rows, geometry=[a.geometry for a in self.annotations])
+        columns: Any = rows or {"id": [], "name": [], "classification": []}
+        return geopandas.GeoDataFrame(columns, geometry=[a.geometry for a in self.annotations])

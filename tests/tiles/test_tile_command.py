@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,18 @@ def test_another_grid_is_refused(slide: Path, tmp_path: Path) -> None:
     result = tile(slide, "--out", store, "--mpp", 1, "--tile-size", 96)
     assert result.exit_code == 1
     assert "its grid has tile_size 128, asked for 96" in result.stderr
+
+
+def test_a_full_disk_is_one_line_and_the_next_run_goes_on(slide: Path, tmp_path: Path) -> None:
+    store, arguments = tmp_path / "slide.zarr", ["--mpp", "1", "--tile-size", "128"]
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+    limited += "from wsiseg.cli.main import main; main()"
+    command = [sys.executable, "-c", limited, "--quiet", "tile", str(slide), "--out", str(store), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"wsiseg: error: cannot write {store}/pixels/")
+    assert tile(slide, "--out", store, *arguments).exit_code == 0
+    assert tile(slide, "--out", tmp_path / "whole.zarr", *arguments).exit_code == 0
+    once, again = TileStore.open(tmp_path / "whole.zarr"), TileStore.open(store)
+    every = range(len(once.grid))
+    assert (once.tiles(every) == again.tiles(every)).all()

@@ -22,6 +22,7 @@ WHITE = 255
 _WEIGHT_BITS = 22  # Pillow's PRECISION_BITS = 32 - 8 - 2
 _SUPPORT = 2.0  # of the bicubic kernel, in output pixels when shrinking
 _BAND_R_PX = 6_000_000  # pixels of the read level that are held at once
+_CACHED = 1 << 18  # values that are weighed at once: what stays in a core's cache
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,15 @@ def resample_rows(pixels: np.ndarray, weights: AxisWeights) -> np.ndarray:
 
     pixels: (r_stop - r_start, ...) uint8, the level's pixels r_start .. r_stop. Returns (n, ...) uint8.
     """
-    total = weights.matrix @ pixels.reshape(len(pixels), -1).astype(np.int32)
-    total += 1 << (_WEIGHT_BITS - 1)
-    total >>= _WEIGHT_BITS
-    return np.clip(total, 0, 255, out=total).astype(np.uint8).reshape(-1, *pixels.shape[1:])
+    values = pixels.reshape(len(pixels), -1)
+    out = np.empty((weights.matrix.shape[0], values.shape[1]), np.uint8)
+    step = max(1, _CACHED // len(values))
+    for start in range(0, values.shape[1], step):
+        total = weights.matrix @ values[:, start : start + step].astype(np.int32)
+        total += 1 << (_WEIGHT_BITS - 1)
+        total >>= _WEIGHT_BITS
+        out[:, start : start + step] = np.clip(total, 0, 255, out=total)
+    return out.reshape(-1, *pixels.shape[1:])
 
 
 def resample_region(

@@ -11,9 +11,13 @@ import numpy as np
 
 from wsiseg.errors import SlideError
 from wsiseg.slide.base import Header, Slide
+from wsiseg.slide.resample import WHITE
 from wsiseg.slide.scale import stated_mpp, tidy
 from wsiseg.slide.source import fingerprint, is_url, open_binary
 from wsiseg.slide.tiff import PLAIN_TILED, chain_is_whole, ome_mpp, tiles_are_inside
+
+# Their tiles overlap, each with its neighbours in its own way, which tiffslide does not undo.
+_STITCHED = ("trestle", "ventana")
 
 
 class TiffSlideSlide(Slide):
@@ -69,6 +73,12 @@ def _open(source: str) -> Any:
 
 
 def _header(source: str, handle: Any) -> Header:
+    vendor = _vendor(handle.ts_tifffile)
+    if vendor in _STITCHED:
+        raise SlideError(
+            f"{source} is a {vendor.capitalize()} slide, whose overlapping tiles tiffslide does not join: "
+            "open a local copy with OpenSlide"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # "metadata parsing only partially implemented"
@@ -77,13 +87,16 @@ def _header(source: str, handle: Any) -> Header:
     except Exception as error:
         raise SlideError(f"tiffslide cannot use {source}: {type(error).__name__}: {error}") from error
     _check_pixels(source, handle, series)
+    for every in handle.ts_tifffile.series:
+        for level in every.levels:
+            level.keyframe.nodata = WHITE  # tiles that were not scanned, black otherwise
     mpp_x, mpp_y = properties["tiffslide.mpp-x"], properties["tiffslide.mpp-y"]
     if handle.ts_tifffile.is_ome:
         ome_x, ome_y = ome_mpp(handle.ts_tifffile.ome_metadata or "")
         mpp_x, mpp_y = ome_x or mpp_x, ome_y or mpp_y
     bounds = tuple(properties.get(f"tiffslide.bounds-{name}") for name in ("x", "y", "width", "height"))
     return Header(
-        vendor=_vendor(handle.ts_tifffile),
+        vendor=vendor,
         level_dimensions=handle.level_dimensions,
         level_downsamples=handle.level_downsamples,
         fingerprint=fingerprint(source),
@@ -113,6 +126,8 @@ def _vendor(tiff: Any) -> str:
     """OpenSlide's name for the kind of slide."""
     kinds = {"svs": "aperio", "scn": "leica", "bif": "ventana", "ndpi": "hamamatsu", "philips": "philips"}
     kinds |= {"qpi": "perkinelmer", "ome": "ome"}
+    if str(tiff.pages.first.software).startswith("MedScan"):
+        return "trestle"
     return next((vendor for kind, vendor in kinds.items() if getattr(tiff, f"is_{kind}")), "generic-tiff")
 
 

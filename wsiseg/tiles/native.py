@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -162,6 +162,12 @@ def native_tiles(
     _, scale = slide.level_for_mpp(mpp)
 
     def fill(job: Job) -> np.ndarray:
+        for key in job.new:
+            try:
+                job.pieces[key].set_result(native.decode(key))
+            except Exception as error:  # imagecodecs' errors are RuntimeErrors of many names
+                job.pieces[key].set_exception(error)
+
         def read(r_x: int, r_y: int, width: int, height: int) -> np.ndarray:
             return native.cut(job.pieces, r_x, r_y, width, height)
 
@@ -173,25 +179,27 @@ def native_tiles(
             else:
                 r_size = (native.r_width, native.r_height)
                 job.out[...] = resample_region(read, r_size, scale, job.m_x, job.m_y, size, size)
-        except Exception:  # imagecodecs' errors are RuntimeErrors of many names
+        except Exception:  # the error of a piece, whichever job decoded it
             job.out[...] = slide.read_at_mpp(job.m_x, job.m_y, size, size, mpp)
         return job.out
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="wsiseg-read") as decoders:
-        try:
-            jobs = _jobs(grid, indices, outs, native, scale, decoders)
-            yield from map_ahead(fill, jobs, workers=workers, ahead=2 * workers)
-        finally:
-            decoders.shutdown(cancel_futures=True)
-            native.close()
+    try:
+        yield from map_ahead(fill, _jobs(grid, indices, outs, native, scale), workers=workers, ahead=2 * workers)
+    finally:
+        native.close()
 
 
 class Job(NamedTuple):
-    """One tile to fill, with the native tiles that it needs."""
+    """One tile to fill, with the native tiles that it needs.
+
+    new: those that this job decodes for all. It may wait for the others, as jobs begin in order: the jobs that
+    decode them are under way, and wait for earlier ones only.
+    """
 
     m_x: int
     m_y: int
     pieces: dict[Key, Future[np.ndarray]]
+    new: list[Key]
     out: np.ndarray
 
 
@@ -201,9 +209,8 @@ def _jobs(
     outs: Iterable[np.ndarray],
     native: NativeLevel,
     scale: tuple[float, float],
-    decoders: ThreadPoolExecutor,
 ) -> Iterator[Job]:
-    """The tiles in order; each native tile is started once, and dropped after its last use."""
+    """The tiles in order; each native tile is new to one of them, and dropped after its last use."""
     size = grid.spec.tile_size
 
     def needed(job: int) -> tuple[range, range]:
@@ -219,11 +226,10 @@ def _jobs(
     max_kept = MAX_KEPT_BYTES // (native.tile_height * native.tile_width * 3)
     for job, (index, out) in enumerate(zip(indices, outs, strict=False)):
         keys = list(product(*needed(job)))
-        for key in keys:
-            if key not in kept:
-                kept[key] = decoders.submit(native.decode, key)
+        new = [key for key in keys if key not in kept]
+        kept |= {key: Future() for key in new}
         m_x, m_y = (int(m) for m in grid.m_xy[index])
-        yield Job(m_x, m_y, {key: kept[key] for key in keys}, out)
+        yield Job(m_x, m_y, {key: kept[key] for key in keys}, new, out)
         full = len(kept) > max_kept
         following = set(product(*needed(job + 1))) if full and job + 1 < len(indices) else set()
         for key in keys:
