@@ -11,9 +11,7 @@ from wsiseg.cli.options import device_option, example_mpp_option, example_option
 @click.argument("model")
 @click.argument("data", type=click.Path())
 @click.option("--split", default="val", show_default=True, help="Which part of DATA: train, val, test.")
-@click.option(
-    "--limit", type=click.IntRange(min=1), help="Ask only N questions, spread evenly over the split."
-)
+@click.option("--limit", type=click.IntRange(min=1), help="Ask only N questions, spread evenly over the split.")
 @click.option(
     "--shots",
     type=click.IntRange(min=0),
@@ -54,9 +52,7 @@ def command(
     examples = [read_shot(image, mask, example_mpp) for image, mask in example_files]
     segmenter = load_model(model, device=device)
     with progress_bar(f"evaluate {segmenter.name}") as progress:
-        report = evaluate(
-            segmenter, store, split=split, limit=limit, shots=shots, examples=examples, progress=progress
-        )
+        report = evaluate(segmenter, store, split=split, limit=limit, shots=shots, examples=examples, progress=progress)
     if json_path:
         with atomic_write(json_path) as file:
             file.write(report_json(report))

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import zlib
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from wsiseg.inference.shots import Shot
+from wsiseg.training.augment import random_crop
 from wsiseg.training.data.store import QuadrupletStore, Sample
 
 _TRIES = 8  # images whose mask covers all of them show nothing by contrast
 
 
-class ShotPool:
-    """The images of a split that hold a structure, to draw examples from."""
+@dataclass(frozen=True)
+class ShotView:
+    """What training shows of an example: a view (S, S, 3) uint8 with its mask (S, S) bool."""
 
-    def __init__(self, store: QuadrupletStore, split: str, cache: int = 0) -> None:
-        self._sample, self.records = lru_cache(maxsize=cache)(store.sample), store.records
+    image: np.ndarray
+    mask: np.ndarray
+
+
+class ShotPool:
+    """The images of a split that hold a structure, to draw examples from; `read` gives the sample of an index."""
+
+    def __init__(self, store: QuadrupletStore, split: str, read: Callable[[int], Sample] | None = None) -> None:
+        self._sample, self.records = read or store.sample, store.records
         self.holding: dict[str, list[int]] = {}
         for index in store.indices(split=split):
             for concept in store.records[index].present:
@@ -52,3 +62,24 @@ def draw_shots(pool: ShotPool, concept: str, asked: Sample, count: int, seed: in
             break
         found[sample.name] = Shot(sample.image, sample.layers[concept] > 0, sample.mpp, sample.name)
     return list(found.values())
+
+
+def random_shot(
+    pool: ShotPool, concept: str, patient: tuple[str, str], mpp: float, size: int, rng: np.random.Generator
+) -> ShotView | None:
+    """A random view of an example at `mpp` µm per pixel, for a question about an image of `patient` (source, group).
+
+    None where there is no example, or the view shows only the structure, or none of it.
+    """
+    sample = pool.draw(concept, *patient, rng)
+    if sample is None:
+        return None
+    layer = sample.layers[concept]
+    y, x = np.nonzero(layer)
+    at = int(rng.integers(len(y)))
+    scale = min(mpp / (sample.mpp or mpp), 1.25 * min(layer.shape) / size)
+    image, cut = random_crop(
+        sample.image, {concept: layer}, size=size, scale=scale, rng=rng, center=(int(y[at]), int(x[at]))
+    )
+    mask = cut[concept] > 0
+    return ShotView(image, mask) if mask.any() and not mask.all() else None

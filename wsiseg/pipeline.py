@@ -123,7 +123,6 @@ def segment(
         },
         "model": {"name": segmenter.name, "fingerprint": segmenter.fingerprint},
         "queries": queries,
-        **({"examples": [{"image": clean_text(e.name), "fingerprint": e.fingerprint} for e in examples]} if examples else {}),
         "origin": origin,
         "parameters": {
             "mpp": {q: tiles.grid.spec.mpp for tiles, asked in passes for q in asked},
@@ -132,6 +131,8 @@ def segment(
             **({} if simplify_um is None else {"simplify_um": simplify_um}),
         },
     }
+    if examples:
+        run["examples"] = [{"image": clean_text(e.name), "fingerprint": e.fingerprint} for e in examples]
     notes = [_nothing_found(q, said[q]) for q in queries if not annotations[q]]
     for note in notes:
         log.warning("%s", note)

@@ -50,7 +50,9 @@ def test_an_example_is_read_from_two_files(tmp_path: Path) -> None:
     assert shot.name == str(files[0])
     labels = mask.astype(np.uint16) * 700  # instance labels, and what a drawing program saves
     Image.fromarray(labels).save(tmp_path / "labels.png")
-    Image.fromarray(np.dstack([mask * 200, 0 * mask, 0 * mask, 0 * mask + 255]).astype(np.uint8)).save(tmp_path / "rgba.png")
+    Image.fromarray(np.dstack([mask * 200, 0 * mask, 0 * mask, 0 * mask + 255]).astype(np.uint8)).save(
+        tmp_path / "rgba.png"
+    )
     for name in ("labels.png", "rgba.png"):
         again = read_shot(files[0], tmp_path / name)
         assert np.array_equal(again.mask, mask)

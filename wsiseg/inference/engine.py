@@ -28,9 +28,7 @@ class PathChatSegmenter:
     What it sees of a tile does not depend on `shots`, the examples that it was shown: neither does `fingerprint`.
     """
 
-    def __init__(
-        self, model: PathChatSegR1, *, name: str, fingerprint: str, shots: Sequence[Shot] = ()
-    ) -> None:
+    def __init__(self, model: PathChatSegR1, *, name: str, fingerprint: str, shots: Sequence[Shot] = ()) -> None:
         self.model: PathChatSegR1 = model.eval()
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.name, self.fingerprint = name, fingerprint
@@ -145,7 +143,9 @@ class PathChatSegmenter:
         """How far the model is to be trusted without examples: the mean Dice of its masks for theirs."""
         tiles, masks = self._views(mpp)
         answers = self.with_shots(()).segment_tiles(tiles, query, mpp)
-        drawn = [0 * mask if a.probability is None else a.probability > 0.5 for a, mask in zip(answers, masks, strict=True)]
+        drawn = [
+            0 * mask if a.probability is None else a.probability > 0.5 for a, mask in zip(answers, masks, strict=True)
+        ]
         return float(np.mean([_dice(a, b) for a, b in zip(drawn, masks, strict=True)]))
 
 

@@ -66,7 +66,13 @@ class Shot:
         scale = mpp / self.mpp if self.mpp else 1.0
         m_width, m_height = m_length(width, 1.0, scale), m_length(height, 1.0, scale)
         image = resample_region(
-            lambda x, y, w, h: self.image[y : y + h, x : x + w], (width, height), (scale, scale), 0, 0, m_width, m_height
+            lambda x, y, w, h: self.image[y : y + h, x : x + w],
+            (width, height),
+            (scale, scale),
+            0,
+            0,
+            m_width,
+            m_height,
         )
         y, x = (
             np.minimum((np.arange(n) + 0.5) * scale, end - 1).astype(np.intp)
@@ -109,7 +115,7 @@ def read_shot(image: str | os.PathLike[str], mask: str | os.PathLike[str], mpp: 
             mpp_x, mpp_y = opened.mpp
         except MissingMppError as error:
             raise MissingMppError(
-                f"{os.fspath(image)} does not state its microns per pixel: give --example-mpp, such as --example-mpp 0.5"
+                f"{os.fspath(image)} does not state its microns per pixel: give --example-mpp, such as 0.5"
             ) from error
         pixels = opened.read_region(0, 0, 0, *opened.dimensions)
     return Shot(pixels, _read_mask(mask), (mpp_x + mpp_y) / 2, os.fspath(image))

@@ -37,12 +37,11 @@ class Prototypes:
 
     def log_odds(self, features: Sequence[torch.Tensor], size: tuple[int, int] | torch.Size) -> torch.Tensor:
         """Features (B, D, h, w) of each stride → log-odds (B, *size), summed over strides."""
-        total = torch.zeros(())
-        for feature, direction, middle in zip(features, self.directions, self.middles, strict=True):
-            odds = torch.einsum("bchw,c->bhw", feature.float() - middle[:, None, None], direction)
-            total = total.to(odds) + F.interpolate(
-                odds[:, None], size=tuple(size), mode="bilinear", align_corners=False
-            )[:, 0]
+        total = features[0].new_zeros((len(features[0]), *size), dtype=torch.float32)
+        with torch.autocast(total.device.type, enabled=False):
+            for feature, direction, middle in zip(features, self.directions, self.middles, strict=True):
+                odds = torch.einsum("bchw,c->bhw", feature.float() - middle[:, None, None], direction)[:, None]
+                total += F.interpolate(odds, size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
         return total
 
 
@@ -58,7 +57,8 @@ def prototypes(features: Sequence[torch.Tensor], masks: torch.Tensor) -> Prototy
     """
     if not 0 < masks.float().mean() < 1:
         raise ValueError("the masks of the examples must hold something, and leave something out")
-    pairs = [_discriminant(feature.float(), masks) for feature in features]
+    with torch.autocast(masks.device.type, enabled=False):  # nothing here bears half precision
+        pairs = [_discriminant(feature.float(), masks) for feature in features]
     return Prototypes([direction for direction, _ in pairs], [middle for _, middle in pairs])
 
 
