@@ -105,8 +105,8 @@ class PathChatSegmenter:
             seen = features.part(MASK_FEATURES, [rows[i] for i in emitted])
             embedding, *finer = (array.to(states.dtype) for array in seen)
             masks = model.decode_masks(embedding, finer, states, features.size)
-            if self.shots:
-                trust, weight = self._trust(query, mpp), model.config.shot_weight
+            if self.shots and (weight := model.config.shot_weight):
+                trust = self._trust(query, mpp)
                 shown = self._prototypes(mpp).log_odds([embedding, *finer], features.size)
                 masks = trust * masks + (1 - trust) * weight * shown
             for i, mask in zip(emitted, masks.sigmoid().float().cpu().numpy(), strict=True):

@@ -97,10 +97,10 @@ class PathChatConfig:
 
     `seg_state` is `self` (state of `<SEG>` itself) or `predictor` (the LISA way). `fold_case`: queries are
     read in lower case, which a small vocabulary needs. `shot_weight`: of the log-odds that follow from a user's
-    examples (`wsiseg.model.prototypes`), against the decoder's own. `shots_in_context`: examples also stand in
-    the prompt; only for a model that was trained to read them there. `parts` are the published weights it was
-    built from; `untrained` names what holds fresh weights still: such a model is a start for training, never an
-    answer.
+    examples (`wsiseg.model.prototypes`), against the decoder's own; 0 leaves them out. `shots_in_context`:
+    examples also stand in the prompt; only for a model that was trained to read them there. `parts` are the
+    published weights it was built from; `untrained` names what holds fresh weights still: such a model is a
+    start for training, never an answer.
     """
 
     name: str = "tiny"
