@@ -11,7 +11,7 @@ import torch
 
 from wsiseg.errors import QueryError
 from wsiseg.inference import IMAGE_TOKENS, MASK_FEATURES, TileMask
-from wsiseg.inference.decode import Prefix, decode, encode_prefix
+from wsiseg.inference.decode import Completion, Prefix, decode, encode_prefix
 from wsiseg.inference.features import TileFeatures
 from wsiseg.inference.shots import Shot
 from wsiseg.model.pathchat import PathChatSegR1, tiles_to_tensor
@@ -97,7 +97,7 @@ class PathChatSegmenter:
     def _answer(self, features: TileFeatures, rows: Sequence[int], query: str, mpp: float) -> list[TileMask]:
         model = self.model
         (tokens,) = features.part(IMAGE_TOKENS, rows)
-        completions = decode(model, tokens, self._prefix(query, mpp))
+        completions = self._complete(tokens, query, mpp)
         probability: list[np.ndarray | None] = [None] * len(rows)
         emitted = [i for i, completion in enumerate(completions) if completion.seg_state is not None]
         if emitted:
@@ -115,6 +115,9 @@ class PathChatSegmenter:
             TileMask(mask, model.tokenizer.decode(completion.ids), completion.seg_probability)
             for mask, completion in zip(probability, completions, strict=True)
         ]
+
+    def _complete(self, tokens: torch.Tensor, query: str, mpp: float) -> list[Completion]:
+        return decode(self.model, tokens, self._prefix(query, mpp))
 
     def _encode_prefix(self, query: str, mpp: float) -> Prefix:
         model = self.model
