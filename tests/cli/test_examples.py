@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import wsiseg.model
+from wsiseg.cli.evaluate import command as evaluate
 from wsiseg.cli.main import main
 from wsiseg.inference.shots import Shot
 from wsiseg.testing import FakeModel, disk, synthetic_slide
@@ -83,6 +86,21 @@ def test_what_is_wrong_with_an_example_is_one_line(args: list[str], said: str) -
     assert shown.stderr.startswith("wsiseg: error: ")
     assert shown.stderr.count("\n") == 1
     assert said in shown.stderr
+
+
+def test_what_the_page_tells_people_to_type(place: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "one-shot.md").read_text()
+    (place / "slide.tif").rename(place / "slide.svs")
+    (place / "olive.png").rename(place / "crop.png")
+    (shell,) = re.findall(r"```sh\n(wsiseg segment.*?)```", page, re.DOTALL)
+    asked, measured = shell.splitlines()[:2]
+    shown = CliRunner().invoke(main, shlex.split(asked)[1:])
+    assert shown.exit_code == 0, shown.stderr
+    evaluate.make_context("evaluate", shlex.split(measured)[2:])  # parses, and does not run
+    first = (place / "out.geojson").read_bytes()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(code, "one-shot.md", "exec"), {})
+    assert json.loads((place / "out.geojson").read_bytes())["features"] == json.loads(first)["features"]
 
 
 def test_a_model_that_takes_none_says_so(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
