@@ -69,7 +69,7 @@ def segment(
             corner of level 0.
         batch_size: tiles that the model sees at once.
         device: where a model that is loaded here runs: cpu, cuda, cuda:1, mps; None is the best there is.
-        examples: what is meant, shown on other images (see `wsiseg.read_shot`); one of a structure is its 1-shot.
+        examples: what one query means, shown on other images (see `wsiseg.read_shot`).
         progress: called with (tiles done, tiles in all).
 
     Raises:
@@ -77,6 +77,8 @@ def segment(
             temporary folder is full.
     """
     queries = clean_queries(query)
+    if examples and len(queries) > 1:
+        raise QueryError("examples show one structure: ask for one query at a time")
     annotations: dict[str, list[Annotation]] = {}
     said: dict[str, list[TileReasoning]] = {q: [] for q in queries}
     with ExitStack() as stack:

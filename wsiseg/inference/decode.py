@@ -1,6 +1,6 @@
 """Batched decoding that computes the shared prompt once and stops each sample at `<SEG>`.
 
-All tiles of a slide are asked the same query, so everything before the image (system turn, query, scale) is
+All tiles of a slide are asked the same query, so everything before the image (system turn, examples, query, scale) is
 run once, with batch size 1, and its keys and values are repeated for the batch. A sample leaves the batch when
 it emits `<SEG>` (after one more step, which gives the state of `<SEG>`) or ends its answer. Greedy, token for
 token, the output equals transformers' `generate` (tests/inference/test_decode.py); with `Sampling`, each image is
