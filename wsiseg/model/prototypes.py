@@ -65,11 +65,10 @@ def prototypes(features: Sequence[torch.Tensor], masks: torch.Tensor) -> Prototy
 def _discriminant(feature: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     inside = F.interpolate(masks[:, None].to(feature), size=feature.shape[-2:], mode="area").flatten()  # (N,)
     cells = feature.movedim(1, -1).flatten(0, 2)  # (N, D)
-    mean_in, mean_out = (weight @ cells / weight.sum() for weight in (inside, 1 - inside))
-    spread = sum(
-        ((cells - mean) * weight[:, None]).T @ (cells - mean)
-        for mean, weight in ((mean_in, inside), (mean_out, 1 - inside))
-    ) / len(cells)  # (D, D)
+    outside = 1 - inside
+    mean_in, mean_out = inside @ cells / inside.sum(), outside @ cells / outside.sum()  # (D,) each
+    off_in, off_out = cells - mean_in, cells - mean_out
+    spread = ((off_in * inside[:, None]).T @ off_in + (off_out * outside[:, None]).T @ off_out) / len(cells)  # (D, D)
     variance = spread.diagonal().mean() + 1e-6
     identity = torch.eye(len(spread), device=spread.device)
     spread = (1 - _SHRINKAGE) * spread + _SHRINKAGE * variance * identity
