@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import click
 
-from wsiseg.cli.options import device_option, progress_bar
+from wsiseg.cli.options import device_option, example_mpp_option, example_option, progress_bar
 
 
 @click.command("evaluate", short_help="Measure a model on a data set.")
 @click.argument("model")
 @click.argument("data", type=click.Path())
 @click.option("--split", default="val", show_default=True, help="Which part of DATA: train, val, test.")
+@click.option("--limit", type=click.IntRange(min=1), help="Ask only N questions, spread evenly over the split.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), help="Ask only N questions, spread evenly over the split."
+    "--shots",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Before each question, show N examples of the same structure from other patients of the split.",
 )
+@example_option
+@example_mpp_option
 @click.option("--json", "json_path", type=click.Path(), help="Also write every figure and case to this file.")
 @device_option
 def command(
-    model: str, data: str, split: str, limit: int | None, json_path: str | None, device: str | None
+    model: str,
+    data: str,
+    split: str,
+    limit: int | None,
+    shots: int,
+    example_files: tuple[tuple[str, str], ...],
+    example_mpp: float | None,
+    json_path: str | None,
+    device: str | None,
 ) -> None:
     """Ask MODEL every question of DATA and compare its masks, silences and chains with the truth.
 
@@ -28,14 +43,16 @@ def command(
     from rich.console import Console
 
     from wsiseg.files import atomic_write
+    from wsiseg.inference.shots import read_shot
     from wsiseg.model import load_model
     from wsiseg.training.data.store import QuadrupletStore
     from wsiseg.training.evaluate import evaluate, report_json, report_table
 
     store = QuadrupletStore.open(data)
+    examples = [read_shot(image, mask, example_mpp) for image, mask in example_files]
     segmenter = load_model(model, device=device)
     with progress_bar(f"evaluate {segmenter.name}") as progress:
-        report = evaluate(segmenter, store, split=split, limit=limit, progress=progress)
+        report = evaluate(segmenter, store, split=split, limit=limit, shots=shots, examples=examples, progress=progress)
     if json_path:
         with atomic_write(json_path) as file:
             file.write(report_json(report))

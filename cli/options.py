@@ -6,6 +6,7 @@
 | --backend    | x       | x    | x         | x    | x      |
 | --origin     | x       |      |           |      | x      |
 | --device     | x       |      |           |      |        |
+| --example    | x       |      |           |      |        |
 | --max-px     |         |      | x         |      | x      |
 """
 
@@ -92,6 +93,20 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 
 device_option = click.option("--device", help="cpu, cuda, cuda:1, mps; by default the best there is.")
+
+example_option = click.option(
+    "--example",
+    "example_files",
+    type=(click.Path(), click.Path()),
+    multiple=True,
+    metavar="IMAGE MASK",
+    help="Show what is meant on another image: MASK is above 0 there. May be given several times.",
+)
+example_mpp_option = click.option(
+    "--example-mpp",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Microns per pixel of the example images, if the files do not say.",
+)
 
 
 @contextmanager

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsiseg.cli.options import backend_option, device_option, origin_option, progress_bar, slide_mpp_option
+from wsiseg.cli.options import (
+    backend_option,
+    device_option,
+    example_mpp_option,
+    example_option,
+    origin_option,
+    progress_bar,
+    slide_mpp_option,
+)
 from wsiseg.cli.output import write_stdout
 
 if TYPE_CHECKING:
@@ -35,6 +43,8 @@ class Shard(click.ParamType):
 @click.option("--query", "queries", multiple=True, help="What to outline. Several: one class each.")
 @click.option("--out", default="-", help="Write the GeoJSON here instead of stdout; for many slides, a folder.")
 @click.option("--reasoning", help="Also write what the model said about every tile here, as JSON lines.")
+@example_option
+@example_mpp_option
 @click.option("--model", help="Name or folder of a model; the bundled one by default.")
 @slide_mpp_option
 @click.option(
@@ -78,6 +88,8 @@ def command(
     queries: tuple[str, ...],
     out: str,
     reasoning: str | None,
+    example_files: tuple[tuple[str, str], ...],
+    example_mpp: float | None,
     recursive: bool,
     shard: tuple[int, int] | None,
     scheduler: str | None,
@@ -93,6 +105,7 @@ def command(
     \b
     wsiseg segment slide.svs --query "outline the nuclei" > out.geojson
     wsiseg segment slide.svs --query nuclei --query glands --out out.geojson
+    wsiseg segment slide.svs --query glands --example crop.png mask.png --out out.geojson
     wsiseg segment slides/ --query "outline the nuclei" --out results/
     """
     if run_json is None and source is None:
@@ -102,12 +115,15 @@ def command(
             raise click.UsageError("many slides need --out FOLDER.", ctx)
         if reasoning is not None:
             raise click.UsageError("--reasoning is for one slide.", ctx)
+        if example_files:
+            raise click.UsageError("--example is for one slide.", ctx)
         ctx.exit(segment_many(ctx, source, queries, Path(out), recursive, shard, scheduler, run_json, options))
     if not queries:
         raise click.UsageError("Missing option '--query'.", ctx)
     if recursive or shard or scheduler:
         raise click.UsageError("--recursive, --shard and --scheduler are for a folder or manifest.", ctx)
-    segment_one(str(source), queries, out, reasoning, options)
+    examples = [(image, mask, example_mpp) for image, mask in example_files]
+    segment_one(str(source), queries, out, reasoning, examples, options)
 
 
 def is_many(source: str) -> bool:
@@ -122,16 +138,23 @@ def is_many(source: str) -> bool:
 
 
 def segment_one(
-    source: str, queries: tuple[str, ...], out: str, reasoning: str | None, options: dict[str, Any]
+    source: str,
+    queries: tuple[str, ...],
+    out: str,
+    reasoning: str | None,
+    examples: list[tuple[str, str, float | None]],
+    options: dict[str, Any],
 ) -> None:
     from wsiseg.files import check_writable
+    from wsiseg.inference.shots import read_shot
     from wsiseg.pipeline import segment
 
     for path in (out if out != "-" else None, reasoning):
         if path is not None:
             check_writable(path)
     with progress_bar("segment") as progress:
-        result = segment(source, queries, progress=progress, **options)
+        shots = [read_shot(*example) for example in examples]
+        result = segment(source, queries, examples=shots, progress=progress, **options)
     if reasoning is not None:
         result.write_reasoning(reasoning)
     if out == "-":

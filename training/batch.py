@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from wsiseg.model.config import PathChatConfig
-from wsiseg.model.pathchat import PathChatSegR1, chat_prompt, mrope_positions, tiles_to_tensor
+from wsiseg.model.pathchat import PathChatSegR1, chat_prompt, interleaved_positions, tiles_to_tensor
 from wsiseg.model.prompt import PromptTokenizer
 from wsiseg.training.examples import Example
 
@@ -17,7 +17,7 @@ _IGNORE = -100
 
 @dataclass
 class Batch:
-    """B views and R questions about them, as tensors; rows are padded on the right to L tokens."""
+    """B views, E examples and R questions, as tensors; rows are padded on the right to L tokens."""
 
     tiles: torch.Tensor  # (B, 3, S, S) in [0, 1]
     image_of: torch.Tensor  # (R,) index of the row's view
@@ -28,6 +28,10 @@ class Batch:
     present: torch.Tensor  # (R,) bool: the answer ends in <SEG>
     seg_at: torch.Tensor  # (P,) place of <SEG> in the P present rows
     masks: torch.Tensor  # (P, S, S) float
+    shots: torch.Tensor  # (E, 3, S, S) in [0, 1]
+    shot_masks: torch.Tensor  # (E, S, S) bool
+    shot_of: torch.Tensor  # (P,) index of the row's example, -1 where it has none
+    images: torch.Tensor  # (M,) for each image of each row in turn, its index in `tiles` and, behind them, `shots`
     wordings: torch.Tensor  # (W, K) further queries, padded on the right
     wording_at: torch.Tensor  # (W,) last token of each
     concepts: torch.Tensor  # (W,) what each means
@@ -39,36 +43,44 @@ class Batch:
 def collate(examples: list[Example], config: PathChatConfig, tokenizer: PromptTokenizer) -> Batch:
     """Examples → one `Batch`. Targets begin with the first token of the answer and end with `<SEG>` or the end."""
     rows, image_of, present, masks, prompts = [], [], [], [], []
+    shots, shot_of, images = [], [], []
     for index, example in enumerate(examples):
         for question in example.questions:
-            prompt = chat_prompt(config, tokenizer, question.query, example.mpp)
+            prompt = chat_prompt(config, tokenizer, question.query, example.mpp, int(question.shot is not None))
             there = question.mask is not None
             answer = [*tokenizer.encode(question.answer), tokenizer.seg if there else tokenizer.end]
-            rows.append((prompt.before, prompt.after, answer))
-            prompts.append(len(prompt.before) + config.image_token_count + len(prompt.after))
+            rows.append((prompt, answer))
+            prompts.append(sum(len(text) + config.image_token_count for text in prompt.shared) + len(prompt.after))
             image_of.append(index)
             present.append(there)
+            if question.shot is not None:
+                images.append(len(examples) + len(shots))
+                shots.append(question.shot)
+            images.append(index)
             if question.mask is not None:
                 masks.append(question.mask)
-    count = config.image_token_count
-    length = max(prompt + len(row[2]) for prompt, row in zip(prompts, rows, strict=True))
+                shot_of.append(len(shots) - 1 if question.shot is not None else -1)
+    pads = [tokenizer.image_pad] * config.image_token_count
+    length = max(prompt + len(answer) for prompt, (_, answer) in zip(prompts, rows, strict=True))
     ids = torch.full((len(rows), length), tokenizer.end)
     labels = torch.full((len(rows), length), _IGNORE)
     positions = torch.zeros((3, len(rows), length), dtype=torch.long)
-    for r, (before, after, answer) in enumerate(rows):
-        line = torch.tensor([*before, *[tokenizer.image_pad] * count, *after, *answer])
+    for r, (prompt, answer) in enumerate(rows):
+        read_first = [token for text in prompt.shared for token in (*text, *pads)]
+        line = torch.tensor([*read_first, *prompt.after, *answer])
         ids[r, : len(line)] = line
         start = prompts[r]
         labels[r, start - 1 : start - 1 + len(answer)] = line[start:]
-        positions[:, r] = mrope_positions(len(before), config.pathology.grid // 2, length - len(before) - count)
-    seg_at = [p + len(row[2]) - 1 for p, row, there in zip(prompts, rows, present, strict=True) if there]
+        texts = (*map(len, prompt.shared), length - len(read_first))
+        positions[:, r] = interleaved_positions(texts, config.pathology.grid // 2)
+    seg_at = [p + len(answer) - 1 for p, (_, answer), there in zip(prompts, rows, present, strict=True) if there]
     size = examples[0].image.shape[0]
     said = [(chat_prompt(config, tokenizer, q, e.mpp).before, c) for e in examples for q, c in e.wordings]
     wordings = torch.full((len(said), max((len(text) for text, _ in said), default=0)), tokenizer.end)
     for w, (text, _) in enumerate(said):
         wordings[w, : len(text)] = torch.tensor(text)
     return Batch(
-        tiles=tiles_to_tensor(np.stack([example.image for example in examples])),
+        tiles=_tiles([example.image for example in examples], size),
         image_of=torch.tensor(image_of),
         ids=ids,
         labels=labels,
@@ -77,10 +89,18 @@ def collate(examples: list[Example], config: PathChatConfig, tokenizer: PromptTo
         present=torch.tensor(present),
         seg_at=torch.tensor(seg_at, dtype=torch.long),
         masks=torch.from_numpy(np.stack(masks)).float() if masks else torch.zeros(0, size, size),
+        shots=_tiles([shot.image for shot in shots], size),
+        shot_masks=torch.from_numpy(np.stack([s.mask for s in shots])) if shots else torch.zeros(0, size, size).bool(),
+        shot_of=torch.tensor(shot_of, dtype=torch.long),
+        images=torch.tensor(images),
         wordings=wordings,
         wording_at=torch.tensor([len(text) - 1 for text, _ in said], dtype=torch.long),
         concepts=torch.tensor([concept for _, concept in said], dtype=torch.long),
     )
+
+
+def _tiles(images: list[np.ndarray], size: int) -> torch.Tensor:
+    return tiles_to_tensor(np.stack(images) if images else np.zeros((0, size, size, 3), np.uint8))
 
 
 @dataclass(frozen=True)
@@ -109,7 +129,7 @@ class Reading:
 
 def read(model: PathChatSegR1, batch: Batch) -> Reading:
     """Teacher-forced pass of the language model over images, questions and answers."""
-    image_tokens = model.image_tokens(batch.tiles)[batch.image_of]  # (R, n, H)
+    image_tokens = model.image_tokens(torch.cat([batch.tiles, batch.shots]))[batch.images]  # (M, n, H)
     embeds = model.embed(batch.ids)
     place = (batch.ids == model.tokenizer.image_pad)[..., None]
     embeds = embeds.masked_scatter(place, image_tokens.to(embeds.dtype))

@@ -12,13 +12,14 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from wsiseg.errors import DataError
+from wsiseg.inference.shots import InContext, Shot
 from wsiseg.mask.canvas import Canvas
 from wsiseg.slide.resample import resample_region
 from wsiseg.tiles.grid import m_length, tile_starts
@@ -34,6 +35,7 @@ from wsiseg.training.metrics import (
     overlap,
     token_f1,
 )
+from wsiseg.training.shots import ShotPool, draw_shots
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,7 +50,10 @@ ALL, ELSEWHERE = "all", "not in this set"
 
 @dataclass(frozen=True)
 class Case:
-    """One question and how its answer compares. `mpp` is the image's own, None where it is not known."""
+    """One question and how its answer compares. `mpp` is the image's own, None where it is not known.
+
+    `shots` counts the examples that the model was shown before.
+    """
 
     source: str
     group: str
@@ -66,6 +71,7 @@ class Case:
     bleu4: float
     token_f1: float
     seconds: float
+    shots: int = 0
 
     @property
     def counts(self) -> Overlap:
@@ -108,6 +114,7 @@ class Report:
     split: str
     rows: list[Row]
     cases: list[Case]
+    shots: int = 0
 
 
 @dataclass(frozen=True)
@@ -166,27 +173,39 @@ def evaluate(
     *,
     split: str = "val",
     limit: int | None = None,
+    shots: int = 0,
+    examples: Sequence[Shot] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Every question of `split`, or `limit` of them spread evenly, answered and compared.
 
+    Args:
+        shots: before each question, show this many examples of the same structure: images of other patients of
+            the split, of the same source where it has any; fewer, or none, where the split holds no more.
+        examples: show these before every question.
+
     Raises:
-        DataError: the split holds no question.
+        DataError: the split holds no question, or the model takes no examples.
     """
+    if (shots or examples) and not isinstance(model, InContext):
+        raise DataError(f"the model {model.name} takes no examples: leave --shots and --example out")
     questions = [q for q in store.quadruplets if store.records[q.image].split == split]
     if not questions:
         have = ", ".join(sorted({store.records[q.image].split for q in store.quadruplets})) or "none"
         raise DataError(f"{store.path} holds no questions of the split {split!r}; it has: {have}")
     if limit is not None and limit < len(questions):
         questions = [questions[i] for i in np.linspace(0, len(questions) - 1, limit).round().astype(int)]
-    cases = []
+    cases, pool = [], ShotPool(store, split)
     for image, of_image in itertools.groupby(questions, key=lambda question: question.image):
         sample = store.sample(image)
         for question in of_image:
-            cases.append(judge(model, sample, question))
+            shown = [*examples, *draw_shots(pool, question.concept, sample, shots)]
+            asked = model.with_shots(shown) if shown and isinstance(model, InContext) else model
+            cases.append(replace(judge(asked, sample, question), shots=len(shown)))
             if progress:
                 progress(len(cases), len(questions))
-    return Report(model.name, model.fingerprint, str(store.path), split, summarise(cases), cases)
+    most = max(case.shots for case in cases)
+    return Report(model.name, model.fingerprint, str(store.path), split, summarise(cases), cases, most)
 
 
 def judge(model: Segmenter, sample: Sample, question: Quadruplet) -> Case:
@@ -283,6 +302,8 @@ def report_table(report: Report) -> Table:
     from rich.table import Table
 
     title = f"{report.model} ({report.fingerprint[:12]}) on {report.data}, {report.split}"
+    if report.shots:
+        title += f", {report.shots}-shot ({sum(case.shots > 0 for case in report.cases)} questions with an example)"
     table = Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
     )

@@ -19,6 +19,7 @@ from wsiseg.training.data.concepts import CONCEPTS, MASKED
 from wsiseg.training.data.queries import Split, sample_noisy_query, sample_query
 from wsiseg.training.data.store import QuadrupletStore, Sample
 from wsiseg.training.mix import SourceMix
+from wsiseg.training.shots import ShotPool, ShotView, random_shot
 
 # µm per pixel of training views: cells are asked about closer up than tissue architecture.
 _CELL_MPP, _TISSUE_MPP = (0.28, 0.75), (0.6, 1.6)
@@ -46,6 +47,7 @@ class View:
     layers: dict[str, np.ndarray]
     absent: tuple[str, ...]
     mpp: float
+    patient: tuple[str, str] = ("", "")  # source and group
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Question:
     query: str
     answer: str
     mask: np.ndarray | None
+    concept: str = ""
+    shot: ShotView | None = None  # shown before the question is asked
 
 
 @dataclass(frozen=True)
@@ -83,18 +87,27 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         augment: bool = True,
         cache: int = 0,
         wordings: int = 0,
+        example_share: float = 0.0,
     ) -> None:
         self.size, self.seed, self.questions = config.tile_size, seed, questions
         self.split, self.length, self.augment, self.wordings = split, length, augment, wordings
         self.mix = SourceMix(store, split, source_weights or {}, cache)
+        self.example_share, self.pool = example_share, ShotPool(store, split, self.mix.sample)
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, position: int) -> Example:
         rng = np.random.default_rng((self.seed, position))
-        example = ask(self.view(rng), rng, self.questions, self.split)
+        view = self.view(rng)
+        example = ask(view, rng, self.questions, self.split)
+        if self.example_share and rng.random() < self.example_share:
+            example = replace(example, questions=tuple(self._shown(q, view, rng) for q in example.questions))
         return replace(example, wordings=tuple(random_wording(rng, self.split) for _ in range(self.wordings)))
+
+    def _shown(self, question: Question, view: View, rng: np.random.Generator) -> Question:
+        shot = random_shot(self.pool, question.concept, view.patient, view.mpp, self.size, rng)
+        return replace(question, shot=shot)
 
     def view(self, rng: np.random.Generator) -> View:
         """A random view of a random image of the split, or of blank glass."""
@@ -188,7 +201,8 @@ def random_view(sample: Sample, rng: np.random.Generator, size: int, *, augment:
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         tensor = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
         image = (jitter_stain(tensor, generator)[0] * 255).round().byte().permute(1, 2, 0).numpy()
-    return View(image, layers, sample.absent, (sample.mpp or _ASSUMED_MPP) * scale)
+    patient = (sample.source, sample.group)
+    return View(image, layers, sample.absent, (sample.mpp or _ASSUMED_MPP) * scale, patient)
 
 
 def ask(view: View, rng: np.random.Generator, questions: int, split: Split) -> Example:
@@ -217,7 +231,7 @@ def ask(view: View, rng: np.random.Generator, questions: int, split: Split) -> E
         query = _query(name, rng, split)
         if there:
             mask = layers[name]
-            asked.append(Question(query, describe(view.image, mask, name, told, rng), mask > 0))
+            asked.append(Question(query, describe(view.image, mask, name, told, rng), mask > 0, name))
         else:
-            asked.append(Question(query, refuse(view.image, name, told, rng), None))
+            asked.append(Question(query, refuse(view.image, name, told, rng), None, name))
     return Example(view.image, told, tuple(asked))

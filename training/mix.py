@@ -25,7 +25,7 @@ class SourceMix:
     """Samples of a split, drawn by source: a source without a weight counts by the square root of its size."""
 
     def __init__(self, store: QuadrupletStore, split: str, weights: dict[str, float], cache: int = 0) -> None:
-        self._sample = lru_cache(maxsize=cache)(store.sample)  # decoded images are worth their memory
+        self.sample = lru_cache(maxsize=cache)(store.sample)  # decoded images are worth their memory
         self.groups: dict[str, list[int]] = {}
         for index in store.indices(split=split):
             self.groups.setdefault(store.records[index].source, []).append(index)
@@ -37,4 +37,4 @@ class SourceMix:
         return self.draw_from(self.sources[int(rng.choice(len(self.sources), p=self.probability))], rng)
 
     def draw_from(self, source: str, rng: np.random.Generator) -> Sample:
-        return self._sample(self.groups[source][int(rng.integers(len(self.groups[source])))])
+        return self.sample(self.groups[source][int(rng.integers(len(self.groups[source])))])

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from wsiseg.model.pathchat import PathChatSegR1
+from wsiseg.model.prototypes import prototypes
 from wsiseg.training.batch import Batch, Collate, read
 from wsiseg.training.data.concepts import CONCEPTS
 from wsiseg.training.data.store import QuadrupletStore
@@ -19,7 +20,7 @@ from wsiseg.training.examples import ExampleStream
 from wsiseg.training.loop import Stage, fit, plan
 from wsiseg.training.losses import mask_loss, token_loss
 from wsiseg.training.mix import training_store
-from wsiseg.training.recipe import Amount, Count, Natural
+from wsiseg.training.recipe import Amount, Count, Natural, Share
 from wsiseg.training.start import answers, begin, outline
 from wsiseg.training.trainable import TuningRecipe, set_trainable
 
@@ -33,6 +34,10 @@ class SftRecipe(TuningRecipe):
     `lambda_wording` times the CE of another that reads which concept is meant off the text before the image:
     `wordings_per_image` further wordings for every image, at the price of their few tokens, so that language is
     learned from more than the images' own questions.
+
+    `example_share` of the views are asked after an example of the structure, of another patient (of the same
+    source where that has one), which stands in the context and joins the mask as in inference. The model then
+    reads users' examples in context too.
     """
 
     stage: Literal["sft"] = "sft"
@@ -42,6 +47,7 @@ class SftRecipe(TuningRecipe):
     lambda_presence: Amount = 0.5
     lambda_wording: Amount = 0.5
     wordings_per_image: Natural = 0
+    example_share: Share = 0.0
 
 
 class SftModel(nn.Module):
@@ -68,10 +74,12 @@ class SftModel(nn.Module):
         seg_states = states[asked, at]  # (P, H)
         if len(asked):
             used, inverse = batch.image_of[asked].unique(return_inverse=True)
-            embedding, finer = model.image_encoder(model.image_pixels(batch.tiles[used]))
-            mask_logits = model.decode_masks(
-                embedding[inverse], [f[inverse] for f in finer], seg_states, batch.masks.shape[-2:]
-            )
+            pixels = torch.cat([batch.tiles[used], batch.shots])
+            embedding, finer = model.image_encoder(model.image_pixels(pixels))
+            size = batch.masks.shape[-2:]
+            mask_logits = model.decode_masks(embedding[inverse], [f[inverse] for f in finer], seg_states, size)
+            if len(batch.shots):
+                mask_logits = self._with_shots(mask_logits, [embedding, *finer], inverse, batch)
         else:
             mask_logits = seg_states.new_zeros(0, *batch.masks.shape[-2:])
         seg = mask_loss(mask_logits, batch.masks)
@@ -92,6 +100,26 @@ class SftModel(nn.Module):
                 "token_accuracy": reading.token_accuracy,
             }
         return {"loss": loss, **figures}
+
+    def _with_shots(
+        self, mask_logits: torch.Tensor, features: list[torch.Tensor], inverse: torch.Tensor, batch: Batch
+    ) -> torch.Tensor:
+        """Mask logits (P, S, S) joined with what the rows' examples say, as inference joins them.
+
+        There the share depends on how well the model does on the example; here, where that would take another
+        pass, it is a half. `features` are those of the views that `inverse` (P,) points at, and of the examples.
+        """
+        views = len(features[0]) - len(batch.shots)
+        joined = list(mask_logits)
+        for row, (view, shot) in enumerate(zip(inverse.tolist(), batch.shot_of.tolist(), strict=True)):
+            if shot < 0:
+                continue
+            with torch.no_grad():
+                shown = [f[views + shot : views + shot + 1] for f in features]
+                seen = [f[view : view + 1] for f in features]
+                odds = prototypes(shown, batch.shot_masks[shot, None]).log_odds(seen, mask_logits.shape[-2:])[0]
+            joined[row] = 0.5 * mask_logits[row] + 0.5 * self.model.config.shot_weight * odds
+        return torch.stack(joined)
 
     def _wordings(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-entropy and accuracy of the concept that is read off the text alone."""
@@ -141,7 +169,8 @@ def train(
     store = training_store(recipe)
     model = begin(recipe, out, resume, lambda config: answers(store, config, recipe.seed))
     # This stage trains every part that a model built from published weights has fresh.
-    model.config = replace(model.config, untrained=())
+    reads_shots = model.config.shots_in_context or recipe.example_share > 0
+    model.config = replace(model.config, untrained=(), shots_in_context=reads_shots)
     stage = Stage(
         module=build(model, recipe),
         model=model,
@@ -167,4 +196,5 @@ def _stream(
         augment=training,
         cache=recipe.cached_images if training else 0,
         wordings=recipe.wordings_per_image if training else 0,
+        example_share=recipe.example_share,
     )

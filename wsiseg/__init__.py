@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, Any
 from wsiseg.errors import WsisegError
 
 if TYPE_CHECKING:
+    from wsiseg.inference.shots import Shot, read_shot
     from wsiseg.model import load_model
     from wsiseg.pipeline import Result, segment
 
 __version__ = "0.1.0"
-__all__ = ["Result", "WsisegError", "__version__", "load_model", "segment"]
+__all__ = ["Result", "Shot", "WsisegError", "__version__", "load_model", "read_shot", "segment"]
 
-_LAZY = {"load_model": "wsiseg.model", "segment": "wsiseg.pipeline", "Result": "wsiseg.pipeline"}
+_LAZY = {
+    "load_model": "wsiseg.model",
+    "segment": "wsiseg.pipeline",
+    "Result": "wsiseg.pipeline",
+    "Shot": "wsiseg.inference.shots",
+    "read_shot": "wsiseg.inference.shots",
+}
 
 
 def __getattr__(name: str) -> Any:

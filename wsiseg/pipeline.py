@@ -18,10 +18,11 @@ import numpy as np
 import shapely
 
 from wsiseg import __version__
-from wsiseg.errors import QueryError, StoreError
+from wsiseg.errors import ModelError, QueryError, StoreError
 from wsiseg.geojson import Annotation, annotation_id
 from wsiseg.inference import Segmenter, TileMask
 from wsiseg.inference.answers import answers
+from wsiseg.inference.shots import InContext, Shot
 from wsiseg.mask import Canvas, Region, l0_origin, regions
 from wsiseg.mask.regions import Origin
 from wsiseg.qupath import DESCRIPTION, class_color, clean_text
@@ -48,6 +49,7 @@ def segment(
     origin: Origin = "qupath",
     batch_size: int = 16,
     device: str | None = None,
+    examples: Sequence[Shot] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Outline on a slide what one or several queries ask for.
@@ -67,6 +69,7 @@ def segment(
             corner of level 0.
         batch_size: tiles that the model sees at once.
         device: where a model that is loaded here runs: cpu, cuda, cuda:1, mps; None is the best there is.
+        examples: what one query means, shown on other images (see `wsiseg.read_shot`).
         progress: called with (tiles done, tiles in all).
 
     Raises:
@@ -74,12 +77,14 @@ def segment(
             temporary folder is full.
     """
     queries = clean_queries(query)
+    if examples and len(queries) > 1:
+        raise QueryError("examples show one structure: ask for one query at a time")
     annotations: dict[str, list[Annotation]] = {}
     said: dict[str, list[TileReasoning]] = {q: [] for q in queries}
     with ExitStack() as stack:
         # The slide first: what is wrong with it should not wait for a model to load.
         opened = _open(stack, source, backend, slide_mpp)
-        segmenter = _load(model, device)
+        segmenter = _shown(_load(model, device), examples)
         passes = _plan(opened, queries, segmenter, mpp)
         done, total = 0, sum(len(tiles.grid) for tiles, _ in passes)
         for tiles, asked in passes:
@@ -109,7 +114,7 @@ def segment(
                     simplify_um=simplify_um,
                     origin=origin,
                 )
-                annotations[q] = _annotate(q, outlines, said[q], grid, segmenter, origin)
+                annotations[q] = _annotate(q, outlines, said[q], grid, segmenter, examples, origin)
     slide = passes[0][0].grid.slide
     run = {
         "version": __version__,
@@ -128,6 +133,8 @@ def segment(
             **({} if simplify_um is None else {"simplify_um": simplify_um}),
         },
     }
+    if examples:
+        run["examples"] = [{"image": clean_text(e.name), "fingerprint": e.fingerprint} for e in examples]
     notes = [_nothing_found(q, said[q]) for q in queries if not annotations[q]]
     for note in notes:
         log.warning("%s", note)
@@ -170,6 +177,14 @@ def _load(model: Segmenter | str | os.PathLike[str] | None, device: str | None) 
 
         return load_model(None if model is None else os.fspath(model), device=device)
     return model
+
+
+def _shown(model: Segmenter, examples: Sequence[Shot]) -> Segmenter:
+    if not examples:
+        return model
+    if not isinstance(model, InContext):
+        raise ModelError(f"the model {model.name} takes no examples: ask it by words alone")
+    return model.with_shots(examples)
 
 
 def _plan(
@@ -219,6 +234,7 @@ def _annotate(
     said: Sequence[TileReasoning],
     grid: Grid,
     model: Segmenter,
+    examples: Sequence[Shot],
     origin: Origin,
 ) -> list[Annotation]:
     """Outlines as QuPath objects, each with the reasoning of the tile that it covers most."""
@@ -226,7 +242,7 @@ def _annotate(
     l0_dx, l0_dy = l0_origin(grid.slide.l0_bounds, origin)
     boxes = np.array([shapely.box(t.l0_x, t.l0_y, t.l0_x + t.l0_width, t.l0_y + t.l0_height) for t in spoken])
     tree = shapely.STRtree(shapely.transform(boxes, lambda l0_xy: l0_xy - (l0_dx, l0_dy)))
-    made_by = (grid.slide.fingerprint, model.name, model.fingerprint, query)
+    made_by = (grid.slide.fingerprint, model.name, model.fingerprint, query, *(e.fingerprint for e in examples))
     color = class_color(query)
     return [
         Annotation(

@@ -13,17 +13,22 @@ from wsiseg.inference.decode import decode, encode_prefix
 from wsiseg.model.pathchat import PathChatSegR1
 
 
-def generate_alone(model: PathChatSegR1, tokens: torch.Tensor, query: str) -> list[list[int]]:
+def generate_alone(
+    model: PathChatSegR1, tokens: torch.Tensor, query: str, shots: torch.Tensor | None = None
+) -> list[list[int]]:
     """The peer: transformers' generate on whole prompts, trimmed at the first `<SEG>` or end."""
     tokenizer, config = model.tokenizer, model.config
-    prompt = tokenizer.prompt(query, 0.5)
-    ids = torch.tensor([[*prompt.before, *[tokenizer.image_pad] * config.image_token_count, *prompt.after]])
-    ids = ids.repeat(len(tokens), 1)
+    shown = [] if shots is None else list(shots)
+    prompt = tokenizer.prompt(query, 0.5, shots=len(shown))
+    pads = [tokenizer.image_pad] * config.image_token_count
+    row = [token for text in prompt.shared for token in [*text, *pads]] + prompt.after
+    ids = torch.tensor([row] * len(tokens))
+    images = tuple(image for tile in tokens for image in (*shown, tile))
     out = model.vlm.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
-        mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=tuple(tokens))},
-        image_grid_thw=torch.tensor([[1, config.pathology.grid, config.pathology.grid]] * len(tokens)),
+        mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=images)},
+        image_grid_thw=torch.tensor([[1, config.pathology.grid, config.pathology.grid]] * len(images)),
         mm_token_type_ids=(ids == tokenizer.image_pad).int(),
         max_new_tokens=config.max_new_tokens,
         do_sample=False,
@@ -54,6 +59,19 @@ def test_decoding_equals_generate(seed: int) -> None:
         assert [c.ids for c in ours] == generate_alone(model, tokens, "outline the glands")
     for completion in ours:
         assert (completion.seg_state is not None) == (completion.ids[-1] == model.tokenizer.seg)
+
+
+@pytest.mark.parametrize("shots", [1, 3])
+def test_decoding_after_examples_equals_generate(shots: int) -> None:
+    model = small_model(seed=1, stops=1.5)
+    tokens, shown = random_tokens(model, 7, 1), random_tokens(model, shots, 9)
+    prefix = encode_prefix(model, model.tokenizer.prompt("outline the glands", 0.5, shots=shots), shown)
+    ours = [c.ids for c in decode(model, tokens, prefix)]
+    assert len({len(ids) for ids in ours}) > 1, "answers of one length test little; choose another seed"
+    with torch.inference_mode():
+        assert ours == generate_alone(model, tokens, "outline the glands", shown)
+    without = decode(model, tokens, encode_prefix(model, model.tokenizer.prompt("outline the glands", 0.5)))
+    assert ours != [c.ids for c in without], "the examples have no influence"
 
 
 def test_transformers_sees_the_image_tokens_that_we_see() -> None:

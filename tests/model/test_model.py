@@ -31,6 +31,17 @@ def test_positions_equal_transformers_rope_index() -> None:
         assert torch.equal(model.positions(before, after), theirs[:, 0])
 
 
+@pytest.mark.parametrize("texts", [(5, 8, 3), (1, 1, 1, 1), (30, 2, 17)])
+def test_positions_of_several_images_equal_transformers_rope_index(texts: tuple[int, ...]) -> None:
+    model = small_model()
+    pad, images = model.tokenizer.image_pad, len(texts) - 1
+    pads = [pad] * model.config.image_token_count
+    ids = torch.tensor([[token for length in texts for token in [*[20] * length, *pads]][: -len(pads)]])
+    grid = torch.tensor([[1, model.config.pathology.grid, model.config.pathology.grid]] * images)
+    theirs, _ = model.vlm.model.get_rope_index(ids, (ids == pad).int(), image_grid_thw=grid)
+    assert torch.equal(model.interleaved_positions(texts), theirs[:, 0])
+
+
 def test_positions_by_hand() -> None:
     # Two words, a 2 × 2 image at counter 2, two words: the text goes on at 2 + 2.
     assert mrope_positions(2, 2, 2).tolist() == [

@@ -1,6 +1,6 @@
 """Batched decoding that computes the shared prompt once and stops each sample at `<SEG>`.
 
-All tiles of a slide are asked the same query, so everything before the image (system turn, query, scale) is
+All tiles of a slide are asked the same query, so everything before the image (system turn, examples, query, scale) is
 run once, with batch size 1, and its keys and values are repeated for the batch. A sample leaves the batch when
 it emits `<SEG>` (after one more step, which gives the state of `<SEG>`) or ends its answer. Greedy, token for
 token, the output equals transformers' `generate` (tests/inference/test_decode.py); with `Sampling`, each image is
@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from transformers import DynamicCache
@@ -55,24 +56,30 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of the shared text before the image, batch size 1."""
+    """Keys and values of what comes before the image, batch size 1; the image starts at `position`."""
 
     prompt: PromptTokens
     cache: DynamicCache
+    position: int
 
 
 @torch.inference_mode()
-def encode_prefix(model: PathChatSegR1, prompt: PromptTokens) -> Prefix:
-    """Run the shared text once."""
-    ids = torch.tensor([prompt.before], device=model.device)
+def encode_prefix(model: PathChatSegR1, prompt: PromptTokens, shots: torch.Tensor | None = None) -> Prefix:
+    """Run the shared text once, and the image tokens (K, n, H) of the K examples that it asks of before."""
+    texts = [model.embed(torch.tensor([text], device=model.device)) for text in prompt.shared]
+    images = [] if shots is None else [tokens[None].to(texts[0].dtype) for tokens in shots]
+    if len(images) != len(prompt.shots):
+        raise ValueError(f"the prompt has room for {len(prompt.shots)} examples, not {len(images)}")
+    parts = [part for pair in zip_longest(texts, images) for part in pair if part is not None]
+    positions = model.interleaved_positions([len(text) for text in prompt.shared])
     cache = DynamicCache()
     _language(model)(
-        inputs_embeds=model.embed(ids),
-        position_ids=model.positions(len(prompt.before), 0)[:, None, : len(prompt.before)],
+        inputs_embeds=torch.cat(parts, dim=1),
+        position_ids=positions[:, None],
         past_key_values=cache,
         use_cache=True,
     )
-    return Prefix(prompt, cache)
+    return Prefix(prompt, cache, int(positions[0, -1]) + 1)
 
 
 @torch.inference_mode()
@@ -89,15 +96,15 @@ def decode(
     """
     tokenizer, limit = model.tokenizer, model.config.max_new_tokens
     batch, answers = len(image_tokens), sampling.answers if sampling else 1
-    before, after = prefix.prompt.before, prefix.prompt.after
+    after = prefix.prompt.after
     cache = copy.deepcopy(prefix.cache)
     cache.batch_repeat_interleave(batch)
 
     # Room for every answer token, and for one more step that reads the state of a last-moment <SEG>.
-    positions = model.positions(len(before), len(after) + limit + 1)[:, None]  # (3, 1, whole length)
+    positions = prefix.position + model.positions(0, len(after) + limit + 1)[:, None]  # (3, 1, image and answer)
     tail = model.embed(torch.tensor(after, device=model.device)).expand(batch, -1, -1)
     inputs = torch.cat([image_tokens.to(tail.dtype), tail], dim=1)
-    at = len(before)
+    at = 0
 
     batch *= answers
     ids: list[list[int]] = [[] for _ in range(batch)]

@@ -11,9 +11,11 @@ import torch
 
 from wsiseg.errors import QueryError
 from wsiseg.inference import IMAGE_TOKENS, MASK_FEATURES, TileMask
-from wsiseg.inference.decode import Prefix, decode, encode_prefix
+from wsiseg.inference.decode import Completion, Prefix, decode, encode_prefix
 from wsiseg.inference.features import TileFeatures
+from wsiseg.inference.shots import Shot
 from wsiseg.model.pathchat import PathChatSegR1, tiles_to_tensor
+from wsiseg.model.prototypes import Prototypes, prototypes
 from wsiseg.tiles import Embeddings
 
 _log = logging.getLogger(__name__)
@@ -21,15 +23,26 @@ _MAX_QUERY_TOKENS = 256
 
 
 class PathChatSegmenter:
-    """A loaded model with its name and fingerprint. Batches are halved when the device runs out of memory."""
+    """A loaded model with its name and fingerprint. Batches are halved when the device runs out of memory.
 
-    def __init__(self, model: PathChatSegR1, *, name: str, fingerprint: str) -> None:
+    What it sees of a tile does not depend on `shots`, the examples that it was shown: neither does `fingerprint`.
+    """
+
+    def __init__(self, model: PathChatSegR1, *, name: str, fingerprint: str, shots: Sequence[Shot] = ()) -> None:
         self.model: PathChatSegR1 = model.eval()
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.name, self.fingerprint = name, fingerprint
         self.tile_size, self.overlap = model.config.tile_size, model.config.overlap
         self._largest: int | None = None  # batch size that is known to fit
         self._prefix = lru_cache(maxsize=16)(self._encode_prefix)
+        self.shots = tuple(shots)
+        self._views = lru_cache(maxsize=4)(self._view_shots)
+        self._prototypes = lru_cache(maxsize=4)(self._compare_shots)
+        self._trust = lru_cache(maxsize=16)(self._try_on_shots)
+
+    def with_shots(self, shots: Sequence[Shot]) -> PathChatSegmenter:
+        """See `InContext`. The weights are shared."""
+        return PathChatSegmenter(self.model, name=self.name, fingerprint=self.fingerprint, shots=shots)
 
     def mpp_for(self, query: str) -> float:
         """Cells are looked at closer up than tissue, as a pathologist changes the objective."""
@@ -84,7 +97,7 @@ class PathChatSegmenter:
     def _answer(self, features: TileFeatures, rows: Sequence[int], query: str, mpp: float) -> list[TileMask]:
         model = self.model
         (tokens,) = features.part(IMAGE_TOKENS, rows)
-        completions = decode(model, tokens, self._prefix(query, round(mpp, 1)))
+        completions = self._complete(tokens, query, mpp)
         probability: list[np.ndarray | None] = [None] * len(rows)
         emitted = [i for i, completion in enumerate(completions) if completion.seg_state is not None]
         if emitted:
@@ -92,6 +105,10 @@ class PathChatSegmenter:
             seen = features.part(MASK_FEATURES, [rows[i] for i in emitted])
             embedding, *finer = (array.to(states.dtype) for array in seen)
             masks = model.decode_masks(embedding, finer, states, features.size)
+            if self.shots and (weight := model.config.shot_weight):
+                trust = self._trust(query, mpp)
+                shown = self._prototypes(mpp).log_odds([embedding, *finer], features.size)
+                masks = trust * masks + (1 - trust) * weight * shown
             for i, mask in zip(emitted, masks.sigmoid().float().cpu().numpy(), strict=True):
                 probability[i] = mask
         return [
@@ -99,8 +116,41 @@ class PathChatSegmenter:
             for mask, completion in zip(probability, completions, strict=True)
         ]
 
+    def _complete(self, tokens: torch.Tensor, query: str, mpp: float) -> list[Completion]:
+        return decode(self.model, tokens, self._prefix(query, mpp))
+
     def _encode_prefix(self, query: str, mpp: float) -> Prefix:
-        prompt = self.model.prompt(query, mpp)
-        if len(prompt.before) > _MAX_QUERY_TOKENS:
-            raise QueryError(f"the query takes {len(prompt.before)} tokens; shorten it to {_MAX_QUERY_TOKENS} or fewer")
-        return encode_prefix(self.model, prompt)
+        model = self.model
+        asked = model.prompt(query, mpp)
+        if len(asked.before) > _MAX_QUERY_TOKENS:
+            raise QueryError(f"the query takes {len(asked.before)} tokens; shorten it to {_MAX_QUERY_TOKENS} or fewer")
+        if not self.shots or not model.config.shots_in_context:
+            return encode_prefix(model, asked)
+        prompt, read_at_once = model.prompt(query, mpp, len(self.shots)), model.config.text.max_position_embeddings
+        length = sum(map(len, prompt.shared)) + (len(self.shots) + 1) * model.config.image_token_count
+        if length + len(prompt.after) + model.config.max_new_tokens > read_at_once:
+            raise QueryError(f"{len(self.shots)} examples are too many for the {read_at_once} tokens of the model")
+        tiles, _ = self._views(mpp)
+        return encode_prefix(model, prompt, model.image_tokens(tiles_to_tensor(tiles, model.device)))
+
+    def _view_shots(self, mpp: float) -> tuple[np.ndarray, np.ndarray]:
+        """The examples as tiles (K, S, S, 3) uint8 with masks (K, S, S) bool."""
+        tiles, masks = zip(*(shot.view(mpp, self.tile_size) for shot in self.shots), strict=True)
+        return np.stack(tiles), np.stack(masks)
+
+    def _compare_shots(self, mpp: float) -> Prototypes:
+        tiles, masks = self._views(mpp)
+        return prototypes(self._encode(MASK_FEATURES, tiles), torch.from_numpy(masks).to(self.model.device))
+
+    def _try_on_shots(self, query: str, mpp: float) -> float:
+        """How far the model is to be trusted without examples: the mean Dice of its masks for theirs."""
+        tiles, masks = self._views(mpp)
+        answers = self.with_shots(()).segment_tiles(tiles, query, mpp)
+        drawn = [
+            0 * mask if a.probability is None else a.probability > 0.5 for a, mask in zip(answers, masks, strict=True)
+        ]
+        return float(np.mean([_dice(a, b) for a, b in zip(drawn, masks, strict=True)]))
+
+
+def _dice(drawn: np.ndarray, marked: np.ndarray) -> float:
+    return float(2 * (drawn & marked).sum() / (drawn.sum() + marked.sum()))

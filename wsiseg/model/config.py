@@ -96,8 +96,11 @@ class PathChatConfig:
     """A whole model.
 
     `seg_state` is `self` (state of `<SEG>` itself) or `predictor` (the LISA way). `fold_case`: queries are
-    read in lower case, which a small vocabulary needs. `parts` are the published weights it was built from;
-    `untrained` names what holds fresh weights still: such a model is a start for training, never an answer.
+    read in lower case, which a small vocabulary needs. `shot_weight`: of the log-odds that follow from a user's
+    examples (`wsiseg.model.prototypes`), against the decoder's own; 0 leaves them out. `shots_in_context`:
+    examples also stand in the prompt; only for a model that was trained to read them there. `parts` are the
+    published weights it was built from; `untrained` names what holds fresh weights still: such a model is a
+    start for training, never an answer.
     """
 
     name: str = "tiny"
@@ -114,6 +117,8 @@ class PathChatConfig:
     mpp: float = 0.8
     cell_mpp: float = 0.5
     cell_words: tuple[str, ...] = ("nucle", "cell", "mitos", "mitot", "lymphocyt", "karyo")
+    shot_weight: float = 0.5
+    shots_in_context: bool = False
     parts: tuple[PartRecord, ...] = ()
     untrained: tuple[str, ...] = ()
 

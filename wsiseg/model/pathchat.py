@@ -12,6 +12,8 @@ decoder (research/lineage.md §1.4). Without `<SEG>` there is no mask, and the M
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -57,9 +59,9 @@ class PathChatSegR1(nn.Module):
     def device(self) -> torch.device:
         return self.vlm.lm_head.weight.device
 
-    def prompt(self, query: str, mpp: float | None) -> PromptTokens:
-        """The turn that asks `query` of an image at `mpp` µm per pixel (None: unknown)."""
-        return chat_prompt(self.config, self.tokenizer, query, mpp)
+    def prompt(self, query: str, mpp: float | None, shots: int = 0) -> PromptTokens:
+        """The turn that asks `query` of an image at `mpp` µm per pixel (None: unknown), after `shots` examples."""
+        return chat_prompt(self.config, self.tokenizer, query, mpp, shots)
 
     def pathology_pixels(self, tiles: torch.Tensor) -> torch.Tensor:
         """Tiles (B, 3, H, W) in [0, 1] → input of the pathology encoder (B, 3, S, S)."""
@@ -84,7 +86,11 @@ class PathChatSegR1(nn.Module):
 
     def positions(self, before: int, after: int) -> torch.Tensor:
         """M-RoPE positions (3, before + image + after): see `mrope_positions`."""
-        return mrope_positions(before, self.config.pathology.grid // 2, after).to(self.device)
+        return self.interleaved_positions((before, after))
+
+    def interleaved_positions(self, texts: Sequence[int]) -> torch.Tensor:
+        """M-RoPE positions (3, L) of texts of these lengths, with an image between each two."""
+        return interleaved_positions(texts, self.config.pathology.grid // 2).to(self.device)
 
     def masks(self, tiles: torch.Tensor, seg_states: torch.Tensor) -> torch.Tensor:
         """Tiles (B, 3, H, W) in [0, 1] and states of their `<SEG>` (B, hidden) → logits (B, H, W)."""
@@ -103,9 +109,11 @@ class PathChatSegR1(nn.Module):
         return F.interpolate(low[:, None].float(), size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
 
 
-def chat_prompt(config: PathChatConfig, tokenizer: PromptTokenizer, query: str, mpp: float | None) -> PromptTokens:
+def chat_prompt(
+    config: PathChatConfig, tokenizer: PromptTokenizer, query: str, mpp: float | None, shots: int = 0
+) -> PromptTokens:
     """`PathChatSegR1.prompt` where there is no model, only its configuration."""
-    return tokenizer.prompt(query.casefold() if config.fold_case else query, mpp, config.system_prompt)
+    return tokenizer.prompt(query.casefold() if config.fold_case else query, mpp, config.system_prompt, shots)
 
 
 def tiles_to_tensor(tiles: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -116,7 +124,12 @@ def tiles_to_tensor(tiles: np.ndarray, device: torch.device | str = "cpu") -> to
 
 
 def mrope_positions(before: int, side: int, after: int) -> torch.Tensor:
-    """Positions (3, before + side² + after) of text, one image of side × side merged cells, text.
+    """Positions (3, before + side² + after) of text, one image of side × side merged cells, text."""
+    return interleaved_positions((before, after), side)
+
+
+def interleaved_positions(texts: Sequence[int], side: int) -> torch.Tensor:
+    """Positions (3, L) of texts of these lengths, with an image of side × side merged cells between each two.
 
     Qwen2-VL §2.1 (arXiv:2409.12191): text counts on all three axes; an image that starts at c has t = c,
     h = c + row, w = c + column; the text behind it goes on at c + side. Equal to transformers'
@@ -124,9 +137,14 @@ def mrope_positions(before: int, side: int, after: int) -> torch.Tensor:
     """
     cell = torch.arange(side)
     image = torch.stack([torch.zeros(side * side, dtype=torch.long), cell.repeat_interleave(side), cell.repeat(side)])
-    head = torch.arange(before).expand(3, -1)
-    tail = (before + side + torch.arange(after)).expand(3, -1)
-    return torch.cat([head, before + image, tail], dim=1)
+    parts, at = [], 0
+    for i, length in enumerate(texts):
+        if i:
+            parts.append(at + image)
+            at += side
+        parts.append((at + torch.arange(length)).expand(3, -1))
+        at += length
+    return torch.cat(parts, dim=1)
 
 
 def _resize(tiles: torch.Tensor, side: int) -> torch.Tensor:

@@ -18,14 +18,25 @@ IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
 SEG = "<SEG>"
 SPECIAL_TOKENS = ("<|endoftext|>", IM_START, IM_END, VISION_START, VISION_END, IMAGE_PAD, SEG)
+SHOT_ANSWER = "It is outlined."  # what stands before `<SEG>` in the turn of an example
 
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """Token ids around the image: `before` (shared by all tiles of a slide), `after` (opens the answer)."""
+    """Token ids around the image: `before` (shared by all tiles of a slide), `after` (opens the answer).
+
+    With examples in context, `shots` holds what stands before the image of each, and `before` begins behind the
+    last of them: texts and images take turns, and all but the tile's own image and `after` is shared.
+    """
 
     before: list[int]
     after: list[int]
+    shots: tuple[list[int], ...] = ()
+
+    @property
+    def shared(self) -> list[list[int]]:
+        """The texts that all tiles share; an example's image stands between each two."""
+        return [*self.shots, self.before]
 
 
 class PromptTokenizer:
@@ -59,17 +70,20 @@ class PromptTokenizer:
             raise ModelError(f"the tokenizer does not hold {token} as one token")
         return int(index)
 
-    def prompt(self, query: str, mpp: float | None, system: str = "") -> PromptTokens:
-        """The turn that asks `query` of an image at `mpp` µm per pixel (None: unknown)."""
+    def prompt(self, query: str, mpp: float | None, system: str = "", shots: int = 0) -> PromptTokens:
+        """The turn that asks `query` of an image at `mpp` µm per pixel (None: unknown).
+
+        `shots` examples go before it, each a turn that asks the same of its own image and is answered by `<SEG>`.
+        """
         head = f"{IM_START}system\n{system}{IM_END}\n" if system else ""
         scale = f" ({mpp:.1f} um/px)" if mpp is not None else ""
         # The query is foreign text: encoded apart, so that special tokens inside it stay plain characters.
-        before = [
-            *self.encode(f"{head}{IM_START}user\n"),
-            *self.encode_plain(" ".join(query.split()) + scale),
-            self.vision_start,
-        ]
-        return PromptTokens(before, self.encode(f"{VISION_END}{IM_END}\n{IM_START}assistant\n"))
+        asked = [*self.encode_plain(" ".join(query.split()) + scale), self.vision_start]
+        answer = f"{VISION_END}{IM_END}\n{IM_START}assistant\n"
+        first = [*self.encode(f"{head}{IM_START}user\n"), *asked]
+        further = [*self.encode(f"{answer}{SHOT_ANSWER}{SEG}{IM_END}\n{IM_START}user\n"), *asked]
+        *before_shots, before = [first, *[further] * shots]
+        return PromptTokens(before, self.encode(answer), tuple(before_shots))
 
     def encode(self, text: str) -> list[int]:
         """Ids of our own text; special tokens in it are recognised."""

@@ -1,0 +1,125 @@
+"""The ablation driver: runs that share what they start from, made once, resumed, asked and tabled."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+
+from benchmarks.quality.ablation import dynamics, interval, main, read_ablation
+from benchmarks.quality.fixed_seg import FixedSeg
+from tests.model.small import small_model
+from tests.training.conftest import start, store  # noqa: F401
+from wsiseg.errors import DataError
+from wsiseg.inference.engine import PathChatSegmenter
+from wsiseg.training.data.store import Quadruplet, QuadrupletStore, write_quadruplets
+
+SFT = {"stage": "sft", "steps": 2, "batch_images": 2, "queries_per_image": 2, "workers": 0, "precision": "fp32"}
+RL = {"stage": "rl", "start": "sft", "steps": 2, "batch_images": 1, "answers": 2, "length_low": 4, "length_high": 16}
+QUICK = {"validate_every": 1, "validation_images": 1, "checkpoint_every": 1}
+
+
+@pytest.fixture
+def recipe(store: Path, start: Path, tmp_path: Path) -> Path:  # noqa: F811
+    opened = QuadrupletStore.open(store)
+    samples = [opened.sample(i) for i in opened.indices(split="val")][:2]
+    questions = {
+        s.name: [
+            Quadruplet(0, "gland", "glands", "One. It is outlined.", True),
+            Quadruplet(0, "necrosis", "x", "", False),
+        ]
+        for s in samples
+    }
+    write_quadruplets(tmp_path / "asked.zarr", samples, opened.sources, questions)
+    runs = {"sft": SFT, "so": RL, "grpo": RL | {"mixture": 0.0}, "lisa": RL | {"fixed_seg": True}}
+    wanted = {
+        "data": str(store),
+        "model": str(start),
+        "seeds": [0],
+        "held_out": [{"data": str(tmp_path / "asked.zarr"), "split": "val"}],
+        "runs": {name: run | QUICK for name, run in runs.items()} | {"imagenet": {"stage": "imagenet"}},
+        "variants": [
+            {"name": "SO-GRPO", "run": "so", "paper_dice": 0.58},
+            {"name": "no RL", "run": "sft"},
+            {"name": "LISA", "run": "lisa", "fixed_seg": True},
+            {"name": "general", "run": "imagenet"},
+        ],
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(wanted))
+    return path
+
+
+def test_every_variant_is_made_once_asked_and_written_down(recipe: Path, tmp_path: Path) -> None:
+    out, write = tmp_path / "runs", tmp_path / "ablation.md"
+    command = [str(recipe), "--out", str(out), "--write", str(write)]
+    done = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert done.stderr.count("sft (sft") == 1  # shared by all
+    text = write.read_text()
+    for name in ("SO-GRPO | 1 |", "no RL | 1 |", "LISA | 1 |"):
+        assert name in text
+    assert "general" not in text  # needs stem_weights
+    lisa = json.loads((out / "seed0" / "lisa" / "asked-val-None.json").read_text())
+    assert set(lisa) == {"dice", "emission", "false_emission", "bleu4", "token_f1"}
+    weights = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
+    # A run that was killed after its last checkpoint, and one before its first.
+    (out / "seed0" / "so" / "done.json").unlink()
+    (out / "seed0" / "lisa" / "done.json").unlink()
+    shutil.rmtree(out / "seed0" / "lisa" / "state")
+    CliRunner().invoke(main, command, catch_exceptions=False)
+    assert json.loads((out / "seed0" / "so" / "done.json").read_text())["resumed"]
+    assert not json.loads((out / "seed0" / "lisa" / "done.json").read_text())["resumed"]
+    untouched = [p for p in weights if "lisa" not in p.parts and "policies" not in p.parts]
+    assert all(p.stat().st_mtime_ns == weights[p] for p in untouched)
+    assert (out / "seed0" / "so" / "metrics.jsonl").exists()
+    assert "gradient_variance" in dynamics(out / "seed0" / "so")
+
+
+def test_recipes_that_cannot_be_made_are_refused(recipe: Path) -> None:
+    good = yaml.safe_load(recipe.read_text())
+    for change, said in (
+        ({"runs": good["runs"] | {"so": RL | {"start": "nix"}}}, "no run 'nix'"),
+        ({"runs": good["runs"] | {"sft": SFT | {"start": "so"}}}, "start from each other"),
+        ({"runs": good["runs"] | {"sft": SFT | {"stage": "sfft"}}}, "stage 'sfft'"),
+        ({"seed": 3}, "its keys: data"),
+    ):
+        recipe.write_text(yaml.safe_dump(good | change))
+        with pytest.raises(DataError, match=said):
+            read_ablation(recipe)
+    shipped = read_ablation(Path(__file__).parents[2] / "benchmarks" / "quality" / "ablation.yaml")
+    assert [v.name for v in shipped.possible] == [v.name for v in shipped.variants if v.name != "general encoder"]
+
+
+def test_with_a_fixed_seg_every_tile_has_a_mask_from_the_state_that_training_reads() -> None:
+    model = small_model(seed=1, stops=1.5)
+    plain = PathChatSegmenter(model, name="small", fingerprint="one")
+    fixed = FixedSeg(model, name="small", fingerprint="one")
+    tiles = np.random.default_rng(0).integers(0, 255, (6, 128, 128, 3), dtype=np.uint8)
+    alone, forced = (s.segment_tiles(tiles, "glands", 0.5) for s in (plain, fixed))
+    silent = [i for i, a in enumerate(alone) if a.probability is None]
+    assert len(silent) > 0, "this seed no longer has silent answers; choose another"
+    assert all(a.probability is not None for a in forced)
+    i = silent[0]
+    features = plain.look(np.arange(6), (128, 128), lambda: tiles)
+    (tokens,) = features.part("image_tokens", [i])
+    (completion,) = fixed._complete(tokens, "glands", 0.5)
+    prompt = model.prompt("glands", 0.5)
+    before, after = (model.embed(torch.tensor([ids])) for ids in (prompt.before, prompt.after + completion.ids))
+    with torch.inference_mode():
+        states = model.vlm.model.language_model(
+            inputs_embeds=torch.cat([before, tokens.to(before.dtype), after], 1),
+            position_ids=model.positions(len(prompt.before), after.shape[1])[:, None],
+        ).last_hidden_state
+    torch.testing.assert_close(completion.seg_state, states[0, -1], atol=2e-5, rtol=1e-4)
+
+
+def test_intervals() -> None:
+    assert interval([0.5, 0.6, 0.7]) == "0.600 ± 0.248"  # t(0.975, 2) = 4.303, s = 0.1
+    assert interval([0.5, float("nan")]) == "0.500"
+    assert interval([]) == "–"
