@@ -9,7 +9,7 @@ import numpy as np
 import openslide
 from PIL import Image
 
-from wsiseg.errors import SlideError
+from wsiseg.errors import PixelError, SlideError
 from wsiseg.slide.base import Header, Slide
 from wsiseg.slide.resample import WHITE
 from wsiseg.slide.scale import stated_mpp, tidy
@@ -23,8 +23,9 @@ class OpenSlideSlide(Slide):
     """A slide that OpenSlide reads.
 
     OpenSlide objects are thread-safe, but once a read fails every later one fails too (its errors latch).
-    A failed read is tried once more on a newly opened object; the broken one is dropped, not closed, since
-    other threads may be inside it, and closes itself when the last of them leaves.
+    The broken one is replaced for all threads; it is dropped, not closed, since some may be inside it, and closes
+    itself when the last of them leaves. The failed read is tried once more on an object of its own, which no
+    other thread's bad tile can break.
     """
 
     backend = "openslide"
@@ -51,18 +52,19 @@ class OpenSlideSlide(Slide):
         return out
 
     def _read_l0(self, l0_x: int, l0_y: int, level: int, width: int, height: int) -> np.ndarray:
-        for attempt in range(2):
-            handle = self._handle
+        handle = self._handle
+        try:
+            return _over_white(handle.read_region((l0_x, l0_y), level, (width, height)))
+        except openslide.OpenSlideError:
+            self._replace(handle)
+        with _open(self.source) as own:
             try:
-                return _over_white(handle.read_region((l0_x, l0_y), level, (width, height)))
+                return _over_white(own.read_region((l0_x, l0_y), level, (width, height)))
             except openslide.OpenSlideError as error:
-                self._replace(handle)
-                if attempt:
-                    raise SlideError(
-                        f"cannot read {self.source} at level-0 pixel ({l0_x}, {l0_y}), level {level}: "
-                        f"{error}; the file is damaged or truncated there: copy or download it again"
-                    ) from error
-        raise AssertionError("unreachable")
+                raise PixelError(
+                    f"cannot read {self.source} at level-0 pixel ({l0_x}, {l0_y}), level {level}: "
+                    f"{error}; the file is damaged or truncated there: copy or download it again"
+                ) from error
 
     def _replace(self, broken: openslide.OpenSlide) -> None:
         with self._lock:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from wsiseg.errors import SlideError
+from wsiseg.errors import PixelError, SlideError
 from wsiseg.slide.base import Header, Slide
+from wsiseg.slide.remote import RemoteFile
 from wsiseg.slide.scale import stated_mpp, tidy
 from wsiseg.slide.source import fingerprint, is_url, open_binary
 from wsiseg.slide.tiff import PLAIN_TILED, chain_is_whole, ome_mpp, tiles_are_inside
@@ -22,11 +23,12 @@ class TiffSlideSlide(Slide):
     backend = "tiffslide"
 
     def __init__(self, source: str, slide_mpp: float | tuple[float, float] | None = None) -> None:
-        self._handle = _open(source)
+        self._file = RemoteFile(source) if is_url(source) else None
+        self._handle = _open(source, self._file)
         try:
             super().__init__(source, _header(source, self._handle), slide_mpp)
         except BaseException:
-            self._handle.close()
+            self.close()
             raise
 
     def _read_inside(self, level: int, r_x: int, r_y: int, width: int, height: int) -> np.ndarray:
@@ -35,10 +37,12 @@ class TiffSlideSlide(Slide):
         location = math.ceil(r_x * downsample), math.ceil(r_y * downsample)
         try:
             pixels = self._handle.read_region(location, level, (width, height), as_array=True)
-        except Exception as error:  # decoders and network clients raise errors of their own kinds
-            raise SlideError(
-                f"cannot read {self.source} at pixel ({r_x}, {r_y}) of level {level}: "
-                f"{type(error).__name__}: {error}; the file is damaged or truncated there"
+        except SlideError:  # of the server, not of these pixels
+            raise
+        except Exception as error:  # decoders raise errors of their own kinds
+            raise PixelError(
+                f"cannot read {self.source} at level-0 pixel {location}, level {level}: {type(error).__name__}: "
+                f"{error}; the file is damaged or truncated there: copy or download it again"
             ) from error
         return _rgb(pixels)
 
@@ -47,15 +51,17 @@ class TiffSlideSlide(Slide):
 
     def close(self) -> None:
         self._handle.close()
+        if self._file is not None:
+            self._file.close()
 
 
-def _open(source: str) -> Any:
+def _open(source: str, remote: RemoteFile | None) -> Any:
     import tiffslide
 
     with open_binary(source) as file:
         whole = chain_is_whole(file)
     try:
-        handle = tiffslide.TiffSlide(source)
+        handle = tiffslide.TiffSlide(remote or source)
     except Exception as error:  # tifffile raises many kinds on malformed files
         raise SlideError(
             f"{source} is no slide that tiffslide reads: {type(error).__name__}: {error}"
