@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import tifffile
 
+from wsiseg.slide.patience import Readers
 from wsiseg.slide.resample import WHITE, resample_region
 from wsiseg.tiles.ahead import map_ahead
 from wsiseg.tiles.grid import Grid
@@ -91,7 +92,8 @@ class NativeLevel:
         return out
 
     def close(self) -> None:
-        self._file.close()
+        if self._lock.acquire(blocking=False):  # else a read hangs in the file, and closing would too
+            self._file.close()
         self._page.parent.close()
 
 
@@ -151,18 +153,19 @@ def native_tiles(
     outs: Iterable[np.ndarray],
     native: NativeLevel,
     *,
+    read: Callable[[int, int], np.ndarray],
     workers: int,
 ) -> Generator[np.ndarray, None, None]:
     """Fill each of outs (H, W, 3) uint8 as `slide.read_at_mpp` gives that tile, and yield it, in order.
 
-    A native tile that cannot be decoded is left to the slide, which reads it or says what is wrong. Closes
-    `native` at the end.
+    A tile with a native tile that cannot be decoded is left to `read(m_x, m_y)`, which reads it from the slide or
+    says what is wrong. Closes `native` at the end.
     """
     size, mpp = grid.spec.tile_size, grid.spec.mpp
     _, scale = slide.level_for_mpp(mpp)
 
     def fill(job: Job) -> np.ndarray:
-        def read(r_x: int, r_y: int, width: int, height: int) -> np.ndarray:
+        def cut(r_x: int, r_y: int, width: int, height: int) -> np.ndarray:
             return native.cut(job.pieces, r_x, r_y, width, height)
 
         try:
@@ -172,17 +175,17 @@ def native_tiles(
                 native.paste(job.pieces, job.m_x, job.m_y, job.out)
             else:
                 r_size = (native.r_width, native.r_height)
-                job.out[...] = resample_region(read, r_size, scale, job.m_x, job.m_y, size, size)
+                job.out[...] = resample_region(cut, r_size, scale, job.m_x, job.m_y, size, size)
         except Exception:  # imagecodecs' errors are RuntimeErrors of many names
-            job.out[...] = slide.read_at_mpp(job.m_x, job.m_y, size, size, mpp)
+            job.out[...] = read(job.m_x, job.m_y)
         return job.out
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="wsiseg-read") as decoders:
+    with Readers(workers) as decoders:
         try:
             jobs = _jobs(grid, indices, outs, native, scale, decoders)
             yield from map_ahead(fill, jobs, workers=workers, ahead=2 * workers)
         finally:
-            decoders.shutdown(cancel_futures=True)
+            decoders.close()
             native.close()
 
 
@@ -201,7 +204,7 @@ def _jobs(
     outs: Iterable[np.ndarray],
     native: NativeLevel,
     scale: tuple[float, float],
-    decoders: ThreadPoolExecutor,
+    decoders: Readers,
 ) -> Iterator[Job]:
     """The tiles in order; each native tile is started once, and dropped after its last use."""
     size = grid.spec.tile_size
