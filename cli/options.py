@@ -7,6 +7,7 @@
 | --origin     | x       |      |           |      | x      |
 | --device     | x       |      |           |      |        |
 | --max-px     |         |      | x         |      | x      |
+| --on-bad-tile| x       |      |           | x    |        |
 """
 
 from __future__ import annotations
@@ -57,6 +58,13 @@ origin_option = click.option(
     show_default=True,
     help="Where 0,0 lies: as in QuPath (OpenSlide bounds subtracted), or the corner of the whole slide.",
 )
+on_bad_tile_option = click.option(
+    "--on-bad-tile",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="A tile of the slide cannot be decoded: stop with an error, or leave it out and say so.",
+)
 PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
@@ -92,6 +100,16 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 
 device_option = click.option("--device", help="cpu, cuda, cuda:1, mps; by default the best there is.")
+
+
+@contextmanager
+def told_when_stopped(text: str) -> Iterator[None]:
+    """Say on stderr how to go on, when Ctrl-C or SIGTERM ends the block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"wsiseg: stopped; {text}", err=True)
+        raise
 
 
 @contextmanager

@@ -52,6 +52,7 @@ def segment(
     device: str | None = None,
     on_bad_tile: OnBadTile = "stop",
     cache: bool = True,
+    deterministic: bool = False,
     work: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
@@ -75,6 +76,7 @@ def segment(
         on_bad_tile: "stop" ends with an error when a tile cannot be decoded; "skip" leaves it out, and the result's
             `run["skipped_tiles"]` says where.
         cache: keep what the model sees of a store's tiles in the store, for later queries.
+        deterministic: the same bytes on the same device, on one thread and without `cache`.
         work: a folder for answers as they come. A killed call leaves them there, and the same call goes on from
             them, to the same result; the caller removes the folder when the result is safe. None keeps nothing.
         progress: called with (tiles done, tiles in all).
@@ -87,6 +89,10 @@ def segment(
     annotations: dict[str, list[Annotation]] = {}
     said: dict[str, list[TileReasoning]] = {q: [] for q in queries}
     with ExitStack() as stack:
+        if deterministic:
+            from wsiseg.inference.deterministic import deterministic as fixed_algorithms
+
+            stack.enter_context(fixed_algorithms())
         # The slide first: what is wrong with it should not wait for a model to load.
         opened = _open(stack, source, backend, slide_mpp, on_bad_tile)
         segmenter = _load(model, device)
@@ -102,7 +108,7 @@ def segment(
                 q: stack.enter_context(Canvas(grid.m_width, grid.m_height, spec.tile_size, spec.overlap))
                 for q in asked
             }
-            answered = answers(tiles, asked, segmenter, batch_size, cache=cache, journal=journal)
+            answered = answers(tiles, asked, segmenter, batch_size, cache=cache and not deterministic, journal=journal)
             stack.callback(answered.close)  # before the slide that it reads
             for indices, masks in answered:  # (B,), B answers to each query
                 for q in asked:

@@ -180,6 +180,7 @@ def _segment(
         batch_size=settings.batch_size,
         on_bad_tile=settings.on_bad_tile,
         cache=settings.cache,
+        deterministic=settings.deterministic,
         work=work_path(out, job),
         progress=progress,
     )
