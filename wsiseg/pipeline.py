@@ -132,8 +132,7 @@ def segment(
                     origin=origin,
                 )
                 annotations[q] = _annotate(q, outlines, said[q], grid, segmenter, origin)
-        if skipped:
-            _check_damage(opened, everything=len(skipped) == total)
+        _check_source(opened, len(skipped), total)
     slide = passes[0][0].grid.slide
     run = {
         "version": __version__,
@@ -233,15 +232,21 @@ def _l0_corners(grid: Grid, tiles: np.ndarray) -> list[list[float]]:
     return corners
 
 
-def _check_damage(opened: Slide | TileStore, *, everything: bool) -> None:
-    """Raises SlideError if the tiles that could not be read are no damage that the slide had from the beginning."""
+def _check_source(opened: Slide | TileStore, skipped: int, total: int) -> None:
+    """Raises SlideError unless the slide that was read is still the one that was opened, and some of it was read."""
     if isinstance(opened, TileStore):
         return
-    if everything:
+    if skipped == total > 0:
         raise SlideError(f"no tile of {opened.source} can be read: copy or download the slide again")
-    with open_slide(opened.source, backend=opened.backend) as again:
-        if again.fingerprint != opened.fingerprint:
-            raise SlideError(f"{opened.source} changed while it was being read: run again")
+    try:
+        with open_slide(opened.source, backend=opened.backend) as again:
+            unchanged = again.fingerprint == opened.fingerprint
+    except SlideError:
+        if skipped:  # perhaps for this reason; else all of it was read before it vanished
+            raise
+        return
+    if not unchanged:
+        raise SlideError(f"{opened.source} changed while it was being read: run again")
 
 
 def _tile_reasoning(query: str, grid: Grid, m_x: int, m_y: int, mask: TileMask) -> TileReasoning:

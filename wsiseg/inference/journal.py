@@ -39,7 +39,7 @@ Batch = tuple[np.ndarray, dict[str, list[TileMask]]]  # indices (B,), B answers 
 class Journal:
     """The answers about the tiles of one grid. A context manager: closes the file, does not remove it.
 
-    One without a path keeps nothing; nor does one that cannot be written (a warning, no error), or that another
+    One without a path keeps nothing; nor does one that cannot be written (no error), or that another
     process is writing.
     """
 
@@ -105,7 +105,8 @@ class Journal:
             self._file = self._path = None
 
     def _give_up(self, error: OSError) -> None:
-        log.warning("answers are not kept for the case of an interruption: %s", error.strerror or error)
+        # No warning: where the disk is full the output cannot be written either, and that is told.
+        log.info("answers are not kept for the case of an interruption: %s", error.strerror or error)
         if self._file is not None and self._path is not None:
             self._file.close()
             shutil.rmtree(self._path.parent, ignore_errors=True)

@@ -166,9 +166,7 @@ class Slide(ABC):
             try:
                 return patiently(self.source, lambda: self._read(level, r_x, r_y, width, height))
             except PixelError:
-                if unreadable is None:
-                    raise
-            return self._readable(level, r_x, r_y, width, height, unreadable)
+                return self._readable(level, r_x, r_y, width, height, unreadable)
 
         return self._read_scaled(l0_per_px, 0, 0, out_width, out_height, read)
 
@@ -189,9 +187,13 @@ class Slide(ABC):
         return resample_region(read, self.level_dimensions[level], scale, m_x, m_y, m_width, m_height)
 
     def _readable(
-        self, level: int, r_x: int, r_y: int, width: int, height: int, unreadable: tuple[int, int, int]
+        self, level: int, r_x: int, r_y: int, width: int, height: int, unreadable: tuple[int, int, int] | None
     ) -> np.ndarray:
-        """A box inside the level, block by block, those that cannot be decoded in the colour `unreadable`."""
+        """A box inside the level, block by block, those that cannot be decoded in the colour `unreadable`.
+
+        Raises:
+            PixelError: of the first that cannot be decoded, without a colour.
+        """
         out = np.empty((height, width, 3), np.uint8)
         for y in range(0, height, _BLOCK_PX):
             for x in range(0, width, _BLOCK_PX):
@@ -199,6 +201,8 @@ class Slide(ABC):
                 try:
                     block[...] = self._read(level, r_x + x, r_y + y, block.shape[1], block.shape[0])
                 except PixelError:
+                    if unreadable is None:
+                        raise
                     block[...] = unreadable
         return out
 

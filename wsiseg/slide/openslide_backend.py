@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import openslide
+import tifffile
 from PIL import Image
 
 from wsiseg.errors import PixelError, SlideError
@@ -14,7 +15,7 @@ from wsiseg.slide.base import Header, Slide
 from wsiseg.slide.resample import WHITE
 from wsiseg.slide.scale import stated_mpp, tidy
 from wsiseg.slide.source import fingerprint, head
-from wsiseg.slide.tiff import PLAIN_TILED, TIFF_MAGICS
+from wsiseg.slide.tiff import PLAIN_TILED, TIFF_MAGICS, has_all_tiles, lies_about_dimensions
 
 _LATTICE_PX = 512
 
@@ -92,6 +93,8 @@ def _header(source: str, handle: openslide.OpenSlide) -> Header:
     bounds = tuple(properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height"))
     # A TIFF is one file. Of the others (MIRAX, VMS, DICOM) the pixels lie in files beside the one named.
     single_file = head(source)[:4] in TIFF_MAGICS
+    if single_file:
+        _check_tiles(source)
     quickhash = "" if single_file else properties.get("openslide.quickhash-1", "")
     return Header(
         vendor=properties.get("openslide.vendor", "unknown"),
@@ -105,6 +108,17 @@ def _header(source: str, handle: openslide.OpenSlide) -> Header:
         icc_profile=handle._profile,
         properties=properties,
     )
+
+
+def _check_tiles(source: str) -> None:
+    """Raises SlideError if a TIFF does not have the tiles that its dimensions need: OpenSlide would misplace them."""
+    try:
+        with tifffile.TiffFile(source) as tiff:
+            whole = all(has_all_tiles(page) for page in tiff.pages if isinstance(page, tifffile.TiffPage))
+    except Exception:  # tifffile raises many kinds where OpenSlide sees no fault
+        return
+    if not whole:
+        raise lies_about_dimensions(source)
 
 
 def _over_white(image: Image.Image) -> np.ndarray:

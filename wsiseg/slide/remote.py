@@ -78,13 +78,14 @@ class RemoteFile(io.RawIOBase):
             try:
                 with Readers(1) as reader:
                     return waited(reader.submit(self._do, function), read_timeout_s() / (len(PAUSES_S) + 1))
-            except Exception as error:  # network clients raise errors of their own kinds
+            except Exception as raised:  # network clients raise errors of their own kinds
+                error = _true(raised)
                 # A new file on a new connection; the old one may be in use by a thread that hangs.
                 self._file = None
                 if _is_for_good(error):
-                    raise
+                    raise error from None
                 if pause is None:
-                    raise _given_up(self.name, error) from error
+                    raise _given_up(self.name, error) from raised
             time.sleep(pause)
         raise AssertionError("unreachable")
 
@@ -97,11 +98,20 @@ class RemoteFile(io.RawIOBase):
         return function(file)
 
 
-def _is_for_good(error: Exception) -> bool:
+def _true(error: BaseException) -> BaseException:
+    """fsspec calls everything "not found" that goes wrong while it opens a URL; the true error is its cause."""
+    while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        if getattr(error.__cause__, "status", 0) == 404:
+            break
+        error = error.__cause__
+    return error
+
+
+def _is_for_good(error: BaseException) -> bool:
     status = getattr(error, "status", 0)  # of an HTTP answer: 408 and 429 say "later"
     return isinstance(error, _FOR_GOOD) or (isinstance(status, int) and 400 <= status < 500 and status not in (408, 429))
 
 
-def _given_up(url: str, error: Exception) -> SlideError:
+def _given_up(url: str, error: BaseException) -> SlideError:
     said = str(error) if isinstance(error, NoAnswerError) else f"{type(error).__name__}: {error}"
     return SlideError(f"cannot read {url}, tried {len(PAUSES_S) + 1} times: {said}")

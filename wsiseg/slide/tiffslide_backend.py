@@ -14,7 +14,14 @@ from wsiseg.slide.base import Header, Slide
 from wsiseg.slide.remote import RemoteFile
 from wsiseg.slide.scale import stated_mpp, tidy
 from wsiseg.slide.source import fingerprint, is_url, open_binary
-from wsiseg.slide.tiff import PLAIN_TILED, chain_is_whole, ome_mpp, tiles_are_inside
+from wsiseg.slide.tiff import (
+    PLAIN_TILED,
+    chain_is_whole,
+    has_all_tiles,
+    lies_about_dimensions,
+    ome_mpp,
+    tiles_are_inside,
+)
 
 
 class TiffSlideSlide(Slide):
@@ -111,7 +118,10 @@ def _check_pixels(source: str, handle: Any, series: Any) -> None:
             "export the slide as 8-bit RGB first"
         )
     size = handle.ts_tifffile.filehandle.size
-    if not all(tiles_are_inside(page, size) for level in series.levels for page in level if page is not None):
+    pages = [page for level in series.levels for page in level if page is not None]
+    if not all(has_all_tiles(page) for page in pages):
+        raise lies_about_dimensions(source)
+    if not all(tiles_are_inside(page, size) for page in pages):
         raise SlideError(f"{source} is a truncated TIFF: copy or download the slide again")
 
 
