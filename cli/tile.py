@@ -23,7 +23,7 @@ FAILED_SLIDES = 3  # exit code, as of `segment`
 
 @click.command("tile")
 @click.argument("slide")
-@click.option("--out", required=True, type=click.Path(), help="The store to write, such as slide.zarr; of a folder, a folder.")
+@click.option("--out", required=True, type=click.Path(), help="The store to write, slide.zarr; of a folder, a folder.")
 @click.option(
     "--mpp",
     default=0.5,

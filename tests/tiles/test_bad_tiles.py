@@ -63,11 +63,13 @@ def test_a_slide_of_which_nothing_can_be_read_is_an_error(sound: Path, tmp_path:
     path = sound
     for tile in range(20):
         path = with_bad_tile(path, tmp_path / f"{tile}.tif", tile)
-    with pytest.raises(SlideError, match="no tile of .* can be read"):
+    with pytest.raises(SlideError, match=r"no tile of .* can be read"):
         wsiseg.segment(path, "olive", model=MODEL, on_bad_tile="skip")
 
 
-def test_a_slide_that_changes_or_vanishes_while_it_is_read_is_an_error(broken: Path, sound: Path, tmp_path: Path) -> None:
+def test_a_slide_that_changes_or_vanishes_while_it_is_read_is_an_error(
+    broken: Path, sound: Path, tmp_path: Path
+) -> None:
     def at_the_first_batch(change: Callable[[Path], object]) -> None:
         path = tmp_path / "slide.tif"
         path.write_bytes(broken.read_bytes())

@@ -109,7 +109,8 @@ def _true(error: BaseException) -> BaseException:
 
 def _is_for_good(error: BaseException) -> bool:
     status = getattr(error, "status", 0)  # of an HTTP answer: 408 and 429 say "later"
-    return isinstance(error, _FOR_GOOD) or (isinstance(status, int) and 400 <= status < 500 and status not in (408, 429))
+    refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
+    return refused or isinstance(error, _FOR_GOOD)
 
 
 def _given_up(url: str, error: BaseException) -> SlideError:

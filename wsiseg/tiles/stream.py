@@ -128,7 +128,8 @@ class SlideTiles:
                 except NoAnswerError as error:
                     m_x, m_y = self._m_corner(index)
                     per_x, per_y = self.grid.l0_per_m
-                    raise no_answer(slide.source, f" at level-0 pixel ({m_x * per_x:.0f}, {m_y * per_y:.0f})") from error
+                    place = f" at level-0 pixel ({m_x * per_x:.0f}, {m_y * per_y:.0f})"
+                    raise no_answer(slide.source, place) from error
                 yield None if self._m_corner(index) in bad else tile
 
     def _m_corner(self, index: int) -> tuple[int, int]:
