@@ -6,7 +6,7 @@ its code is a | b << 1 | c << 2 | d << 3.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
@@ -76,13 +76,29 @@ def link(vertex: np.ndarray, code: np.ndarray, m_width: int, *, split_touching: 
     return Rings(x, y, column_order, start, offsets, area)
 
 
+def without_small(rings: Rings, min_area: float) -> Rings:
+    """The rings that may enclose `min_area`, though their vertices may move by half a pixel.
+
+    Cheap, and before any vertex is placed: dust on a large slide makes millions of rings that nobody wants.
+    """
+    # Wherever a ring turns, a horizontal edge begins in the same column, and one in the same row.
+    first = rings.offsets[:-1]
+    width, height = (
+        np.maximum.reduceat(at, first).astype(np.int64) - np.minimum.reduceat(at, first)
+        for at in (rings.x[rings.start], rings.y[rings.start])
+    )
+    kept = (width + 1) * (height + 1) >= min_area
+    lengths = np.diff(rings.offsets)
+    offsets = np.concatenate([[0], np.cumsum(lengths[kept])])
+    return replace(rings, start=rings.start[np.repeat(kept, lengths)], offsets=offsets, area=rings.area[kept])
+
+
 def polygons(rings: Rings, xy: np.ndarray, offsets: np.ndarray, min_area: float = 0.0) -> np.ndarray:
     """Shells with their holes, as (N,) shapely Polygons in the order of the shells.
 
     Args:
         xy: (v, 2) the vertices of all rings, unclosed, of which ring r owns offsets[r]:offsets[r + 1].
-        min_area: rings that enclose less are left out, shells and holes: before they are objects of a kilobyte
-            each, as dust on a large slide makes millions. No hole loses its shell, which is larger.
+        min_area: rings that enclose less are left out, shells and holes; no hole loses its shell, which is larger.
     """
     large = _enclosed(xy, offsets) >= min_area
     xy, offsets = _taken(xy, offsets, np.flatnonzero(large))

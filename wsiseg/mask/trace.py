@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from wsiseg.mask.rings import Rings, gather, link, polygons
+from wsiseg.mask.rings import Rings, gather, link, polygons, without_small
 
 Bands = Iterable[tuple[int, np.ndarray]]
 """(m_y0, (h, m_width)) from top to bottom, of any heights; rows left out count as 0."""
@@ -43,7 +43,9 @@ def trace(bands: Bands, m_width: int, min_area: float = 0.0) -> np.ndarray:
     vertex, code = _joined(scanned, 2)
     if not len(vertex):
         return np.empty(0, object)
-    rings = link(vertex, code, m_width, split_touching=True)
+    rings = without_small(link(vertex, code, m_width, split_touching=True), min_area)
+    if not len(rings.start):
+        return np.empty(0, object)
     corner = np.stack([rings.start, rings.start ^ 1], axis=1).ravel()  # each horizontal edge's two ends
     xy = np.stack([rings.x[corner], rings.y[corner]], axis=1).astype(np.float64)
     return polygons(rings, xy, 2 * rings.offsets, min_area)
@@ -72,7 +74,10 @@ def contour(bands: Bands, m_width: int, level: float, min_area: float = 0.0) -> 
     if not len(vertex):
         return np.empty(0, object)
     del scanned
-    rings = link(vertex, code, m_width, split_touching=False)  # smooth outlines do not touch at vertices
+    # Smooth outlines do not touch at vertices.
+    rings = without_small(link(vertex, code, m_width, split_touching=False), min_area)
+    if not len(rings.start):
+        return np.empty(0, object)
     by_column = np.argsort(np.rint(vertical[:, 0]).astype(np.int32), kind="stable")
     crossings = np.concatenate([horizontal, vertical[by_column]])
     return polygons(rings, *_follow(rings, crossings, len(horizontal)), min_area)
