@@ -81,9 +81,9 @@ def test_a_slide_that_changes_or_vanishes_while_it_is_read_is_an_error(
 
     with pytest.raises(SlideError, match=r"slide\.tif does not exist|cannot open|is no slide"):
         at_the_first_batch(lambda path: path.unlink(missing_ok=True))
+    other = tmp_path / "other.tif"
+    other.write_bytes(sound.read_bytes())
     with pytest.raises(SlideError, match="changed while it was being read"):
-        other = tmp_path / "other.tif"
-        other.write_bytes(sound.read_bytes())
         at_the_first_batch(lambda path: other.exists() and other.replace(path))
 
 
