@@ -234,7 +234,7 @@ def _l0_corners(grid: Grid, tiles: np.ndarray) -> list[list[float]]:
 
 def _check_source(opened: Slide | TileStore, skipped: int, total: int) -> None:
     """Raises SlideError unless the slide that was read is still the one that was opened, and some of it was read."""
-    if isinstance(opened, TileStore):
+    if isinstance(opened, TileStore) or opened.backend == "image":  # which was read whole when it was opened
         return
     if skipped == total > 0:
         raise SlideError(f"no tile of {opened.source} can be read: copy or download the slide again")

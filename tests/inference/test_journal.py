@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,6 +117,33 @@ def test_masks_come_back_as_they_were_given_out(tmp_path: Path) -> None:
         np.testing.assert_array_equal(a.probability, b.probability)  # type: ignore[arg-type]
     assert said[0].probability is not None
     assert rounded(said[0]).probability == pytest.approx(said[0].probability, abs=0)
+
+
+def test_a_full_disk_ends_the_keeping_and_nothing_else(
+    slide: Path, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        """A file that takes the first frames, and of the next one only half."""
+
+        def __init__(self, file: Any) -> None:
+            self.file, self.left = file, 3
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def write(self, data: bytes) -> int:
+            self.left -= 1
+            return int(self.file.write(data if self.left > 0 else data[: len(data) // 2]))
+
+    opened = Journal._open
+
+    def open_full(journal: Journal, path: Path) -> None:
+        opened(journal, path)
+        journal._file = Full(journal._file)  # type: ignore[assignment]
+
+    monkeypatch.setattr(Journal, "_open", open_full)
+    assert gone_on(slide, tmp_path / "work", tmp_path)[1] == whole
+    assert not (tmp_path / "work").exists()
 
 
 def test_two_at_one_output_do_not_disturb_each_other(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ the answers depend on, so that no other question finds it. Whoever made it remov
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -78,8 +79,10 @@ class Journal:
         }
         line = orjson.dumps({"indices": indices.tolist(), "answers": said}) + b"\n"
         body = b"".join([line, *(chunk for of_query in chunks.values() for chunk in of_query if chunk)])
+        frame = _HEAD.pack(len(body), zlib.crc32(body)) + body
         try:
-            self._file.write(_HEAD.pack(len(body), zlib.crc32(body)) + body)
+            if self._file.write(frame) < len(frame):  # a disk that is nearly full takes a part
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             self._give_up(error)
 
