@@ -1,4 +1,4 @@
-"""`wsiseg evaluate MODEL DATA`: the figures of a model on a data set, as a table on stdout and as JSON."""
+"""`wsiseg evaluate MODEL DATA…`: the figures of a model on data sets, as a table on stdout and as JSON."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import click
 from wsiseg.cli.options import device_option, example_mpp_option, example_option, progress_bar
 
 
-@click.command("evaluate", short_help="Measure a model on a data set.")
+@click.command("evaluate", short_help="Measure a model on data sets.")
 @click.argument("model")
-@click.argument("data", type=click.Path())
+@click.argument("data", type=click.Path(), nargs=-1, required=True)
 @click.option("--split", default="val", show_default=True, help="Which part of DATA: train, val, test.")
-@click.option("--limit", type=click.IntRange(min=1), help="Ask only N questions, spread evenly over the split.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Ask only N questions of each store, spread evenly over the split."
+)
 @click.option(
     "--shots",
     type=click.IntRange(min=0),
@@ -25,7 +27,7 @@ from wsiseg.cli.options import device_option, example_mpp_option, example_option
 @device_option
 def command(
     model: str,
-    data: str,
+    data: tuple[str, ...],
     split: str,
     limit: int | None,
     shots: int,
@@ -36,7 +38,7 @@ def command(
 ) -> None:
     """Ask MODEL every question of DATA and compare its masks, silences and chains with the truth.
 
-    MODEL is `tiny` (the bundled one) or a folder; DATA a store written by `wsiseg data import`.
+    MODEL is `tiny` (the bundled one) or a folder; DATA stores written by `wsiseg data import`, or folders of such.
     Dice, gIoU, cIoU and HD95 with 95 % bootstrap intervals over patients, presence accuracy, BLEU-4 and
     token F1, per set and concept.
     """
@@ -45,14 +47,15 @@ def command(
     from wsiseg.files import atomic_write
     from wsiseg.inference.shots import read_shot
     from wsiseg.model import load_model
-    from wsiseg.training.data.store import QuadrupletStore
-    from wsiseg.training.evaluate import evaluate, report_json, report_table
+    from wsiseg.training.evaluate import evaluate_all, open_stores, report_json, report_table
 
-    store = QuadrupletStore.open(data)
+    stores = open_stores(data)
     examples = [read_shot(image, mask, example_mpp) for image, mask in example_files]
     segmenter = load_model(model, device=device)
     with progress_bar(f"evaluate {segmenter.name}") as progress:
-        report = evaluate(segmenter, store, split=split, limit=limit, shots=shots, examples=examples, progress=progress)
+        report = evaluate_all(
+            segmenter, stores, split=split, limit=limit, shots=shots, examples=examples, progress=progress
+        )
     if json_path:
         with atomic_write(json_path) as file:
             file.write(report_json(report))

@@ -26,12 +26,12 @@ COMMANDS = {
     "segment": "Outline what a query asks for: a slide in, GeoJSON out.",
     "info": "Show levels, microns per pixel, bounds and vendor of a slide.",
     "thumbnail": "Write a small picture of a slide, or of its tissue.",
-    "tile": "Stream a slide's patches into a Zarr store, to query many times.",
+    "tile": "Stream patches of slides into Zarr stores, to query many times.",
     "render": "Draw a GeoJSON over its slide, as PNG.",
     "models": "List, fetch, build, merge and inspect models.",
     "data": "Import, annotate and inspect training data.",
     "train": "Train a model from a recipe.",
-    "evaluate": "Measure a model on a data set.",
+    "evaluate": "Measure a model on data sets.",
     "doctor": "Show versions, devices and what is missing.",
 }
 

@@ -8,6 +8,7 @@
 | --device     | x       |      |           |      |        |
 | --example    | x       |      |           |      |        |
 | --max-px     |         |      | x         |      | x      |
+| --on-bad-tile| x       |      |           | x    |        |
 """
 
 from __future__ import annotations
@@ -58,6 +59,13 @@ origin_option = click.option(
     show_default=True,
     help="Where 0,0 lies: as in QuPath (OpenSlide bounds subtracted), or the corner of the whole slide.",
 )
+on_bad_tile_option = click.option(
+    "--on-bad-tile",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="A tile of the slide cannot be decoded: stop with an error, or leave it out and say so.",
+)
 PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
@@ -107,6 +115,16 @@ example_mpp_option = click.option(
     type=click.FloatRange(min=0, min_open=True),
     help="Microns per pixel of the example images, if the files do not say.",
 )
+
+
+@contextmanager
+def told_when_stopped(text: str) -> Iterator[None]:
+    """Say on stderr how to go on, when Ctrl-C or SIGTERM ends the block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"wsiseg: stopped; {text}", err=True)
+        raise
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,11 @@ from wsiseg.cli.options import (
     device_option,
     example_mpp_option,
     example_option,
+    on_bad_tile_option,
     origin_option,
     progress_bar,
     slide_mpp_option,
+    told_when_stopped,
 )
 from wsiseg.cli.output import write_stdout
 
@@ -77,6 +80,12 @@ class Shard(click.ParamType):
 )
 @device_option
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Tiles at once.")
+@on_bad_tile_option
+@click.option(
+    "--no-cache", "cache", flag_value=False, default=True,
+    help="Of a tile store: do not keep in it what the model saw, for later queries.",
+)
+@click.option("--deterministic", is_flag=True, help="The same bytes on the same device; slower.")
 @click.option("--recursive", is_flag=True, help="Many slides: look in subfolders too.")
 @click.option("--shard", type=Shard(), help="Many slides: do only this part; by default the SLURM array task's.")
 @click.option("--scheduler", help="Many slides: address of a Dask scheduler, such as tcp://host:8786.")
@@ -152,15 +161,27 @@ def segment_one(
     for path in (out if out != "-" else None, reasoning):
         if path is not None:
             check_writable(path)
-    with progress_bar("segment") as progress:
-        shots = [read_shot(*example) for example in examples]
-        result = segment(source, queries, examples=shots, progress=progress, **options)
+    shots = [read_shot(*example) for example in examples]
+    work = work_folder(out)
+    said = "the same command goes on from there" if work else "with --out FILE the same command could go on from there"
+    with told_when_stopped(said), progress_bar("segment") as progress:
+        result = segment(source, queries, examples=shots, progress=progress, work=work, **options)
     if reasoning is not None:
         result.write_reasoning(reasoning)
     if out == "-":
         write_stdout(result.write_to)
     else:
         result.write(out)
+    if work:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def work_folder(out: str) -> Path | None:
+    """Where answers wait for the file `out` to be written: beside it; None for stdout, a device or a pipe."""
+    path = Path(out)
+    if out == "-" or (path.exists() and not path.is_file()):
+        return None
+    return path.with_name(f".{path.name[:200]}.answers")
 
 
 def segment_many(
@@ -224,7 +245,7 @@ def _repeated(
 
     from wsiseg import fleet
 
-    may_differ = {"device", "batch_size", "model"}
+    may_differ = {"device", "batch_size", "model", "cache", "deterministic"}
     given = [
         name for name in options if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
     ]

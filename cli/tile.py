@@ -1,17 +1,29 @@
-"""`wsiseg tile`: a slide's patches in a Zarr store, read once and queried many times."""
+"""`wsiseg tile`: patches of a slide, or of a folder of them, in Zarr stores, read once and queried many times."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsiseg.cli.options import backend_option, progress_bar, slide_mpp_option
+from wsiseg.cli.options import (
+    backend_option,
+    on_bad_tile_option,
+    progress_bar,
+    slide_mpp_option,
+    told_when_stopped,
+)
 
+if TYPE_CHECKING:
+    from wsiseg.tiles import TileStore
+
+FAILED_SLIDES = 3  # exit code, as of `segment`
 
 @click.command("tile")
 @click.argument("slide")
-@click.option("--out", required=True, type=click.Path(), help="The store to write, for example slide.zarr.")
+@click.option("--out", required=True, type=click.Path(), help="The store to write, slide.zarr; of a folder, a folder.")
 @click.option(
     "--mpp",
     default=0.5,
@@ -29,9 +41,13 @@ from wsiseg.cli.options import backend_option, progress_bar, slide_mpp_option
     help="Keep patches with at least this part of tissue; 0 keeps all.",
 )
 @click.option("--no-pixels", is_flag=True, help="Keep only where the patches lie; the slide is read again at use.")
+@on_bad_tile_option
 @slide_mpp_option
 @backend_option
+@click.option("--recursive", is_flag=True, help="A folder: look in subfolders too.")
+@click.pass_context
 def command(
+    ctx: click.Context,
     slide: str,
     out: str,
     mpp: float,
@@ -40,18 +56,41 @@ def command(
     min_tissue: float,
     no_pixels: bool,
     slide_mpp: Any,
-    backend: str | None,
+    recursive: bool,
+    **options: Any,
 ) -> None:
-    """Stream the patches of SLIDE (a path or URL) that hold tissue into a Zarr store.
+    """Stream the patches of SLIDE (a path or URL) that hold tissue into a Zarr store; of a folder, each slide's.
 
     Interrupted at any moment, the same command goes on where it stopped. A store of another slide or of
-    another grid is never overwritten.
+    another grid is never overwritten. Exit code 3: some slides of a folder failed, the others are done.
+
+    \b
+    wsiseg tile slide.svs --out slide.zarr
+    wsiseg tile slides/ --out stores/
     """
-    from wsiseg.slide import open_slide
-    from wsiseg.tiles import GridSpec, plan_grid, write_store
+    from wsiseg import fleet
+    from wsiseg.tiles import GridSpec
 
     spec = GridSpec(mpp, tile_size, overlap, min_tissue)
-    with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened, progress_bar("tiles") as progress:
-        grid = plan_grid(opened, spec)
-        write_store(opened, grid, out, pixels=not no_pixels, progress=progress)
-    click.echo(f"{out}: {len(grid)} tiles of {tile_size} px at {mpp:g} µm/px", err=True)
+    options["pixels"] = not no_pixels
+    with told_when_stopped("the same command goes on from there"), progress_bar("tiles") as progress:
+        options["progress"] = progress
+        if not os.path.isdir(slide):
+            if recursive:
+                raise click.UsageError("--recursive is for a folder.", ctx)
+            made = fleet.tile_slide(slide, Path(out), spec, slide_mpp=slide_mpp, **options)
+            done: list[tuple[str, TileStore | str]] = [(slide, made)]
+        else:
+            jobs = fleet.jobs_in_folder(slide, None, recursive=recursive, slide_mpp=slide_mpp)
+            done = [(job.source, made) for job, made in fleet.tile_slides(jobs, Path(out), spec, **options)]
+    for source, made in done:
+        if isinstance(made, str):
+            click.echo("wsiseg: error: " + made if source in made else f"wsiseg: error: {source}: {made}", err=True)
+        else:
+            left_out = len(made.attributes.left_out)
+            short = f", {left_out} of them left out" if left_out else ""
+            click.echo(f"{made.path}: {len(made.grid)} tiles of {tile_size} px at {mpp:g} µm/px{short}", err=True)
+    failed = sum(isinstance(made, str) for _, made in done)
+    if failed:
+        click.echo(f"wsiseg: error: {failed} of {len(done)} slides failed, the others are in {out}", err=True)
+        ctx.exit(FAILED_SLIDES)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from wsiseg.cli.options import progress_bar
+from wsiseg.cli.options import progress_bar, told_when_stopped
 
 # stage → (recipe class, train function), imported when the stage is run
 STAGES = {
@@ -31,7 +31,7 @@ STAGES = {
 @click.option("--model", help="Model to start from: a folder, or `tiny`, the bundled one (default).")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps.")
-@click.option("--resume", is_flag=True, help="Continue the run in --out where it stopped.")
+@click.option("--resume", is_flag=True, help="Continue the run in --out from its last checkpoint.")
 @click.option("--dry-run", is_flag=True, help="Only show what would train: parameters, memory, steps.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def command(
@@ -56,6 +56,7 @@ def command(
     exactly, and the trained model.
     """
     from wsiseg.training.recipe import load_recipe
+    from wsiseg.training.run import has_state
 
     if out is None:
         if not dry_run:
@@ -64,8 +65,13 @@ def command(
     recipe_class, train = map(_import, STAGES[stage])
     if resume and config is None and (out / "recipe.yaml").is_file():
         config = out / "recipe.yaml"
+    if resume and config == out / "recipe.yaml" and not has_state(out):
+        click.echo(f"wsiseg: {out} has no checkpoint yet: the run begins again", err=True)
+        resume = False
     recipe = load_recipe(recipe_class, config, overrides, stage=stage, data=data, model=model, steps=steps)
-    with progress_bar("training") as advance:
+    with told_when_stopped("the same command with --resume goes on from the last checkpoint"), progress_bar(
+        "training"
+    ) as advance:
 
         def report(step: int, values: dict[str, float]) -> None:
             if advance:

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -189,10 +190,7 @@ def evaluate(
     """
     if (shots or examples) and not isinstance(model, InContext):
         raise DataError(f"the model {model.name} takes no examples: leave --shots and --example out")
-    questions = [q for q in store.quadruplets if store.records[q.image].split == split]
-    if not questions:
-        have = ", ".join(sorted({store.records[q.image].split for q in store.quadruplets})) or "none"
-        raise DataError(f"{store.path} holds no questions of the split {split!r}; it has: {have}")
+    questions = _questions(store, split)
     if limit is not None and limit < len(questions):
         questions = [questions[i] for i in np.linspace(0, len(questions) - 1, limit).round().astype(int)]
     cases, pool = [], ShotPool(store, split)
@@ -206,6 +204,58 @@ def evaluate(
                 progress(len(cases), len(questions))
     most = max(case.shots for case in cases)
     return Report(model.name, model.fingerprint, str(store.path), split, summarise(cases), cases, most)
+
+
+def evaluate_all(
+    model: Segmenter,
+    stores: Sequence[QuadrupletStore],
+    *,
+    split: str = "val",
+    limit: int | None = None,
+    shots: int = 0,
+    examples: Sequence[Shot] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """`evaluate` over several stores: one report; sets of the same name are one set.
+
+    limit: of each store. progress: called store by store.
+
+    Raises:
+        DataError: a store holds no question of the split; before any is asked.
+    """
+    for store in stores:
+        _questions(store, split)
+    reports = [
+        evaluate(model, store, split=split, limit=limit, shots=shots, examples=examples, progress=progress)
+        for store in stores
+    ]
+    cases = [case for report in reports for case in report.cases]
+    data = ", ".join(report.data for report in reports)
+    most = max(report.shots for report in reports)
+    return Report(model.name, model.fingerprint, data, split, summarise(cases), cases, most)
+
+
+def open_stores(paths: Sequence[str]) -> list[QuadrupletStore]:
+    """The stores at these paths, and those directly in them, where one is a folder of stores.
+
+    Raises:
+        DataError: neither a store nor a folder of some.
+    """
+    from wsiseg.training.data.store import QuadrupletStore
+
+    found: list[Path] = []
+    for path in map(Path, paths):
+        inside = [] if (path / "zarr.json").exists() else sorted(path.glob("*.zarr"))
+        found += inside or [path]
+    return [QuadrupletStore.open(path) for path in dict.fromkeys(found)]
+
+
+def _questions(store: QuadrupletStore, split: str) -> list[Quadruplet]:
+    questions = [q for q in store.quadruplets if store.records[q.image].split == split]
+    if not questions:
+        have = ", ".join(sorted({store.records[q.image].split for q in store.quadruplets})) or "none"
+        raise DataError(f"{store.path} holds no questions of the split {split!r}; it has: {have}")
+    return questions
 
 
 def judge(model: Segmenter, sample: Sample, question: Quadruplet) -> Case:

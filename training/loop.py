@@ -21,7 +21,7 @@ from torch import nn
 from wsiseg.model.folder import save_model
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.recipe import Recipe, save_recipe
-from wsiseg.training.run import Average, Figures, load_state, read_figures, save_state
+from wsiseg.training.run import Average, Figures, full_disk_told, load_state, read_figures, save_state, sole_run
 from wsiseg.training.start import keep_make
 from wsiseg.training.trainable import count_parameters, merged, parameter_groups
 
@@ -71,7 +71,18 @@ def fit(
     `model/`. Figures of kind `train` are means over a step's batches and processes, with the norm of the gradient,
     the rate, the seconds and the share of them spent waiting for data; those of kind `validation` are of the
     average, first at step 0.
+
+    Raises:
+        DataError: another run trains in `out`, or it holds the state of another recipe.
+        OutputError: `out` cannot be written; the last checkpoint stays.
     """
+    from accelerate import PartialState
+
+    with sole_run(out, PartialState().is_main_process):
+        return _fit(stage, recipe, out, resume, report, say)
+
+
+def _fit(stage: Stage, recipe: Recipe, out: Path, resume: bool, report: Report | None, say: Say | None) -> Path:
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs
 
@@ -95,9 +106,11 @@ def fit(
     prepared, optimizer = accelerator.prepare(module, optimizer)
     average = Average(module, recipe.ema)
     step = load_state(out / "state", module, optimizer, average) if resume else 0
+    if main and resume:
+        save_averaged(out, module, stage.model, average)  # it may have been killed before it came to that
     batches = iter(_loader(stage, recipe, start=step * recipe.accumulation, world=accelerator))
     held_out = _validation_batches(stage, recipe)
-    figures = Figures(out) if main else None
+    figures = Figures(out, step) if main else None
 
     def validate() -> None:
         with average.swapped(module):
@@ -153,9 +166,15 @@ def _cpu_computes_in_bf16() -> bool:
 def checkpoint(
     out: Path, step: int, module: nn.Module, model: PathChatSegR1, optimizer: Any, average: Average
 ) -> None:
-    """Write what the run resumes from (`state/`) and its averaged `model/`, adapters folded in."""
-    save_state(out / "state", step, module, optimizer, average)
-    with average.swapped(module):
+    """Write what the run resumes from (`state/`) and its averaged `model/`. OutputError if that fails."""
+    with full_disk_told(out):
+        save_state(out / "state", step, module, optimizer, average)
+    save_averaged(out, module, model, average)
+
+
+def save_averaged(out: Path, module: nn.Module, model: PathChatSegR1, average: Average) -> None:
+    """Write the averaged `model/`, adapters folded in. OutputError if that fails."""
+    with full_disk_told(out), average.swapped(module):
         save_model(merged(model), out / "model")
 
 

@@ -133,7 +133,9 @@ def _read(path: Path, given: dict[str, tuple[str, Any]]) -> list[str]:
         return wrong
     except OSError as error:
         raise DataError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except DataError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of bytes, dates and nesting that are none
         raise DataError(f"{path} is not YAML: {error}".replace("\n", " ")) from error
 
 
@@ -145,7 +147,7 @@ def _override(text: str, given: dict[str, tuple[str, Any]]) -> list[str]:
         return [f"{text!r} is no override, write key=value"]
     try:
         given[key] = repr(text), yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return [f"{text!r}: the value is not YAML"]
     return []
 

@@ -6,15 +6,18 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from wsiseg.errors import DataError
+from wsiseg.errors import DataError, OutputError
+from wsiseg.files import atomic_write
+from wsiseg.fleet.claim import ClaimHeldError, claimed
 
 
 class Average:
@@ -55,7 +58,7 @@ class Average:
 
 def save_state(folder: Path, step: int, module: nn.Module, optimizer: Any, average: Average) -> None:
     """Everything a run needs to go on, written beside and swapped in whole: a kill leaves the old or the new."""
-    fresh = folder.with_name(folder.name + ".new")
+    fresh = _fresh(folder)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     tensors = {f"module.{key}": value.clone() for key, value in module.state_dict().items()}
@@ -64,13 +67,67 @@ def save_state(folder: Path, step: int, module: nn.Module, optimizer: Any, avera
         for name, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{index}.{name}"] = value.clone()
     save_file({key: value.contiguous() for key, value in tensors.items()}, fresh / "state.safetensors")
-    (fresh / "state.json").write_text(json.dumps({"step": step, "updates": average.updates}))
+    with atomic_write(fresh / "state.json") as file:  # last: with it the new state is whole
+        file.write(json.dumps({"step": step, "updates": average.updates}).encode())
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)
     os.replace(fresh, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_state(folder: Path) -> None:
+    """Put the new state in its place, if `save_state` was killed just before it did."""
+    fresh = _fresh(folder)
+    if not folder.exists() and (fresh / "state.json").exists():
+        with suppress(FileNotFoundError):  # another process of this run was faster
+            os.replace(fresh, folder)
+
+
+def has_state(out: Path) -> bool:
+    """Whether the run in `out` came to a checkpoint."""
+    recover_state(out / "state")
+    return (out / "state").exists()
+
+
+def _fresh(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".new")
+
+
+@contextmanager
+def sole_run(out: Path, main: bool) -> Iterator[None]:
+    """Hold the folder of a run while the block trains in it; of several processes of one run only `main` does.
+
+    Raises:
+        DataError: another run trains there.
+        OutputError: it cannot be written.
+    """
+    if not main:
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(claimed(out / ".claim"))
+        except ClaimHeldError as error:
+            raise DataError(f"{error} trains in {out} already: wait for it, or choose another --out") from error
+        yield
+
+
+@contextmanager
+def full_disk_told(out: Path) -> Iterator[None]:
+    """OutputError when the block cannot write in `out`; what was whole there stays."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OutputError):
+            raise
+        shutil.rmtree(_fresh(out / "state"), ignore_errors=True)
+        raise OutputError(
+            f"cannot write {out}: {getattr(error, 'strerror', None) or error}; make room, and go on from the last "
+            "checkpoint with --resume"
+        ) from error
 
 
 def load_state(folder: Path, module: nn.Module, optimizer: Any, average: Average) -> int:
@@ -107,11 +164,15 @@ def _parameters(optimizer: Any) -> list[nn.Parameter]:
 class Figures:
     """A run's numbers, in metrics.jsonl and as TensorBoard scalars."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, step: int) -> None:
+        """step: that the run goes on from; what a killed run wrote of later ones is forgotten."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._path = out / "metrics.jsonl"
-        self._writer = SummaryWriter(str(out / "tensorboard"))
+        self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+        kept = [line for line in _lines(self._path) if step and json.loads(line)["step"] <= step]
+        with atomic_write(self._path) as file:
+            file.writelines(line.encode() + b"\n" for line in kept)
 
     def add(self, step: int, kind: str, values: dict[str, float]) -> None:
         with open(self._path, "a") as file:
@@ -125,5 +186,11 @@ class Figures:
 
 def read_figures(out: Path, kind: str) -> list[dict[str, float]]:
     """The lines of one kind in metrics.jsonl, in the order they were written."""
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in _lines(out / "metrics.jsonl")]
     return [{k: v for k, v in line.items() if k != "kind"} for line in lines if line["kind"] == kind]
+
+
+def _lines(path: Path) -> list[str]:
+    """The whole lines of a file that may not be there yet, or be cut off at its end."""
+    text = path.read_text() if path.exists() else ""
+    return text[: text.rfind("\n") + 1].splitlines()

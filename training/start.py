@@ -20,6 +20,7 @@ from wsiseg.training.data.queries import sample_query
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import ExampleStream
 from wsiseg.training.recipe import Recipe
+from wsiseg.training.run import has_state
 from wsiseg.training.tokenizer import train_tokenizer
 
 
@@ -34,9 +35,10 @@ def begin(
     Raises:
         DataError: `out` holds a run and `resume` is off, or the other way round.
     """
-    if (out / "state").exists() and not resume:
+    begun = has_state(out)
+    if begun and not resume:
         raise DataError(f"{out} holds an unfinished run; add --resume to continue it, or choose another --out")
-    if resume and not (out / "state").exists():
+    if resume and not begun:
         raise DataError(f"{out} holds no run to resume; leave --resume out to start one")
     if resume:
         return build_model(load_config(out / CONFIG), PromptTokenizer.from_file(out / TOKENIZER))

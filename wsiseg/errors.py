@@ -18,6 +18,10 @@ class SlideError(WsisegError, OSError):
     """A slide cannot be opened or read: missing, truncated, unknown format, too large for a plain image."""
 
 
+class PixelError(SlideError):
+    """Some pixels of a slide cannot be decoded; those elsewhere may be sound."""
+
+
 class MissingMppError(WsisegError, ValueError):
     """The slide states no (or an absurd) microns per pixel and none was supplied."""
 

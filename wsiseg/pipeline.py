@@ -13,22 +13,24 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import shapely
 
 from wsiseg import __version__
-from wsiseg.errors import ModelError, QueryError, StoreError
+from wsiseg.errors import ModelError, QueryError, SlideError, StoreError
 from wsiseg.geojson import Annotation, annotation_id
 from wsiseg.inference import Segmenter, TileMask
 from wsiseg.inference.answers import answers
+from wsiseg.inference.journal import open_journals
 from wsiseg.inference.shots import InContext, Shot
 from wsiseg.mask import Canvas, Region, l0_origin, regions
 from wsiseg.mask.regions import Origin
 from wsiseg.qupath import DESCRIPTION, class_color, clean_text
 from wsiseg.result import Result, TileReasoning
 from wsiseg.slide import Slide, open_slide, tissue_mask
-from wsiseg.tiles import Grid, GridSpec, SlideTiles, TileSource, TileStore, is_store, plan_grid
+from wsiseg.tiles import Grid, GridSpec, OnBadTile, SlideTiles, TileSource, TileStore, is_store, plan_grid
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,10 @@ def segment(
     batch_size: int = 16,
     device: str | None = None,
     examples: Sequence[Shot] = (),
+    on_bad_tile: OnBadTile = "stop",
+    cache: bool = True,
+    deterministic: bool = False,
+    work: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Outline on a slide what one or several queries ask for.
@@ -70,6 +76,12 @@ def segment(
         batch_size: tiles that the model sees at once.
         device: where a model that is loaded here runs: cpu, cuda, cuda:1, mps; None is the best there is.
         examples: what one query means, shown on other images (see `wsiseg.read_shot`).
+        on_bad_tile: "stop" ends with an error when a tile cannot be decoded; "skip" leaves it out, and the result's
+            `run["skipped_tiles"]` says where.
+        cache: keep what the model sees of a store's tiles in the store, for later queries.
+        deterministic: the same bytes on the same device, on one thread and without `cache`.
+        work: a folder for answers as they come. A killed call leaves them there, and the same call goes on from
+            them, to the same result; the caller removes the folder when the result is safe. None keeps nothing.
         progress: called with (tiles done, tiles in all).
 
     Raises:
@@ -82,18 +94,26 @@ def segment(
     annotations: dict[str, list[Annotation]] = {}
     said: dict[str, list[TileReasoning]] = {q: [] for q in queries}
     with ExitStack() as stack:
+        if deterministic:
+            from wsiseg.inference.deterministic import deterministic as fixed_algorithms
+
+            stack.enter_context(fixed_algorithms())
         # The slide first: what is wrong with it should not wait for a model to load.
-        opened = _open(stack, source, backend, slide_mpp)
+        opened = _open(stack, source, backend, slide_mpp, on_bad_tile)
         segmenter = _shown(_load(model, device), examples)
-        passes = _plan(opened, queries, segmenter, mpp)
+        passes = _plan(opened, queries, segmenter, mpp, on_bad_tile)
         done, total = 0, sum(len(tiles.grid) for tiles, _ in passes)
-        for tiles, asked in passes:
+        skipped: list[list[float]] = []
+        journals = open_journals(work, [(tiles.grid, asked) for tiles, asked in passes], segmenter, examples)
+        for (tiles, asked), journal in zip(passes, journals, strict=True):
+            stack.enter_context(journal)
+            missing = np.ones(len(tiles.grid), bool)
             grid, spec = tiles.grid, tiles.grid.spec
             canvases = {
                 q: stack.enter_context(Canvas(grid.m_width, grid.m_height, spec.tile_size, spec.overlap))
                 for q in asked
             }
-            answered = answers(tiles, asked, segmenter, batch_size)
+            answered = answers(tiles, asked, segmenter, batch_size, cache=cache and not deterministic, journal=journal)
             stack.callback(answered.close)  # before the slide that it reads
             for indices, masks in answered:  # (B,), B answers to each query
                 for q in asked:
@@ -101,9 +121,11 @@ def segment(
                         m_x, m_y = grid.m_xy[i].tolist()
                         canvases[q].add(m_x, m_y, mask.probability)
                         said[q].append(_tile_reasoning(q, grid, m_x, m_y, mask))
+                missing[indices] = False
                 done += len(indices)
                 if progress:
                     progress(done, total)
+            skipped += _l0_corners(grid, missing)
             for q in asked:
                 canvases[q].finish()
                 outlines = regions(
@@ -115,6 +137,7 @@ def segment(
                     origin=origin,
                 )
                 annotations[q] = _annotate(q, outlines, said[q], grid, segmenter, examples, origin)
+        _check_source(opened, len(skipped), total)
     slide = passes[0][0].grid.slide
     run = {
         "version": __version__,
@@ -132,10 +155,12 @@ def segment(
             "min_area_um2": min_area_um2,
             **({} if simplify_um is None else {"simplify_um": simplify_um}),
         },
+        **({"skipped_tiles": skipped} if skipped else {}),
     }
     if examples:
         run["examples"] = [{"image": clean_text(e.name), "fingerprint": e.fingerprint} for e in examples]
-    notes = [_nothing_found(q, said[q]) for q in queries if not annotations[q]]
+    notes = [f"{len(skipped)} of {total} tiles could not be read and were left out"] if skipped else []
+    notes += [_nothing_found(q, said[q]) for q in queries if not annotations[q]]
     for note in notes:
         log.warning("%s", note)
     return Result(
@@ -159,6 +184,7 @@ def _open(
     source: str | os.PathLike[str],
     backend: str | None,
     slide_mpp: float | tuple[float, float] | None,
+    on_bad_tile: OnBadTile,
 ) -> Slide | TileStore:
     if not is_store(source):
         slide = stack.enter_context(open_slide(source, backend=backend, slide_mpp=slide_mpp))
@@ -168,7 +194,7 @@ def _open(
         raise StoreError(
             f"{os.fspath(source)} is a tile store: backend and slide mpp were set when it was made"
         )
-    return TileStore.open(source)
+    return TileStore.open(source, on_bad_tile=on_bad_tile)
 
 
 def _load(model: Segmenter | str | os.PathLike[str] | None, device: str | None) -> Segmenter:
@@ -188,7 +214,7 @@ def _shown(model: Segmenter, examples: Sequence[Shot]) -> Segmenter:
 
 
 def _plan(
-    opened: Slide | TileStore, queries: list[str], model: Segmenter, mpp: float | None
+    opened: Slide | TileStore, queries: list[str], model: Segmenter, mpp: float | None, on_bad_tile: OnBadTile
 ) -> list[tuple[TileSource, list[str]]]:
     """What to read, once for each resolution, and which queries to ask there."""
     if isinstance(opened, TileStore):
@@ -205,13 +231,37 @@ def _plan(
     by_mpp: dict[float, list[str]] = {}
     for q in queries:
         by_mpp.setdefault(mpp or model.mpp_for(q), []).append(q)
-    tissue = tissue_mask(opened)
+    tissue = tissue_mask(opened, forgiving=on_bad_tile == "skip")
     # A plain image was cut out by somebody who wants all of it looked at.
     least = 0.0 if opened.backend == "image" else GridSpec.min_tissue
     specs = {m: GridSpec(m, model.tile_size, model.overlap, least) for m in by_mpp}
     return [
-        (SlideTiles(opened, plan_grid(opened, specs[m], tissue=tissue)), asked) for m, asked in by_mpp.items()
+        (SlideTiles(opened, plan_grid(opened, specs[m], tissue=tissue), on_bad_tile), asked)
+        for m, asked in by_mpp.items()
     ]
+
+
+def _l0_corners(grid: Grid, tiles: np.ndarray) -> list[list[float]]:
+    """[x, y] in level-0 pixels, from the slide's corner, of the tiles that are marked in (N,) bool."""
+    corners: list[list[float]] = (grid.m_xy[tiles] * grid.l0_per_m).tolist()
+    return corners
+
+
+def _check_source(opened: Slide | TileStore, skipped: int, total: int) -> None:
+    """Raises SlideError unless the slide that was read is still the one that was opened, and some of it was read."""
+    if isinstance(opened, TileStore) or opened.backend == "image":  # which was read whole when it was opened
+        return
+    if skipped == total > 0:
+        raise SlideError(f"no tile of {opened.source} can be read: copy or download the slide again")
+    try:
+        with open_slide(opened.source, backend=opened.backend) as again:
+            unchanged = again.fingerprint == opened.fingerprint
+    except SlideError:
+        if skipped:  # perhaps for this reason; else all of it was read before it vanished
+            raise
+        return
+    if not unchanged:
+        raise SlideError(f"{opened.source} changed while it was being read: run again")
 
 
 def _tile_reasoning(query: str, grid: Grid, m_x: int, m_y: int, mask: TileMask) -> TileReasoning:

@@ -74,7 +74,8 @@ def test_a_killed_worker_costs_nothing_but_time(
     victims: list[int] = []
 
     def kill_the_first_at_work() -> None:
-        while not model.pids():
+        """In its second batch, when both queries on the first are answered."""
+        while not model.pids() or model.pids().count(model.pids()[0]) < 3:
             time.sleep(0.05)
         victims.append(model.pids()[0])
         os.kill(victims[0], signal.SIGKILL)
@@ -86,7 +87,8 @@ def test_a_killed_worker_costs_nothing_but_time(
     assert victims[0] in {process.pid for process in with_gpu}
     assert [record.status for record in records] == ["done"] * 3
     assert outlines(tmp_path / "out") == outlines(tmp_path / "whole")
-    assert len(model.pids()) > len(here.pids())  # the slide of the killed one was begun again
+    # Of the killed one's slide only the batch that it was at is asked for again, at most both queries on it.
+    assert 0 < len(model.pids()) - len(here.pids()) <= 2
     assert idle.pid not in model.pids()
     assert not list((tmp_path / "out").rglob("*.claim"))
 

@@ -45,6 +45,7 @@ def test_every_command_does_what_the_page_says(place: Path, page: str) -> None:
     assert set(outlines(place / "results")) == {f"{name}.geojson" for name in NAMES}
     if page == "batch.md":
         assert outlines(place / "again") == outlines(place / "results")
+        assert set(outlines(place / "from-stores")) == {f"{name}.zarr.geojson" for name in NAMES}
         assert set(outlines(place / "from-manifest")) == {"slides/a.tif.geojson", "slides/sub/a.tif.geojson"}
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from wsiseg.mask import contour, trace
+from wsiseg.mask import contour, fill_holes, trace
 
 masks = hnp.arrays(
     np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=24), elements=st.integers(0, 1)
@@ -130,3 +130,18 @@ def test_a_pixel_that_touches_its_neighbours_hole_is_valid() -> None:
     assert polygon.is_valid
     assert polygon.area == 7
     assert len(polygon.interiors) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_small_rings_are_left_out_before_they_are_polygons(seed: int) -> None:
+    """The same as dropping and filling them afterwards."""
+    raster = noise((300, 300), 1.5, seed)
+    every, large = (contour([(0, raster)], 300, 127.5, least) for least in (0.0, 12.0))
+    filled = fill_holes(every, 12.0)
+    expected = filled[shapely.area(filled) >= 12.0]
+    assert 20 < len(large) == len(expected) < len(every)
+    assert shapely.equals_exact(large, expected).all()
+    pixels, large = (trace([(0, raster > 127)], 300, least) for least in (0.0, 12.0))
+    filled = fill_holes(pixels, 12.0)
+    assert shapely.equals_exact(large, filled[shapely.area(filled) >= 12.0]).all()
+    assert len(contour([(0, raster)], 300, 127.5, 1e6)) == len(trace([(0, raster > 127)], 300, 1e6)) == 0

@@ -236,4 +236,5 @@ def test_any_json_as_attributes_is_refused(value: Any) -> None:
 def json_like(said: Any) -> Any:
     """As `to_json` gives it: JSON has no tuples."""
     bounds = said["slide"]["l0_bounds"]
-    return {**said, "slide": {**said["slide"], "l0_bounds": tuple(bounds) if bounds else None}}
+    slide = {**said["slide"], "l0_bounds": tuple(bounds) if bounds else None}
+    return {**said, "slide": slide, "left_out": tuple(said["left_out"])}

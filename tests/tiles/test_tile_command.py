@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,24 @@ def test_what_cannot_be_is_one_line(slide: Path, tmp_path: Path, options: list[s
     assert reason in result.stderr
     assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_slides_becomes_a_folder_of_stores(slide: Path, tmp_path: Path) -> None:
+    slides = tmp_path / "slides"
+    (slides / "sub").mkdir(parents=True)
+    for name in ("a.tif", "sub/a.tif"):
+        shutil.copy(slide, slides / name)
+    (slides / "bad.svs").write_text("no slide")
+    asked = [slides, "--recursive", "--out", tmp_path / "stores", "--mpp", 1, "--tile-size", 128]
+    for _ in range(2):
+        result = tile(*asked)
+        assert (result.exit_code, result.stdout) == (3, ""), result.stderr
+        assert "bad.svs is no slide" in result.stderr
+        assert "1 of 3 slides failed" in result.stderr
+    for name in ("a.tif.zarr", "sub/a.tif.zarr"):
+        assert len(TileStore.open(tmp_path / "stores" / name).grid) > 0
+    left = [path.name for path in (tmp_path / "stores").rglob("*") if path.name.endswith((".claim", ".tmp"))]
+    assert left == []
 
 
 def test_another_grid_is_refused(slide: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,17 @@ from wsiseg.cli.evaluate import command
 from wsiseg.errors import DataError
 from wsiseg.inference import TileMask
 from wsiseg.training.data.store import Quadruplet, QuadrupletStore, Sample, SourceInfo, write_quadruplets
-from wsiseg.training.evaluate import ALL, ELSEWHERE, answer, evaluate, figures, report_json, summarise
+from wsiseg.training.evaluate import (
+    ALL,
+    ELSEWHERE,
+    answer,
+    evaluate,
+    evaluate_all,
+    figures,
+    open_stores,
+    report_json,
+    summarise,
+)
 from wsiseg.training.metrics import ciou, giou, presence
 
 DARK = 100
@@ -189,6 +200,22 @@ def test_the_command_prints_a_table_and_writes_json(
     assert "gland" in result.stdout
     assert "Dice" in result.stdout
     assert len(json.loads(out.read_bytes())["cases"]) == 6
+
+
+def test_several_stores_or_a_folder_of_them_are_one_report(data: QuadrupletStore, tmp_path: Path) -> None:
+    folder = tmp_path / "stores"
+    for name in ("a.zarr", "b.zarr"):
+        shutil.copytree(data.path, folder / name)
+    (folder / "notes.txt").write_text("mine")
+    stores = open_stores([str(data.path), str(folder), str(folder / "a.zarr")])
+    assert [store.path for store in stores] == [data.path, folder / "a.zarr", folder / "b.zarr"]
+    report = evaluate_all(Darkness(), stores)
+    one = evaluate(Darkness(), data)
+    assert len(report.cases) == 3 * len(one.cases)
+    assert [row.dice.value for row in report.rows] == pytest.approx([row.dice.value for row in one.rows], nan_ok=True)
+    assert report.rows[0].n_present == 3 * one.rows[0].n_present
+    with pytest.raises(DataError, match=r"notes\.txt is not a quadruplet store"):
+        open_stores([str(folder / "notes.txt")])
 
 
 def test_rows_agree_with_the_functions_of_metrics(data: QuadrupletStore) -> None:

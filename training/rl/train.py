@@ -13,7 +13,7 @@ from wsiseg.errors import DataError
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import Example, ExampleStream
-from wsiseg.training.loop import checkpoint, mixed_precision, plan, table
+from wsiseg.training.loop import checkpoint, mixed_precision, plan, save_averaged, table
 from wsiseg.training.mix import training_store
 from wsiseg.training.recipe import save_recipe
 from wsiseg.training.rl.experience import Judged, gather, lessons
@@ -26,7 +26,7 @@ from wsiseg.training.rl.rewards import Ending
 from wsiseg.training.rl.rollout import roll_out
 from wsiseg.training.rl.update import Learner, accumulate
 from wsiseg.training.rl.value import explained_variance
-from wsiseg.training.run import Average, Figures, load_state
+from wsiseg.training.run import Average, Figures, load_state, sole_run
 from wsiseg.training.start import begin, keep_make, outline
 from wsiseg.training.trainable import set_trainable
 
@@ -66,6 +66,19 @@ def train(
         return plan(build(outline(recipe), recipe), recipe, out, say)
     if recipe.model is None:
         raise DataError("rl continues a model that can answer already; name one with --model (`tiny` is bundled)")
+    from accelerate import PartialState
+
+    with sole_run(out, PartialState().is_main_process):
+        return _train(recipe, out, resume, report, say)
+
+
+def _train(
+    recipe: RlRecipe,
+    out: Path,
+    resume: bool,
+    report: Callable[[int, dict[str, float]], None] | None,
+    say: Callable[[str], None] | None,
+) -> Path:
     from accelerate import Accelerator
 
     world = Accelerator(mixed_precision=mixed_precision(recipe.precision))
@@ -80,6 +93,8 @@ def train(
     step = load_state(out / "state", learner, optimizer, average) if resume else 0
     reference = Reference(model, recipe)
     main = world.is_main_process
+    if main and resume:
+        save_averaged(out, learner, model, average)  # it may have been killed before it came to that
     figures = None
     if main:
         out.mkdir(parents=True, exist_ok=True)
@@ -87,7 +102,7 @@ def train(
         keep_make(model, out)
         if say:
             say(table(learner, recipe, world.num_processes))
-        figures = Figures(out)
+        figures = Figures(out, step)
         if not resume:
             save_policy(model, out / "policies", 0)
     held_out = _held_out(store, model, recipe)

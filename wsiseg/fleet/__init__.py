@@ -4,7 +4,7 @@
     records = fleet.run(jobs, "results", fleet.Settings(threshold=0.6))
 
 `jobs` says what to do, `work` does one slide, `claim` keeps two processes apart, `record` remembers, `runner` goes
-through all of them.
+through all of them; `tiling` makes tile stores of them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from wsiseg.fleet.jobs import Job, jobs_in_folder, read_manifest, slurm_shard, take_shard
 from wsiseg.fleet.record import Record, Settings, read_run
 from wsiseg.fleet.runner import Report, run
+from wsiseg.fleet.tiling import tile_slide, tile_slides
 
 __all__ = [
     "Job",
@@ -24,4 +25,6 @@ __all__ = [
     "run",
     "slurm_shard",
     "take_shard",
+    "tile_slide",
+    "tile_slides",
 ]

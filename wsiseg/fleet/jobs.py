@@ -14,13 +14,14 @@ from urllib.parse import unquote, urlsplit
 
 from wsiseg.errors import FleetError
 from wsiseg.pipeline import clean_queries
+from wsiseg.slide.dicom import first_of_series
 from wsiseg.slide.source import is_url
 from wsiseg.tiles import is_store
 
 Mpp = float | tuple[float, float]
 
 TIFF_SUFFIXES = (".btf", ".qptiff", ".scn", ".svs", ".svslide", ".tif", ".tiff")
-SLIDE_SUFFIXES = frozenset((*TIFF_SUFFIXES, ".bif", ".czi", ".mrxs", ".ndpi", ".vms", ".vmu", ".zarr"))
+SLIDE_SUFFIXES = frozenset((*TIFF_SUFFIXES, ".bif", ".czi", ".dcm", ".mrxs", ".ndpi", ".vms", ".vmu", ".zarr"))
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png"))
 COLUMNS = ("slide", "query", "slide_mpp", "label")
 _MAX_NAME_BYTES = 200  # of a part of a path: file systems take 255, and suffixes are added
@@ -45,30 +46,33 @@ class Job:
 
 def jobs_in_folder(
     folder: str | os.PathLike[str],
-    queries: Sequence[str],
+    queries: Sequence[str] | None,
     *,
     recursive: bool = False,
     slide_mpp: Mpp | None = None,
 ) -> list[Job]:
     """The slides of a folder in the order of their names, by suffix: a broken one is to be reported, not missed.
 
-    Plain images count only with `slide_mpp`, which they do not state; tile stores (`.zarr`) always; hidden
-    files and folders never. Of a DICOM series no file is taken, as none stands for the whole.
+    Plain images count only with `slide_mpp`, which they do not state; hidden files and folders never. The files of
+    one DICOM series in one folder are one slide, which has the name of the first. Tile stores (`.zarr`) are slides
+    too, unless nothing is asked: `queries` None.
 
     Raises:
         FleetError: the folder cannot be read, or holds no slides.
         QueryError: a query is empty.
     """
-    root, asked = Path(folder), tuple(clean_queries(queries))
+    root, asked = Path(folder), () if queries is None else tuple(clean_queries(queries))
     suffixes = SLIDE_SUFFIXES if slide_mpp is None else SLIDE_SUFFIXES | IMAGE_SUFFIXES
+    if queries is None:
+        suffixes -= {".zarr"}
     try:
-        found = sorted(_slides(root, suffixes, recursive))
+        found = first_of_series(sorted(_slides(root, suffixes, recursive)))
     except OSError as error:
         raise FleetError(f"cannot read {error.filename or root}: {error.strerror or error}") from error
     if not found:
         deeper = "" if recursive else "; --recursive looks in its subfolders too"
         raise FleetError(
-            f"no slides in {root}{deeper} (plain images need --slide-mpp, DICOM series a manifest)"
+            f"no slides in {root}{deeper} (plain images need --slide-mpp)"
         )
     return _without_collisions(
         Job(
@@ -158,7 +162,7 @@ def _slides(folder: Path, suffixes: frozenset[str], recursive: bool) -> Iterator
                 if suffix in suffixes and suffix != ".zarr":
                     yield path
             elif suffix == ".zarr":  # never looked into: a store has thousands of files
-                if is_store(path):
+                if suffix in suffixes and is_store(path):
                     yield path
             elif recursive and not entry.is_symlink():  # a link may lead back up
                 yield from _slides(path, suffixes, recursive)

@@ -4,6 +4,7 @@
     results/run.json, summary.csv       all slides of the run: put together from the records, by whoever ends last
     results/.wsiseg/sub/a.svs.json      one record a slide: shards of a run never write the same file
     results/.wsiseg/sub/a.svs.claim     whose work it is, while it lasts
+    results/.wsiseg/sub/a.svs.answers/  what the model has answered so far, until the outlines are written
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from wsiseg.files import atomic_write
 from wsiseg.fleet.claim import one_at_a_time
 from wsiseg.fleet.jobs import Job
 from wsiseg.mask.regions import Origin
+from wsiseg.tiles import OnBadTile
 
-_HOW_FAST = ("model", "model_fingerprint", "batch_size", "device")  # the model counts by its own fingerprint
+# the model counts by its own fingerprint
+_HOW_FAST = ("model", "model_fingerprint", "batch_size", "device", "cache", "deterministic")
 SUMMARY_COLUMNS = (
     "slide", "label", "query", "status", "polygons", "area_um2", "tiles", "seconds", "output", "reason",
 )  # fmt: skip
@@ -49,6 +52,9 @@ class Settings:
     origin: Origin = "qupath"
     batch_size: int = 16
     device: str | None = None
+    on_bad_tile: OnBadTile = "stop"
+    cache: bool = True
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,8 @@ class Record:
 
     fingerprint: of all that the outlines depend on; the same one means the same outlines. request: of that
     part of it which is known before slide and model are opened. finished: when, ISO 8601.
-    polygons, area_um2: per query. tiles: looked at, over all queries. reason: why it failed.
+    polygons, area_um2: per query. tiles: looked at, over all queries. skipped_tiles: left out,
+    as they could not be read. reason: why it failed.
     notes: for each query without an outline, a sentence that says so.
     """
 
@@ -70,6 +77,7 @@ class Record:
     finished: str = ""
     seconds: float = 0.0
     tiles: int = 0
+    skipped_tiles: int = 0
     polygons: dict[str, int] = field(default_factory=dict)
     area_um2: dict[str, float] = field(default_factory=dict)
     reason: str = ""
@@ -86,6 +94,10 @@ def record_path(out: Path, job: Job) -> Path:
 
 def claim_path(out: Path, job: Job) -> Path:
     return out / ".wsiseg" / f"{job.name}.claim"
+
+
+def work_path(out: Path, job: Job) -> Path:
+    return out / ".wsiseg" / f"{job.name}.answers"
 
 
 def read_record(out: Path, job: Job) -> Record:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
 import time
 from collections import defaultdict
@@ -24,6 +25,7 @@ from wsiseg.fleet.record import (
     read_record,
     record_path,
     request_fingerprint,
+    work_path,
     write_record,
 )
 from wsiseg.inference import Segmenter
@@ -46,7 +48,8 @@ def segment_slide(
     """Segment one slide into `out`, unless its outlines are there already, made by the same things.
 
     What is wrong with the slide becomes a record that says so, never an exception: the next slide is another.
-    Killed at any moment it leaves the old output or the new one, whole, and a record only with its output.
+    Killed at any moment it leaves the old output or the new one, whole, and a record only with its output; and the
+    answers so far, from which the next call goes on.
 
     Raises:
         ClaimHeldError: another process is at work on it.
@@ -59,8 +62,9 @@ def segment_slide(
             slide_fingerprint = content_fingerprint(job, settings)
             fingerprint = work_fingerprint(job, settings, slide_fingerprint, model)
             if known.status == "done" and known.fingerprint == fingerprint and output_path(out, job).exists():
+                shutil.rmtree(work_path(out, job), ignore_errors=True)
                 return known
-            result = _segment(job, settings, model, slide_fingerprint, progress)
+            result = _segment(job, out, settings, model, slide_fingerprint, progress)
         except Exception as error:
             record = Record(
                 source=job.source,
@@ -85,11 +89,13 @@ def segment_slide(
             finished=now(),
             seconds=round(time.monotonic() - begin, 2),
             tiles=len(result.reasoning),
+            skipped_tiles=len(result.run.get("skipped_tiles", ())),
             polygons=polygons,
             area_um2=area_um2,
             notes=result.notes,
         )
         write_record(out, job, record)
+        shutil.rmtree(work_path(out, job), ignore_errors=True)
         return record
 
 
@@ -152,6 +158,7 @@ def now() -> str:
 
 def _segment(
     job: Job,
+    out: Path,
     settings: Settings,
     model: Segmenter,
     slide_fingerprint: str,
@@ -171,6 +178,10 @@ def _segment(
         simplify_um=settings.simplify_um,
         origin=settings.origin,
         batch_size=settings.batch_size,
+        on_bad_tile=settings.on_bad_tile,
+        cache=settings.cache,
+        deterministic=settings.deterministic,
+        work=work_path(out, job),
         progress=progress,
     )
     if result.run["slide"]["fingerprint"] != slide_fingerprint.partition(":")[0]:

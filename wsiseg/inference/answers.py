@@ -9,32 +9,59 @@ from functools import partial
 import numpy as np
 
 from wsiseg.inference import IMAGE_TOKENS, Encoder, Segmenter, TileMask
+from wsiseg.inference.journal import Journal, rounded
 from wsiseg.tiles import Embeddings, TileSource, TileStore
+from wsiseg.tiles.stream import batch_indices
 
 # Indices (B,) int64 of tiles in their grid, and for each query an answer for each of them.
 Answers = Generator[tuple[np.ndarray, dict[str, list[TileMask]]], None, None]
 
 
-def answers(source: TileSource, queries: Sequence[str], model: Segmenter, batch_size: int) -> Answers:
-    """Ask `model` every query about every tile, in grid order.
+def answers(
+    source: TileSource,
+    queries: Sequence[str],
+    model: Segmenter,
+    batch_size: int,
+    *,
+    cache: bool = True,
+    journal: Journal | None = None,
+) -> Answers:
+    """Ask `model` every query about every tile, in grid order; probabilities are in steps of 1/255.
 
-    What an `Encoder` sees of the tiles of a store is kept there, and used again by later calls.
+    What an `Encoder` sees of the tiles of a store is kept there, unless `cache` is False, and used again by later
+    calls. Answers that are in `journal` are taken from there, and new ones added.
 
     Raises:
         SlideError, StoreError: tiles cannot be read.
         QueryError: the model cannot use a query.
     """
+    first = 0
+    for indices, masks in journal.replay() if journal else ():
+        yield indices, masks
+        first = int(indices[-1]) + 1
+    with closing(_new_answers(source, queries, model, batch_size, first, cache)) as new:
+        for indices, masks in new:
+            masks = {q: [rounded(mask) for mask in of_query] for q, of_query in masks.items()}
+            if journal:
+                journal.add(indices, masks)
+            yield indices, masks
+
+
+def _new_answers(
+    source: TileSource, queries: Sequence[str], model: Segmenter, batch_size: int, first: int, cache: bool
+) -> Answers:
+    """About the tiles from `first` on."""
     mpp, size = source.grid.spec.mpp, source.grid.spec.tile_size
     if not isinstance(model, Encoder):
-        with closing(source.batches(batch_size)) as batches:
+        with closing(source.batches(batch_size, first)) as batches:
             for indices, tiles in batches:
                 yield indices, {q: model.segment_tiles(tiles, q, mpp) for q in queries}
         return
     kept = None
-    if isinstance(source, TileStore):
+    if isinstance(source, TileStore) and cache:
         kept = Embeddings(source, model_name=model.name, model_fingerprint=model.fingerprint)
     try:
-        with closing(_batches(source, kept, batch_size)) as lazy:
+        with closing(_batches(source, kept, batch_size, first)) as lazy:
             for indices, read in lazy:
                 features = model.look(indices, (size, size), read, kept)
                 yield indices, {q: model.answer(features, q, mpp) for q in queries}
@@ -46,14 +73,13 @@ def answers(source: TileSource, queries: Sequence[str], model: Segmenter, batch_
 
 
 def _batches(
-    source: TileSource, kept: Embeddings | None, size: int
+    source: TileSource, kept: Embeddings | None, size: int, first: int
 ) -> Generator[tuple[np.ndarray, Callable[[], np.ndarray]], None, None]:
     """Indices, and how to read their tiles: those of a store that every tile was seen of are read only if needed."""
     if kept is not None and isinstance(source, TileStore) and kept.has_all(IMAGE_TOKENS):
-        for start in range(0, len(source.grid), size):
-            indices = np.arange(start, min(start + size, len(source.grid)), dtype=np.int64)
+        for indices in batch_indices(len(source.grid), size, first):
             yield indices, partial(source.tiles, indices)
         return
-    with closing(source.batches(size)) as batches:
+    with closing(source.batches(size, first)) as batches:
         for indices, tiles in batches:
             yield indices, partial(np.asarray, tiles)

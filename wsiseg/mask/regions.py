@@ -9,7 +9,7 @@ import numpy as np
 import shapely
 
 from wsiseg.mask.measure import mean_inside
-from wsiseg.mask.shapes import fill_holes, repair, simplify
+from wsiseg.mask.shapes import repair, simplify
 from wsiseg.mask.trace import contour, trace
 
 if TYPE_CHECKING:
@@ -59,13 +59,13 @@ def regions(
             (`trace`), whose area is exactly the pixels'.
         origin: where (0, 0) of the polygons lies: the slide's level-0 corner, or where QuPath puts it.
     """
-    if outline == "smooth":
-        m_polygons = contour(canvas.bands(), canvas.m_width, threshold * 255)
-    else:
-        m_polygons = trace(((y, band >= threshold * 255) for y, band in canvas.bands()), canvas.m_width)
     m_min_area = min_area_um2 / grid.spec.mpp**2
+    if outline == "smooth":
+        m_polygons = contour(canvas.bands(), canvas.m_width, threshold * 255, m_min_area)
+    else:
+        foreground = ((y, band >= threshold * 255) for y, band in canvas.bands())
+        m_polygons = trace(foreground, canvas.m_width, m_min_area)
     m_polygons = m_polygons[shapely.area(m_polygons) >= m_min_area]
-    m_polygons = fill_holes(m_polygons, m_min_area)
     m_tolerance = 0.25 if simplify_um is None else simplify_um / grid.spec.mpp
     m_polygons = simplify(m_polygons, m_tolerance)
 

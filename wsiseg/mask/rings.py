@@ -6,7 +6,7 @@ its code is a | b << 1 | c << 2 | d << 3.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
@@ -76,29 +76,50 @@ def link(vertex: np.ndarray, code: np.ndarray, m_width: int, *, split_touching: 
     return Rings(x, y, column_order, start, offsets, area)
 
 
-def polygons(rings: Rings, xy: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def without_small(rings: Rings, min_area: float) -> Rings:
+    """The rings that may enclose `min_area`, though their vertices may move by half a pixel.
+
+    Cheap, and before any vertex is placed: dust on a large slide makes millions of rings that nobody wants.
+    """
+    # Wherever a ring turns, a horizontal edge begins in the same column, and one in the same row.
+    first = rings.offsets[:-1]
+    width, height = (
+        np.maximum.reduceat(at, first).astype(np.int64) - np.minimum.reduceat(at, first)
+        for at in (rings.x[rings.start], rings.y[rings.start])
+    )
+    kept = (width + 1) * (height + 1) >= min_area
+    lengths = np.diff(rings.offsets)
+    offsets = np.concatenate([[0], np.cumsum(lengths[kept])])
+    return replace(rings, start=rings.start[np.repeat(kept, lengths)], offsets=offsets, area=rings.area[kept])
+
+
+def polygons(rings: Rings, xy: np.ndarray, offsets: np.ndarray, min_area: float = 0.0) -> np.ndarray:
     """Shells with their holes, as (N,) shapely Polygons in the order of the shells.
 
     Args:
         xy: (v, 2) the vertices of all rings, unclosed, of which ring r owns offsets[r]:offsets[r + 1].
+        min_area: rings that enclose less are left out, shells and holes; no hole loses its shell, which is larger.
     """
+    large = _enclosed(xy, offsets) >= min_area
+    xy, offsets = _taken(xy, offsets, np.flatnonzero(large))
+    ring_area, ring_top = rings.area[large], rings.start[rings.offsets[:-1][large]]
     closed = np.insert(xy, offsets[1:], xy[offsets[:-1]], axis=0)
     offsets = offsets + np.arange(len(offsets))
-    shell, hole = np.flatnonzero(rings.area > 0), np.flatnonzero(rings.area < 0)
+    shell, hole = np.flatnonzero(ring_area > 0), np.flatnonzero(ring_area < 0)
     shells = _from_rings(closed, offsets, shell, np.ones(len(shell), np.int64))
     if not len(hole):
         return shells
 
     # The pixel above a hole's topmost edge is foreground of the polygon around it: of all shells that
     # contain its centre that polygon's is the smallest, as shells nest.
-    top = rings.start[rings.offsets[hole]]
+    top = ring_top[hole]
     m_x = np.minimum(rings.x[top], rings.x[top ^ 1]) + 0.5
     m_y = rings.y[top] - 0.5
     h, s = shapely.STRtree(shells).query(shapely.points(m_x, m_y))
     shapely.prepare(shells[np.unique(s)])
     inside = shapely.contains_xy(shells[s], m_x[h], m_y[h])
     h, s = h[inside], s[inside]
-    smallest_first = np.lexsort((rings.area[shell[s]], h))
+    smallest_first = np.lexsort((ring_area[shell[s]], h))
     _, first = np.unique(h[smallest_first], return_index=True)
     parent = s[smallest_first][first]  # (holes,)
 
@@ -109,6 +130,23 @@ def polygons(rings: Rings, xy: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     sequence[~is_hole] = shell
     sequence[is_hole] = hole[np.argsort(parent, kind="stable")]
     return _from_rings(closed, offsets, sequence, counts)
+
+
+def _enclosed(xy: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Area within each unclosed ring, (n,)."""
+    following = np.arange(1, len(xy) + 1)
+    following[offsets[1:] - 1] = offsets[:-1]
+    # Shoelace formula, from each ring's own corner: far from the origin the products would lose digits.
+    x, y = (xy - np.repeat(xy[offsets[:-1]], np.diff(offsets), axis=0)).T
+    return np.abs(np.add.reduceat(x * y[following] - x[following] * y, offsets[:-1])) / 2
+
+
+def _taken(xy: np.ndarray, offsets: np.ndarray, rings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The vertices of some rings, and where each of these begins."""
+    if len(rings) == len(offsets) - 1:
+        return xy, offsets
+    lengths = np.diff(offsets)[rings]
+    return xy[gather(offsets[rings], lengths)], np.concatenate([[0], np.cumsum(lengths)])
 
 
 def gather(start: np.ndarray, length: np.ndarray, step: np.ndarray | int = 1) -> np.ndarray:

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from wsiseg.mask.rings import Rings, gather, link, polygons
+from wsiseg.mask.rings import Rings, gather, link, polygons, without_small
 
 Bands = Iterable[tuple[int, np.ndarray]]
 """(m_y0, (h, m_width)) from top to bottom, of any heights; rows left out count as 0."""
@@ -29,8 +29,11 @@ Bands = Iterable[tuple[int, np.ndarray]]
 _CACHE_ROWS = 128
 
 
-def trace(bands: Bands, m_width: int) -> np.ndarray:
+def trace(bands: Bands, m_width: int, min_area: float = 0.0) -> np.ndarray:
     """Polygons along the pixel edges of the non-zero pixels.
+
+    Args:
+        min_area: shells and holes that enclose less are left out.
 
     Returns:
         (N,) shapely Polygons in the plane of the raster (pixel (x, y) covers [x, x+1] × [y, y+1]), valid,
@@ -40,19 +43,22 @@ def trace(bands: Bands, m_width: int) -> np.ndarray:
     vertex, code = _joined(scanned, 2)
     if not len(vertex):
         return np.empty(0, object)
-    rings = link(vertex, code, m_width, split_touching=True)
+    rings = without_small(link(vertex, code, m_width, split_touching=True), min_area)
+    if not len(rings.start):
+        return np.empty(0, object)
     corner = np.stack([rings.start, rings.start ^ 1], axis=1).ravel()  # each horizontal edge's two ends
     xy = np.stack([rings.x[corner], rings.y[corner]], axis=1).astype(np.float64)
-    return polygons(rings, xy, 2 * rings.offsets)
+    return polygons(rings, xy, 2 * rings.offsets, min_area)
 
 
-def contour(bands: Bands, m_width: int, level: float) -> np.ndarray:
+def contour(bands: Bands, m_width: int, level: float, min_area: float = 0.0) -> np.ndarray:
     """Smooth polygons around the pixels whose value is at least `level`, with sub-pixel vertices.
 
     Args:
         bands: uint8 values at the pixels' centres (x + ½, y + ½); outside the raster the value is 0.
         level: in (0, 255]. It is taken as the half below its ceiling, which changes no pixel's side and keeps
             every vertex off the pixel centres, so that all polygons are valid.
+        min_area: shells and holes that enclose less are left out.
 
     Returns:
         (N,) shapely Polygons as from `trace`, except that vertices may lie up to half a pixel off the raster.
@@ -68,10 +74,13 @@ def contour(bands: Bands, m_width: int, level: float) -> np.ndarray:
     if not len(vertex):
         return np.empty(0, object)
     del scanned
-    rings = link(vertex, code, m_width, split_touching=False)  # smooth outlines do not touch at vertices
+    # Smooth outlines do not touch at vertices.
+    rings = without_small(link(vertex, code, m_width, split_touching=False), min_area)
+    if not len(rings.start):
+        return np.empty(0, object)
     by_column = np.argsort(np.rint(vertical[:, 0]).astype(np.int32), kind="stable")
     crossings = np.concatenate([horizontal, vertical[by_column]])
-    return polygons(rings, *_follow(rings, crossings, len(horizontal)))
+    return polygons(rings, *_follow(rings, crossings, len(horizontal)), min_area)
 
 
 def _sheets(bands: Bands, m_width: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -223,6 +223,8 @@ def load_config(path: Path) -> PathChatConfig:
         if key in raw:
             raw[key] = _strict(part, raw[key], f"{path}: {key}")
     if "parts" in raw:
+        if not isinstance(raw["parts"], list):
+            raise ModelError(f"{path}: parts must be a list")
         raw["parts"] = [_strict(PartRecord, record, f"{path}: parts") for record in raw["parts"]]
     return _strict(PathChatConfig, raw, str(path))  # type: ignore[no-any-return]
 
@@ -238,7 +240,11 @@ def _strict(kind: type, raw: Any, where: str) -> Any:
         default = getattr(kind(), key)
         value = tuple(value) if isinstance(value, list) else value
         numbers = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
-        if default is not None and not isinstance(value, type(default)) and not numbers and key != "image_size":
+        fits = isinstance(value, type(default)) and isinstance(value, bool) == isinstance(default, bool)
+        if default is not None and not fits and not numbers and key != "image_size":
             raise ModelError(f"{where}: {key} must be {type(default).__name__}, not {value!r}")
         values[key] = value
-    return kind(**values)
+    try:
+        return kind(**values)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ModelError(f"{where}: {error}") from error

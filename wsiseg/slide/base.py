@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -11,12 +12,14 @@ from typing import Self
 
 import numpy as np
 
-from wsiseg.errors import SlideError
+from wsiseg.errors import PixelError, SlideError
+from wsiseg.slide.patience import patiently
 from wsiseg.slide.resample import WHITE, resample_region
 from wsiseg.slide.scale import checked_mpp, level_scale, m_size, snapped, supplied_mpp
 
 # A level up to 2 % coarser than asked for still serves: scanners' 0.2527 µm/px means "a quarter".
 _LEVEL_TOLERANCE = 1.02
+_BLOCK_PX = 256  # native tiles of most scanners
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Slide(ABC):
     def __init__(
         self, source: str, header: Header, slide_mpp: float | tuple[float, float] | None = None
     ) -> None:
+        self._reads, self._reads_lock = 0, threading.Lock()
         self.source = source
         self.vendor = header.vendor
         self.level_dimensions = header.level_dimensions
@@ -126,10 +130,10 @@ class Slide(ABC):
         x1, y1 = min(r_x + width, level_width), min(r_y + height, level_height)
         inside = x0 < x1 and y0 < y1
         if inside and (x0, y0, x1, y1) == (r_x, r_y, r_x + width, r_y + height):
-            return self._read_inside(level, r_x, r_y, width, height)
+            return self._read(level, r_x, r_y, width, height)
         out = np.full((height, width, 3), WHITE, np.uint8)
         if inside:
-            out[y0 - r_y : y1 - r_y, x0 - r_x : x1 - r_x] = self._read_inside(level, x0, y0, x1 - x0, y1 - y0)
+            out[y0 - r_y : y1 - r_y, x0 - r_x : x1 - r_x] = self._read(level, x0, y0, x1 - x0, y1 - y0)
         return out
 
     def read_at_mpp(self, m_x: int, m_y: int, m_width: int, m_height: int, mpp: float) -> np.ndarray:
@@ -142,27 +146,74 @@ class Slide(ABC):
         Raises:
             MissingMppError, SlideError
         """
-        return self._read_scaled(self.l0_per_m(mpp), m_x, m_y, m_width, m_height)
+        return self._read_scaled(self.l0_per_m(mpp), m_x, m_y, m_width, m_height, self._read)
 
-    def thumbnail(self, max_px: int) -> np.ndarray:
+    def thumbnail(self, max_px: int, unreadable: tuple[int, int, int] | None = None) -> np.ndarray:
         """The whole slide, its longer side `max_px` pixels (or as many as it has).
 
+        unreadable: colour for what cannot be decoded; None makes it an error.
         Returns (height, width, 3) uint8. Needs no microns per pixel.
+
+        Raises:
+            SlideError: it cannot be decoded, or gives no answer.
         """
         width, height = self.dimensions
         per_px = max(width, height) / min(max_px, max(width, height))
         out_width, out_height = max(1, round(width / per_px)), max(1, round(height / per_px))
-        return self._read_scaled((width / out_width, height / out_height), 0, 0, out_width, out_height)
+        l0_per_px = width / out_width, height / out_height
+
+        def read(level: int, r_x: int, r_y: int, width: int, height: int) -> np.ndarray:
+            try:
+                return patiently(self.source, lambda: self._read(level, r_x, r_y, width, height))
+            except PixelError:
+                return self._readable(level, r_x, r_y, width, height, unreadable)
+
+        return self._read_scaled(l0_per_px, 0, 0, out_width, out_height, read)
 
     def _read_scaled(
-        self, l0_per_m: tuple[float, float], m_x: int, m_y: int, m_width: int, m_height: int
+        self,
+        l0_per_m: tuple[float, float],
+        m_x: int,
+        m_y: int,
+        m_width: int,
+        m_height: int,
+        read_level: Callable[[int, int, int, int, int], np.ndarray],
     ) -> np.ndarray:
         level, scale = self._level_for(l0_per_m)
 
         def read(r_x: int, r_y: int, width: int, height: int) -> np.ndarray:
-            return self._read_inside(level, r_x, r_y, width, height)
+            return read_level(level, r_x, r_y, width, height)
 
         return resample_region(read, self.level_dimensions[level], scale, m_x, m_y, m_width, m_height)
+
+    def _readable(
+        self, level: int, r_x: int, r_y: int, width: int, height: int, unreadable: tuple[int, int, int] | None
+    ) -> np.ndarray:
+        """A box inside the level, block by block, those that cannot be decoded in the colour `unreadable`.
+
+        Raises:
+            PixelError: of the first that cannot be decoded, without a colour.
+        """
+        out = np.empty((height, width, 3), np.uint8)
+        for y in range(0, height, _BLOCK_PX):
+            for x in range(0, width, _BLOCK_PX):
+                block = out[y : y + _BLOCK_PX, x : x + _BLOCK_PX]
+                try:
+                    block[...] = self._read(level, r_x + x, r_y + y, block.shape[1], block.shape[0])
+                except PixelError:
+                    if unreadable is None:
+                        raise
+                    block[...] = unreadable
+        return out
+
+    def _read(self, level: int, r_x: int, r_y: int, width: int, height: int) -> np.ndarray:
+        with self._reads_lock:
+            self._reads += 1
+        try:
+            return self._read_inside(level, r_x, r_y, width, height)
+        finally:
+            with self._reads_lock:
+                self._reads -= 1
 
     def _level_for(self, l0_per_m: tuple[float, float]) -> tuple[int, tuple[float, float]]:
         level = self.best_level(l0_per_m)
@@ -190,7 +241,8 @@ class Slide(ABC):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        if not self._reads:  # a read that hangs was given up, and may still use the file: it is left open
+            self.close()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.source!r} {self.dimensions[0]}x{self.dimensions[1]}>"

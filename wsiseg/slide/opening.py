@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from wsiseg.errors import SlideError
 from wsiseg.slide.base import Slide
+from wsiseg.slide.patience import patiently
 from wsiseg.slide.source import as_source, head, is_url, open_binary
 from wsiseg.slide.tiff import TIFF_MAGICS, chain_is_whole
 
@@ -31,14 +32,16 @@ def open_slide(
     (x, y), in place of what the slide states.
 
     Raises:
-        SlideError: missing, empty, damaged, a directory, or in no known format.
+        SlideError: missing, empty, damaged, a directory, or in no known format; or it gives no answer.
         MissingMppError: `slide_mpp` is no microscope's scale.
     """
     name = as_source(source)
-    begin = head(name)  # a missing, empty or unreadable file is reported here, whatever the backend
-    if backend is None:
-        backend = _detect(name, begin)
-    return _opener(backend)(name, slide_mpp)
+
+    def opened() -> Slide:
+        begin = head(name)  # a missing, empty or unreadable file is reported here, whatever the backend
+        return _opener(backend or _detect(name, begin))(name, slide_mpp)
+
+    return patiently(name, opened)
 
 
 def _opener(backend: str) -> Callable[[str, float | tuple[float, float] | None], Slide]:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import openslide
+import tifffile
 from PIL import Image
 
-from wsiseg.errors import SlideError
+from wsiseg.errors import PixelError, SlideError
 from wsiseg.slide.base import Header, Slide
 from wsiseg.slide.resample import WHITE
 from wsiseg.slide.scale import stated_mpp, tidy
 from wsiseg.slide.source import fingerprint, head
-from wsiseg.slide.tiff import PLAIN_TILED, TIFF_MAGICS
+from wsiseg.slide.tiff import PLAIN_TILED, TIFF_MAGICS, has_all_tiles, lies_about_dimensions
 
 _LATTICE_PX = 512
 
@@ -23,8 +24,9 @@ class OpenSlideSlide(Slide):
     """A slide that OpenSlide reads.
 
     OpenSlide objects are thread-safe, but once a read fails every later one fails too (its errors latch).
-    A failed read is tried once more on a newly opened object; the broken one is dropped, not closed, since
-    other threads may be inside it, and closes itself when the last of them leaves.
+    The broken one is replaced for all threads; it is dropped, not closed, since some may be inside it, and closes
+    itself when the last of them leaves. The failed read is tried once more on an object of its own, which no
+    other thread's bad tile can break.
     """
 
     backend = "openslide"
@@ -51,18 +53,19 @@ class OpenSlideSlide(Slide):
         return out
 
     def _read_l0(self, l0_x: int, l0_y: int, level: int, width: int, height: int) -> np.ndarray:
-        for attempt in range(2):
-            handle = self._handle
+        handle = self._handle
+        try:
+            return _over_white(handle.read_region((l0_x, l0_y), level, (width, height)))
+        except openslide.OpenSlideError:
+            self._replace(handle)
+        with _open(self.source) as own:
             try:
-                return _over_white(handle.read_region((l0_x, l0_y), level, (width, height)))
+                return _over_white(own.read_region((l0_x, l0_y), level, (width, height)))
             except openslide.OpenSlideError as error:
-                self._replace(handle)
-                if attempt:
-                    raise SlideError(
-                        f"cannot read {self.source} at level-0 pixel ({l0_x}, {l0_y}), level {level}: "
-                        f"{error}; the file is damaged or truncated there: copy or download it again"
-                    ) from error
-        raise AssertionError("unreachable")
+                raise PixelError(
+                    f"cannot read {self.source} at level-0 pixel ({l0_x}, {l0_y}), level {level}: "
+                    f"{error}; the file is damaged or truncated there: copy or download it again"
+                ) from error
 
     def _replace(self, broken: openslide.OpenSlide) -> None:
         with self._lock:
@@ -90,6 +93,8 @@ def _header(source: str, handle: openslide.OpenSlide) -> Header:
     bounds = tuple(properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height"))
     # A TIFF is one file. Of the others (MIRAX, VMS, DICOM) the pixels lie in files beside the one named.
     single_file = head(source)[:4] in TIFF_MAGICS
+    if single_file:
+        _check_tiles(source)
     quickhash = "" if single_file else properties.get("openslide.quickhash-1", "")
     return Header(
         vendor=properties.get("openslide.vendor", "unknown"),
@@ -103,6 +108,17 @@ def _header(source: str, handle: openslide.OpenSlide) -> Header:
         icc_profile=handle._profile,
         properties=properties,
     )
+
+
+def _check_tiles(source: str) -> None:
+    """Raises SlideError if a TIFF does not have the tiles that its dimensions need: OpenSlide would misplace them."""
+    try:
+        with tifffile.TiffFile(source) as tiff:
+            whole = all(has_all_tiles(page) for page in tiff.pages if isinstance(page, tifffile.TiffPage))
+    except Exception:  # tifffile raises many kinds where OpenSlide sees no fault
+        return
+    if not whole:
+        raise lies_about_dimensions(source)
 
 
 def _over_white(image: Image.Image) -> np.ndarray:

@@ -37,9 +37,9 @@ def open_binary(source: str) -> IO[bytes]:
     """
     try:
         if is_url(source):
-            import fsspec
+            from wsiseg.slide.remote import RemoteFile
 
-            file = fsspec.open(source, "rb").open()
+            file: IO[bytes] = RemoteFile(source)  # type: ignore[assignment]
         else:
             if Path(source).is_dir():
                 raise SlideError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import struct
 from typing import IO
@@ -10,6 +11,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
+
+from wsiseg.errors import SlideError
 
 # tifffile reports damage on its logger; without a handler Python would print that beside our one-line errors.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -56,6 +59,22 @@ def tiles_are_inside(page: tifffile.TiffPage | tifffile.TiffFrame, size: int) ->
     """Whether the pixel data of a page end within a file of `size` bytes."""
     ends = np.asarray(page.dataoffsets, np.int64) + np.asarray(page.databytecounts, np.int64)
     return ends.size == 0 or int(ends.max()) <= size
+
+
+def has_all_tiles(page: tifffile.TiffPage | tifffile.TiffFrame) -> bool:
+    """Whether a page has just the tiles that its dimensions need; if not, its header lies about them."""
+    if not page.is_tiled:
+        return True
+    sides = (page.imagewidth, page.tilewidth), (page.imagelength, page.tilelength), (page.imagedepth, page.tiledepth)
+    planes = page.samplesperpixel if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE else 1
+    return len(page.dataoffsets) == planes * math.prod(-(-length // tile) for length, tile in sides)
+
+
+def lies_about_dimensions(source: str) -> SlideError:
+    return SlideError(
+        f"{source} states dimensions that its number of tiles does not fit: its header is damaged; "
+        "copy or download the slide again"
+    )
 
 
 def ome_mpp(description: str) -> tuple[float | None, float | None]:

@@ -9,12 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from wsiseg.errors import SlideError
+from wsiseg.errors import PixelError, SlideError
 from wsiseg.slide.base import Header, Slide
+from wsiseg.slide.remote import RemoteFile
 from wsiseg.slide.resample import WHITE
 from wsiseg.slide.scale import stated_mpp, tidy
 from wsiseg.slide.source import fingerprint, is_url, open_binary
-from wsiseg.slide.tiff import PLAIN_TILED, chain_is_whole, ome_mpp, tiles_are_inside
+from wsiseg.slide.tiff import (
+    PLAIN_TILED,
+    chain_is_whole,
+    has_all_tiles,
+    lies_about_dimensions,
+    ome_mpp,
+    tiles_are_inside,
+)
 
 # Their tiles overlap, each with its neighbours in its own way, which tiffslide does not undo.
 _STITCHED = ("trestle", "ventana")
@@ -26,11 +34,12 @@ class TiffSlideSlide(Slide):
     backend = "tiffslide"
 
     def __init__(self, source: str, slide_mpp: float | tuple[float, float] | None = None) -> None:
-        self._handle = _open(source)
+        self._file = RemoteFile(source) if is_url(source) else None
+        self._handle = _open(source, self._file)
         try:
             super().__init__(source, _header(source, self._handle), slide_mpp)
         except BaseException:
-            self._handle.close()
+            self.close()
             raise
 
     def _read_inside(self, level: int, r_x: int, r_y: int, width: int, height: int) -> np.ndarray:
@@ -39,10 +48,12 @@ class TiffSlideSlide(Slide):
         location = math.ceil(r_x * downsample), math.ceil(r_y * downsample)
         try:
             pixels = self._handle.read_region(location, level, (width, height), as_array=True)
-        except Exception as error:  # decoders and network clients raise errors of their own kinds
-            raise SlideError(
-                f"cannot read {self.source} at pixel ({r_x}, {r_y}) of level {level}: "
-                f"{type(error).__name__}: {error}; the file is damaged or truncated there"
+        except SlideError:  # of the server, not of these pixels
+            raise
+        except Exception as error:  # decoders raise errors of their own kinds
+            raise PixelError(
+                f"cannot read {self.source} at level-0 pixel {location}, level {level}: {type(error).__name__}: "
+                f"{error}; the file is damaged or truncated there: copy or download it again"
             ) from error
         return _rgb(pixels)
 
@@ -51,15 +62,17 @@ class TiffSlideSlide(Slide):
 
     def close(self) -> None:
         self._handle.close()
+        if self._file is not None:
+            self._file.close()
 
 
-def _open(source: str) -> Any:
+def _open(source: str, remote: RemoteFile | None) -> Any:
     import tiffslide
 
     with open_binary(source) as file:
         whole = chain_is_whole(file)
     try:
-        handle = tiffslide.TiffSlide(source)
+        handle = tiffslide.TiffSlide(remote or source)
     except Exception as error:  # tifffile raises many kinds on malformed files
         raise SlideError(
             f"{source} is no slide that tiffslide reads: {type(error).__name__}: {error}"
@@ -118,7 +131,10 @@ def _check_pixels(source: str, handle: Any, series: Any) -> None:
             "export the slide as 8-bit RGB first"
         )
     size = handle.ts_tifffile.filehandle.size
-    if not all(tiles_are_inside(page, size) for level in series.levels for page in level if page is not None):
+    pages = [page for level in series.levels for page in level if page is not None]
+    if not all(has_all_tiles(page) for page in pages):
+        raise lies_about_dimensions(source)
+    if not all(tiles_are_inside(page, size) for page in pages):
         raise SlideError(f"{source} is a truncated TIFF: copy or download the slide again")
 
 

@@ -20,6 +20,7 @@ _HOLE_UM2 = 250_000.0  # lumens, fat cells, tears up to half a millimetre across
 _OBJECT_UM2 = 10_000.0  # smaller things are dust; needle biopsies are hundreds of microns wide
 _ARTEFACT_UM2 = 10_000.0  # nuclei and pigment are smaller than any marker stroke or padding
 _CLOSE_UM = 16.0
+_EOSIN = (225, 160, 195)
 # Limits for Otsu's threshold: below lies the noise of empty glass, above faint stroma would be lost. Between
 # the lower limit and the threshold lie fat cells and loose stroma: tissue where they are joined to some.
 _SCORE_RANGE = (0.08, 0.15)
@@ -41,12 +42,14 @@ class TissueMask:
         return float(self.mask.mean())
 
 
-def tissue_mask(slide: Slide, *, max_px: int = 2048) -> TissueMask:
+def tissue_mask(slide: Slide, *, max_px: int = 2048, forgiving: bool = False) -> TissueMask:
     """Find the tissue of a slide on a thumbnail whose longer side has `max_px` pixels.
+
+    forgiving: what cannot be decoded counts as tissue, so that nothing is left out unseen; else it is an error.
 
     Sizes that decide (holes, dust) are in square microns; on a slide without a scale, parts of its area.
     """
-    rgb = slide.thumbnail(max_px)
+    rgb = slide.thumbnail(max_px, unreadable=_EOSIN if forgiving else None)
     height, width = rgb.shape[:2]
     l0_per_px = (slide.dimensions[0] / width, slide.dimensions[1] / height)
     try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from wsiseg.tiles.embeddings import Embeddings
 from wsiseg.tiles.grid import Grid, GridSpec, SlideIdentity, plan_grid
 from wsiseg.tiles.store import TileStore, is_store, write_store
-from wsiseg.tiles.stream import SlideTiles, TileSource
+from wsiseg.tiles.stream import OnBadTile, SlideTiles, TileSource
 
 __all__ = [
     "Embeddings",
     "Grid",
     "GridSpec",
+    "OnBadTile",
     "SlideIdentity",
     "SlideTiles",
     "TileSource",

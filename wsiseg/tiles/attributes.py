@@ -12,7 +12,7 @@ from wsiseg.errors import StoreError
 from wsiseg.tiles.grid import Grid, GridSpec, SlideIdentity
 
 KIND = "wsiseg tiles"
-FORMAT = 2
+FORMAT = 3
 
 Record = TypeVar("Record")
 
@@ -22,6 +22,7 @@ class StoreAttributes:
     """The `wsiseg` attribute of a store. It holds no time and no machine: equal input gives equal bytes.
 
     level: of the slide, that the pixels were read from. pixels: whether the store holds them.
+    left_out: the tiles that could not be decoded, and have none.
     grid_fingerprint: of `Grid`, corners included.
     """
 
@@ -35,6 +36,7 @@ class StoreAttributes:
     software: str
     pixels: bool = True
     complete: bool = False
+    left_out: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, grid: Grid, *, level: int, software: str, pixels: bool = True) -> StoreAttributes:
@@ -72,6 +74,8 @@ def parse_attributes(raw: object) -> StoreAttributes:
             raise StoreError(f"tile store attributes: {name} must be positive")
     if attributes.tiles < 0 or attributes.level < 0:
         raise StoreError("tile store attributes: tiles and level must not be negative")
+    if not all(0 <= tile < attributes.tiles for tile in attributes.left_out):
+        raise StoreError("tile store attributes: left_out must name tiles of the store")
     return attributes
 
 
@@ -92,6 +96,8 @@ def _value(kind: Any, raw: object, where: str) -> Any:
         return None if raw is None else _value(typing.get_args(kind)[0], raw, where)
     if typing.get_origin(kind) is tuple:
         parts = typing.get_args(kind)
+        if isinstance(raw, list) and parts[-1] is Ellipsis:
+            return tuple(_value(parts[0], item, where) for item in raw)
         if isinstance(raw, list) and len(raw) == len(parts):
             return tuple(_value(part, item, where) for part, item in zip(parts, raw, strict=True))
     elif kind in (GridSpec, SlideIdentity):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import product
 from pathlib import Path
@@ -91,7 +91,8 @@ class NativeLevel:
         return out
 
     def close(self) -> None:
-        self._file.close()
+        if self._lock.acquire(blocking=False):  # else a read hangs in the file, and closing would too
+            self._file.close()
         self._page.parent.close()
 
 
@@ -151,12 +152,13 @@ def native_tiles(
     outs: Iterable[np.ndarray],
     native: NativeLevel,
     *,
+    read: Callable[[int, int], np.ndarray],
     workers: int,
 ) -> Generator[np.ndarray, None, None]:
     """Fill each of outs (H, W, 3) uint8 as `slide.read_at_mpp` gives that tile, and yield it, in order.
 
-    A native tile that cannot be decoded is left to the slide, which reads it or says what is wrong. Closes
-    `native` at the end.
+    A tile with a native tile that cannot be decoded is left to `read(m_x, m_y)`, which reads it from the slide or
+    says what is wrong. Closes `native` at the end.
     """
     size, mpp = grid.spec.tile_size, grid.spec.mpp
     _, scale = slide.level_for_mpp(mpp)
@@ -168,7 +170,7 @@ def native_tiles(
             except Exception as error:  # imagecodecs' errors are RuntimeErrors of many names
                 job.pieces[key].set_exception(error)
 
-        def read(r_x: int, r_y: int, width: int, height: int) -> np.ndarray:
+        def cut(r_x: int, r_y: int, width: int, height: int) -> np.ndarray:
             return native.cut(job.pieces, r_x, r_y, width, height)
 
         try:
@@ -178,9 +180,9 @@ def native_tiles(
                 native.paste(job.pieces, job.m_x, job.m_y, job.out)
             else:
                 r_size = (native.r_width, native.r_height)
-                job.out[...] = resample_region(read, r_size, scale, job.m_x, job.m_y, size, size)
+                job.out[...] = resample_region(cut, r_size, scale, job.m_x, job.m_y, size, size)
         except Exception:  # the error of a piece, whichever job decoded it
-            job.out[...] = slide.read_at_mpp(job.m_x, job.m_y, size, size, mpp)
+            job.out[...] = read(job.m_x, job.m_y)
         return job.out
 
     try:

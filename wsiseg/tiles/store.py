@@ -33,7 +33,7 @@ from wsiseg.tiles.ahead import map_ahead, read_ahead
 from wsiseg.tiles.attributes import StoreAttributes, explain_difference, parse_attributes
 from wsiseg.tiles.grid import Grid, SlideIdentity
 from wsiseg.tiles.shard import ZSTD_LEVEL, decode_chunk, encode_chunk, encode_shard, read_chunk, read_index
-from wsiseg.tiles.stream import READ_AHEAD_BATCHES, WORKERS, Batches, SlideTiles
+from wsiseg.tiles.stream import READ_AHEAD_BATCHES, WORKERS, Batches, OnBadTile, SlideTiles, batch_indices
 
 if TYPE_CHECKING:
     import zarr
@@ -47,14 +47,21 @@ ARRAYS = ("pixels", "m_xy", "tissue")
 class TileStore:
     """A `TileSource` over a finished store. Open it with `TileStore.open`."""
 
-    def __init__(self, path: Path, grid: Grid, attributes: StoreAttributes) -> None:
+    def __init__(
+        self, path: Path, grid: Grid, attributes: StoreAttributes, on_bad_tile: OnBadTile = "stop"
+    ) -> None:
         self.path = path
         self.grid = grid
         self.attributes = attributes
+        self._on_bad_tile = on_bad_tile
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, grid: Grid | None = None) -> TileStore:
+    def open(
+        cls, path: str | os.PathLike[str], *, grid: Grid | None = None, on_bad_tile: OnBadTile = "stop"
+    ) -> TileStore:
         """Open a finished store; with `grid`, only if it holds exactly that grid of that slide.
+
+        on_bad_tile: what to do with tiles that could not be read when it was made.
 
         Raises:
             StoreError: no store, incomplete, malformed, or of another slide or grid.
@@ -65,7 +72,7 @@ class TileStore:
             raise StoreError(f"{folder} is incomplete: run `wsiseg tile` again, it goes on where it stopped")
         if grid is not None:
             _require_same(folder, attributes, grid)
-        return cls(folder, _read_grid(folder, attributes), attributes)
+        return cls(folder, _read_grid(folder, attributes), attributes, on_bad_tile)
 
     @property
     def pixels(self) -> zarr.Array[Any]:
@@ -74,20 +81,27 @@ class TileStore:
 
         return zarr.open_array(self.path / "pixels", mode="r")
 
-    def batches(self, size: int) -> Batches:
+    def batches(self, size: int, first: int = 0) -> Batches:
         """As `TileSource.batches`.
 
         Raises:
-            StoreError: a shard is missing or damaged; or the slide is gone or changed, where it has to be read.
+            StoreError: a shard is missing or damaged; a tile could not be read when the store was made, and none
+                may be left out; or the slide is gone or changed, where it has to be read.
         """
-
         if not self.attributes.pixels:
-            return self._slide_batches(size)
+            return self._slide_batches(size, first)
+        left_out = self.attributes.left_out
+        if left_out and self._on_bad_tile == "stop":
+            raise StoreError(
+                f"{self.path} lacks {len(left_out)} tiles that could not be read from the slide: "
+                "leave them out with --on-bad-tile skip, or mend the slide and tile it again"
+            )
 
         def read() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for start in range(0, len(self.grid), size):
-                indices = np.arange(start, min(start + size, len(self.grid)), dtype=np.int64)
-                yield indices, self.tiles(indices)
+            for indices in batch_indices(len(self.grid), size, first):
+                there = np.setdiff1d(indices, left_out)
+                if len(there):
+                    yield there, self.tiles(there)
 
         return read_ahead(read(), READ_AHEAD_BATCHES)
 
@@ -103,6 +117,7 @@ class TileStore:
         if not self.attributes.pixels:
             with self._open_slide() as slide, closing(SlideTiles(slide, self.grid).tiles(wanted.tolist())) as tiles:
                 for i, tile in enumerate(tiles):
+                    assert tile is not None  # none is left out here
                     out[i] = tile
             return out
         runs = np.flatnonzero(np.diff(wanted // SHARD_TILES, prepend=-1, append=-1))
@@ -111,7 +126,7 @@ class TileStore:
             file = _shard_file(self.path, shard)
             try:
                 with open(file, "rb") as opened:
-                    index = _whole_index(opened, _shard_tiles(shard, len(self.grid)))
+                    index = _whole_index(opened, _shard_tiles(shard, len(self.grid)), gaps=True)
                     for place, tile in zip(wanted[first:stop] % SHARD_TILES, out[first:stop], strict=True):
                         decode_chunk(read_chunk(opened, index, place), tile)
             except (OSError, RuntimeError, ValueError) as error:
@@ -120,9 +135,11 @@ class TileStore:
                 ) from error
         return out
 
-    def _slide_batches(self, size: int) -> Batches:
-        with self._open_slide() as slide, closing(SlideTiles(slide, self.grid).batches(size)) as batches:
-            yield from batches
+    def _slide_batches(self, size: int, first: int) -> Batches:
+        with self._open_slide() as slide:
+            source = SlideTiles(slide, self.grid, self._on_bad_tile)
+            with closing(source.batches(size, first)) as batches:
+                yield from batches
 
     def _open_slide(self) -> Slide:
         """The slide that the store was made from: where it lay then, or beside the store."""
@@ -159,11 +176,13 @@ def write_store(
     path: str | os.PathLike[str],
     *,
     pixels: bool = True,
+    on_bad_tile: OnBadTile = "stop",
     progress: Callable[[int, int], None] | None = None,
 ) -> TileStore:
     """Read all tiles of `grid` into a store at `path`, or finish the one begun there.
 
     pixels: False stores the coordinates only.
+    on_bad_tile: "skip" leaves out tiles that cannot be decoded; the store's attribute `left_out` lists them.
     progress: called with (tiles in the store, tiles in all). Memory: one compressed shard and a few tiles.
 
     Raises:
@@ -192,18 +211,23 @@ def write_store(
         for leftover in folder.rglob(".*.tmp"):
             leftover.unlink()
         if pixels:
-            _write_missing_shards(SlideTiles(slide, grid), folder, progress)
-        if not stored.complete:
-            _write_group(folder, replace(stored, complete=True))
-    return TileStore.open(folder)
+            # Without leave to skip, what was left out before is tried again.
+            gaps = on_bad_tile == "skip"
+            _write_missing_shards(SlideTiles(slide, grid, on_bad_tile), folder, gaps, progress)
+        finished = replace(stored, complete=True, left_out=_left_out(folder, len(grid)) if pixels else ())
+        if stored != finished:
+            _write_group(folder, finished)
+    return TileStore.open(folder, on_bad_tile=on_bad_tile)
 
 
-def _write_missing_shards(source: SlideTiles, folder: Path, progress: Callable[[int, int], None] | None) -> None:
+def _write_missing_shards(
+    source: SlideTiles, folder: Path, gaps: bool, progress: Callable[[int, int], None] | None
+) -> None:
     total = len(source.grid)
     missing = [
         shard
         for shard in range(-(-total // SHARD_TILES))
-        if not _is_whole(_shard_file(folder, shard), _shard_tiles(shard, total))
+        if not _is_whole(_shard_file(folder, shard), _shard_tiles(shard, total), gaps)
     ]
     wanted = [shard * SHARD_TILES + place for shard in missing for place in range(_shard_tiles(shard, total))]
     done = total - len(wanted)
@@ -211,7 +235,7 @@ def _write_missing_shards(source: SlideTiles, folder: Path, progress: Callable[[
         progress(done, total)
     with (
         closing(source.tiles(wanted)) as tiles,
-        closing(map_ahead(encode_chunk, tiles, workers=WORKERS, ahead=2 * WORKERS)) as patches,
+        closing(map_ahead(_encoded, tiles, workers=WORKERS, ahead=2 * WORKERS)) as patches,
     ):
         for shard in missing:
             parts = []
@@ -226,23 +250,38 @@ def _write_missing_shards(source: SlideTiles, folder: Path, progress: Callable[[
                 out.writelines(encode_shard(parts, SHARD_TILES))
 
 
+def _encoded(tile: np.ndarray | None) -> bytes | None:
+    return None if tile is None else encode_chunk(tile)
+
+
+def _left_out(folder: Path, total: int) -> tuple[int, ...]:
+    """The tiles without pixels, of shards that are all there."""
+    gaps: list[int] = []
+    for shard in range(-(-total // SHARD_TILES)):
+        with open(_shard_file(folder, shard), "rb") as file:
+            index = _whole_index(file, _shard_tiles(shard, total), gaps=True)
+        absent = np.flatnonzero(index[: _shard_tiles(shard, total), 0] == -1)
+        gaps.extend((shard * SHARD_TILES + absent).tolist())
+    return tuple(gaps)
+
+
 def _shard_file(folder: Path, shard: int) -> Path:
     return folder / "pixels" / "c" / str(shard) / "0" / "0" / "0"
 
 
-def _is_whole(file: Path, tiles: int) -> bool:
+def _is_whole(file: Path, tiles: int, gaps: bool) -> bool:
     try:
         with open(file, "rb") as shard:
-            _whole_index(shard, tiles)
+            _whole_index(shard, tiles, gaps)
     except (OSError, ValueError):
         return False
     return True
 
 
-def _whole_index(shard: IO[bytes], tiles: int) -> np.ndarray:
-    """As `read_index`. Raises ValueError unless it holds just its first `tiles` chunks."""
+def _whole_index(shard: IO[bytes], tiles: int, gaps: bool) -> np.ndarray:
+    """As `read_index`. Raises ValueError unless it holds just its first `tiles` chunks; with `gaps`, some of them."""
     index = read_index(shard, SHARD_TILES)
-    if index is None or (index[:tiles] == -1).any() or (index[tiles:] != -1).any():
+    if index is None or (not gaps and (index[:tiles] == -1).any()) or (index[tiles:] != -1).any():
         raise ValueError("its index is not that of a whole shard")
     return index
 

@@ -1,0 +1,48 @@
+"""Whatever a model's config.json holds, it is a configuration or a sentence."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from wsiseg.errors import ModelError
+from wsiseg.model.config import load_config, save_config, tiny
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("configs") / "config.json"
+
+
+@given(data=st.binary(max_size=60))
+@example(b"[" * 3000)
+@example(b'{"parts": 3}')
+@settings(deadline=None)
+def test_any_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    with suppress(ModelError):
+        load_config(path)
+
+
+@given(data=st.data(), value=values)
+@settings(max_examples=150, deadline=None)
+def test_any_value_in_any_place(path: Path, data: st.DataObject, value: Any) -> None:
+    save_config(tiny(), path)
+    said = json.loads(path.read_bytes())
+    holder = data.draw(st.sampled_from([said, *(part for part in said.values() if isinstance(part, dict))]))
+    holder[data.draw(st.sampled_from(sorted(holder)) | st.text(max_size=6))] = value
+    path.write_text(json.dumps(said), "utf-8")
+    with suppress(ModelError):
+        load_config(path)

@@ -1,0 +1,114 @@
+"""A training run that is killed, stopped or out of disk goes on from its last checkpoint, to the same weights."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from wsiseg.cli.main import main
+from wsiseg.errors import DataError, OutputError
+from wsiseg.training import run as training_run
+from wsiseg.training import sft
+from wsiseg.training.run import has_state, sole_run
+
+ROOT = Path(__file__).parents[2]
+
+
+def killed_and_resumed(store: Path, start: Path, folder: Path, moments: list[float]) -> list[str]:
+    command = [sys.executable, "-m", "tests.training.train_child", str(store), str(start), str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command += [f"{moment:g}" for moment in moments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3000)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [line for line in done.stdout.splitlines() if line.endswith(("same", "differs"))]
+
+
+def test_killed_around_its_checkpoints_it_goes_on(store: Path, start: Path, tmp_path: Path) -> None:
+    """Before the first is whole; with the new state whole beside the old; between the two renames of the second."""
+    lines = killed_and_resumed(store, start, tmp_path, [2, 3, 6, 7, 9])
+    assert lines == [f"{moment} killed same" for moment in (2, 3, 6, 7, 9)]
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_it_goes_on(store: Path, start: Path, tmp_path: Path) -> None:
+    moments = [round(random.Random(seed).uniform(0.01, 0.99), 4) for seed in range(20)]
+    lines = killed_and_resumed(store, start, tmp_path, moments)
+    assert len(lines) == 20
+    assert all(line.endswith("same") for line in lines), lines
+
+
+def recipe(store: Path, start: Path) -> sft.SftRecipe:
+    return sft.SftRecipe(
+        data=str(store), model=str(start), steps=2, batch_images=2, queries_per_image=2, precision="fp32",
+        workers=0, validation_images=0, checkpoint_every=1,
+    )  # fmt: skip
+
+
+def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(
+    store: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, left = training_run.save_file, [1]
+
+    def full(*args: object, **kwargs: object) -> None:
+        if not left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left.pop()
+        save(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training_run, "save_file", full)
+    with pytest.raises(OutputError, match=r"cannot write .*: No space left on device.*--resume"):
+        sft.train(recipe(store, start), tmp_path / "run")
+    assert has_state(tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*.new"))
+    monkeypatch.undo()
+    sft.train(recipe(store, start), tmp_path / "run", resume=True)
+    sft.train(recipe(store, start), tmp_path / "whole")
+    weights = "model/model.safetensors"
+    assert (tmp_path / "run" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+
+
+def test_two_runs_in_one_folder_are_told_at_once(store: Path, start: Path, tmp_path: Path) -> None:
+    with sole_run(tmp_path / "run", main=True), pytest.raises(DataError, match=r"trains in .* already"):
+        sft.train(recipe(store, start), tmp_path / "run")
+    with sole_run(tmp_path / "run", main=False):  # another process of the same run
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_soon_and_says_how_to_go_on(
+    store: Path, start: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "wsiseg.cli.main", "train", "--stage", "sft", "--data", str(store), "--model"]
+    command += [str(start), "--out", str(out), "--steps", "5000", "batch_images=2", "validation_images=0", "workers=0"]
+    with open(tmp_path / "stderr", "wb") as stderr:
+        process = subprocess.Popen(command, stderr=stderr, cwd=ROOT)
+    deadline = time.monotonic() + 200
+    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").stat().st_size:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    # Seconds of the processor, as a step takes longer by the clock the more else the machine has to do.
+    before = sum(map(int, Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+    process.send_signal(number)
+    _, status, used = os.wait4(process.pid, 0)
+    assert used.ru_utime + used.ru_stime - before / os.sysconf("SC_CLK_TCK") < 5
+    assert os.waitstatus_to_exitcode(status) == 128 + number
+    said = (tmp_path / "stderr").read_text()
+    assert "with --resume goes on from the last checkpoint" in said
+    assert not (out / ".claim").exists()
+    if number == signal.SIGINT:
+        arguments = ["train", "--stage", "sft", "--out", str(out), "--resume", "--steps", "1"]
+        again = CliRunner().invoke(main, arguments)
+        assert again.exit_code == 0, again.output
+        assert "no checkpoint yet" in again.output
