@@ -95,7 +95,12 @@ class PathChatSegmenter:
             for i, mask in zip(emitted, masks.sigmoid().float().cpu().numpy(), strict=True):
                 probability[i] = mask
         return [
-            TileMask(mask, model.tokenizer.decode(completion.ids), completion.seg_probability)
+            TileMask(
+                mask,
+                model.tokenizer.decode(completion.ids),
+                completion.seg_probability,
+                None if mask is None else len(completion.ids) - 1,
+            )
             for mask, completion in zip(probability, completions, strict=True)
         ]
 
