@@ -52,7 +52,6 @@ def load_folder(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch
     tokenizer = PromptTokenizer.from_file(folder / TOKENIZER)
     with torch.device("meta"):  # no memory yet, and no random weights that could be left standing
         model = build_model(config, tokenizer)
-    tied = config.text.tie_word_embeddings
     check_state(stored_keys(model), stored_tensors(folder), str(folder))
     state: dict[str, torch.Tensor] = {}
     for path in weight_files(folder):
@@ -65,6 +64,16 @@ def load_folder(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch
                     state[key] = value.to(kind if value.is_floating_point() else value.dtype, copy=True)
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path} is damaged: {error}") from error
+    return filled(model, state, device, str(folder))
+
+
+def filled(model: PathChatSegR1, state: Mapping[str, torch.Tensor], device: str, where: str) -> PathChatSegR1:
+    """The same model, built on the meta device, with the tensors of `state` (as `stored_keys` names them) as weights.
+
+    Raises:
+        ModelError: a weight is left without a value; `where` says whose.
+    """
+    tied = model.config.text.tie_word_embeddings
     model.load_state_dict(state, strict=not tied, assign=True)
     language: Any = model.vlm.model.language_model
     if tied:
@@ -73,7 +82,7 @@ def load_folder(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch
     language.rotary_emb = type(language.rotary_emb)(config=model.vlm.config.text_config).to(device)
     left = [name for name, value in [*model.named_parameters(), *model.named_buffers()] if value.is_meta]
     if left:
-        raise ModelError(f"{folder}: nothing fills {', '.join(left[:5])}; this is a fault of wsiseg, please report it")
+        raise ModelError(f"{where}: nothing fills {', '.join(left[:5])}; this is a fault of wsiseg, please report it")
     return model.eval()
 
 
