@@ -17,12 +17,13 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from wsiseg.model.folder import save_model
+from wsiseg.model.base import is_partial
+from wsiseg.model.folder import save_changes, save_model
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.recipe import Recipe, save_recipe
 from wsiseg.training.run import Average, Figures, load_state, read_figures, save_state
 from wsiseg.training.start import keep_make
-from wsiseg.training.trainable import count_parameters, merged, parameter_groups
+from wsiseg.training.trainable import changes, count_parameters, merged, parameter_groups
 
 Report = Callable[[int, dict[str, float]], None]
 Say = Callable[[str], None]
@@ -82,7 +83,7 @@ def fit(
     if main:
         out.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, out / "recipe.yaml")
-        keep_make(stage.model, out)
+        keep_make(stage.model, recipe, out)
         if say:
             say(table(module, recipe, accelerator.num_processes))
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -131,10 +132,14 @@ def fit(
 def checkpoint(
     out: Path, step: int, module: nn.Module, model: PathChatSegR1, optimizer: Any, average: Average
 ) -> None:
-    """Write what the run resumes from (`state/`) and its averaged `model/`, adapters folded in."""
-    save_state(out / "state", step, module, optimizer, average)
+    """Write what the run resumes from (`state/`) and its averaged `model/`: what changed of a model built from
+    published parts, else the whole, adapters folded in."""
+    save_state(out / "state", step, module, optimizer, average, partial=is_partial(out))
     with average.swapped(module):
-        save_model(merged(model), out / "model")
+        if is_partial(out):
+            save_changes(model, changes(model), out / "model", out)
+        else:
+            save_model(merged(model), out / "model")
 
 
 def plan(module: nn.Module, recipe: Recipe, out: Path, say: Say | None) -> Path:
