@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from wsiseg.model.config import ImageEncoderConfig, paper
-from wsiseg.model.sam import ImageEncoder, MaskHead, _modeling
+from wsiseg.model.sam import ImageEncoder, MaskHead, _Attention, _modeling
 
 
 @pytest.fixture(scope="module")
@@ -92,5 +92,6 @@ def test_fused_attention_is_upstreams(window: int, size: int) -> None:
     x = torch.randn(2, size // 16, size // 16, 32)
     with torch.inference_mode():
         ours = block(x)
-        block.attn.forward = partial(_modeling.image_encoder.Attention.forward, block.attn)
+        assert type(block.attn) is _Attention
+        block.attn.forward = partial(_Attention.__base__.forward, block.attn)
         torch.testing.assert_close(ours, block(x))

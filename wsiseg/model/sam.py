@@ -75,9 +75,6 @@ class ImageEncoder(nn.Module):
             global_attn_indexes=config.global_attn_indexes,
             norm_layer=lambda dim: nn.LayerNorm(dim, eps=1e-6),
         )
-        for block in self.vit.blocks:
-            side = (block.attn.rel_pos_h.shape[0] + 1) // 2
-            block.attn = _Attention(config.embed_dim, config.num_heads, use_rel_pos=True, input_size=(side, side))
         dim = config.prompt_dim
         if config.stem == "efficientnet":
             self.vit.patch_embed = _ConvStem(config.embed_dim)
@@ -119,6 +116,9 @@ class _Attention(_modeling.image_encoder.Attention):  # type: ignore[misc, name-
         bias = (rows[..., :, None] + columns[..., None, :]).reshape(batch, self.num_heads, height * width, -1)
         seen = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(seen.transpose(1, 2).reshape(batch, height, width, channels))
+
+
+_modeling.image_encoder.Attention = _Attention  # in our own copy of the module: the package keeps its own
 
 
 def _lateral(inputs: int, outputs: int) -> nn.Sequential:
