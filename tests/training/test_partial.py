@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from tests.model.published import small_sam, write_dinov2, write_qwen
+from wsiseg.cli.models import command as models
 from wsiseg.errors import ModelError
 from wsiseg.model import load_model
 from wsiseg.model.base import name_base
@@ -69,6 +71,8 @@ def test_changes_on_their_base_are_the_trained_model(begun: Path, tmp_path: Path
         torch.testing.assert_close(one[key], two[key], atol=1e-6, rtol=1e-6, msg=key)
     assert stored_tensors(tmp_path / "model").keys() == stored_tensors(tmp_path / "whole").keys()
     assert folder_fingerprint(tmp_path / "model") != folder_fingerprint(begun)
+    shown = CliRunner().invoke(models, ["show", str(tmp_path / "model")]).output
+    assert f"holds what training changed; the rest is in {begun.resolve()}" in shown
     if tuning == "lora":
         kept = own_tensors(tmp_path / "model")
         adapted = ("vlm.model.language_model", "vlm.model.visual.encoder", "image_encoder.vit.blocks")
