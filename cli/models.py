@@ -40,19 +40,22 @@ def list_command() -> None:
 def show_command(model: str) -> None:
     """Show what MODEL is made of: sizes, memory, parts, licences. MODEL is `tiny` or a folder."""
     from wsiseg.model import model_folder
+    from wsiseg.model.base import find_base, is_partial
     from wsiseg.model.config import load_config
-    from wsiseg.model.folder import folder_fingerprint, stored_tensors
+    from wsiseg.model.folder import folder_fingerprint, own_tensors, stored_tensors
     from wsiseg.model.memory import parameter_counts
 
     folder = model_folder(model)
     config = load_config(folder / "config.json")
-    stored = stored_tensors(folder)
+    stored = own_tensors(folder)
     click.echo(f"{config.name}  {folder_fingerprint(folder)}  {folder}")
-    for part, count in parameter_counts(stored).items():
+    for part, count in parameter_counts(stored_tensors(folder)).items():
         click.echo(f"  {part:18} {count / 1e6:10.1f} M parameters")
     size = sum(value.numel() * value.element_size() for value in stored.values())
     click.echo(f"  {'stored':18} {size / 1e9:10.2f} GB, {', '.join(sorted({str(v.dtype) for v in stored.values()}))}")
     click.echo(f"  tiles of {config.tile_size} px at {config.mpp} um/px, cells at {config.cell_mpp} um/px")
+    if is_partial(folder):
+        click.echo(f"  holds what training changed; the rest is in {find_base(folder)}")
     for record in config.parts:
         click.echo(f"  {record.role}: {record.source}, licence {record.licence}, sha256 {record.sha256[:16]}")
     if config.untrained:

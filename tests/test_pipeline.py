@@ -17,7 +17,7 @@ import wsiseg
 from wsiseg.errors import MissingMppError, QueryError, StoreError
 from wsiseg.inference import TileMask
 from wsiseg.pipeline import most_covered, segment
-from wsiseg.qupath import DESCRIPTION, check_dialect
+from wsiseg.qupath import DESCRIPTION, check_dialect, clean_description
 from wsiseg.result import Result
 from wsiseg.slide import open_slide
 from wsiseg.testing import FakeModel, disk, ring, stripe, synthetic_slide
@@ -231,7 +231,7 @@ def test_the_file_carries_the_reasoning_where_qupath_shows_it(folder: Path, tmp_
     assert collection["wsiseg"] == result.run
     assert collection["wsiseg"]["model"] == {"name": "fake", "fingerprint": "fake-1"}
     assert collection["wsiseg"]["origin"] == "qupath"
-    chains = {tile.reasoning for tile in result.reasoning if tile.segmented}
+    chains = {clean_description(tile.reasoning) for tile in result.reasoning if tile.segmented}
     for feature in collection["features"]:
         properties = feature["properties"]
         assert properties["metadata"][DESCRIPTION] in chains

@@ -18,12 +18,13 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
-from wsiseg.model.folder import save_model
+from wsiseg.model.base import is_partial
+from wsiseg.model.folder import save_changes, save_model
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.recipe import Recipe, save_recipe
 from wsiseg.training.run import Average, Figures, full_disk_told, load_state, read_figures, save_state, sole_run
 from wsiseg.training.start import keep_make
-from wsiseg.training.trainable import count_parameters, merged, parameter_groups
+from wsiseg.training.trainable import changes, count_parameters, merged, parameter_groups
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def _fit(stage: Stage, recipe: Recipe, out: Path, resume: bool, report: Report |
     if main:
         out.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, out / "recipe.yaml")
-        keep_make(stage.model, out)
+        keep_make(stage.model, recipe, out)
         if say:
             say(table(module, recipe, accelerator.num_processes))
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -168,14 +169,18 @@ def checkpoint(
 ) -> None:
     """Write what the run resumes from (`state/`) and its averaged `model/`. OutputError if that fails."""
     with full_disk_told(out):
-        save_state(out / "state", step, module, optimizer, average)
+        save_state(out / "state", step, module, optimizer, average, partial=is_partial(out))
     save_averaged(out, module, model, average)
 
 
 def save_averaged(out: Path, module: nn.Module, model: PathChatSegR1, average: Average) -> None:
-    """Write the averaged `model/`, adapters folded in. OutputError if that fails."""
+    """Write the averaged `model/`: what changed of a model built from published parts, else the whole, adapters
+    folded in. OutputError if that fails."""
     with full_disk_told(out), average.swapped(module):
-        save_model(merged(model), out / "model")
+        if is_partial(out):
+            save_changes(model, changes(model), out / "model", out)
+        else:
+            save_model(merged(model), out / "model")
 
 
 def plan(module: nn.Module, recipe: Recipe, out: Path, say: Say | None) -> Path:

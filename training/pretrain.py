@@ -55,6 +55,7 @@ class PretrainModel(nn.Module):
 
 def build(model: PathChatSegR1, recipe: PretrainRecipe) -> PretrainModel:
     """`model` with the recipe's adapters, frozen but for the language side."""
+    torch.manual_seed(recipe.seed)
     set_trainable(model, recipe, SEGMENTING)
     return PretrainModel(model)
 

@@ -25,7 +25,7 @@ class Average:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay, self.updates = decay, 0
-        still = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        still = _frozen(module)
         self.values = {
             key: value.detach().clone()
             for key, value in module.state_dict().items()
@@ -56,12 +56,18 @@ class Average:
                     own[key].copy_(value)
 
 
-def save_state(folder: Path, step: int, module: nn.Module, optimizer: Any, average: Average) -> None:
-    """Everything a run needs to go on, written beside and swapped in whole: a kill leaves the old or the new."""
+def save_state(
+    folder: Path, step: int, module: nn.Module, optimizer: Any, average: Average, *, partial: bool = False
+) -> None:
+    """Everything a run needs to go on, written beside and swapped in whole: a kill leaves the old or the new.
+
+    partial: leave frozen weights out, which the run reads again from the model that it began with.
+    """
+    still = _frozen(module) if partial else set()
     fresh = _fresh(folder)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    tensors = {f"module.{key}": value.clone() for key, value in module.state_dict().items()}
+    tensors = {f"module.{key}": value.clone() for key, value in module.state_dict().items() if key not in still}
     tensors |= {f"average.{key}": value for key, value in average.values.items()}
     for index, parameter in enumerate(_parameters(optimizer)):
         for name, value in optimizer.state[parameter].items():
@@ -143,7 +149,10 @@ def load_state(folder: Path, module: nn.Module, optimizer: Any, average: Average
         return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
     try:
-        module.load_state_dict(part("module."))
+        state = part("module.")
+        left = module.load_state_dict(state, strict=False)
+        if foreign := [*left.unexpected_keys, *(set(left.missing_keys) - _frozen(module))]:
+            raise KeyError(foreign[0])
         for key, value in part("average.").items():
             average.values[key].copy_(value)
     except (RuntimeError, KeyError) as error:
@@ -155,6 +164,10 @@ def load_state(folder: Path, module: nn.Module, optimizer: Any, average: Average
             optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
     average.updates = int(numbers["updates"])
     return int(numbers["step"])
+
+
+def _frozen(module: nn.Module) -> set[str]:
+    return {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
 
 
 def _parameters(optimizer: Any) -> list[nn.Parameter]:

@@ -137,8 +137,8 @@ class SftModel(nn.Module):
 
 def build(model: PathChatSegR1, recipe: SftRecipe) -> SftModel:
     """`model` with the recipe's adapters and probes, frozen where the recipe says so."""
-    set_trainable(model, recipe)
     torch.manual_seed(recipe.seed)
+    set_trainable(model, recipe)
     return SftModel(model, recipe)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from wsiseg.errors import DataError
 from wsiseg.model import BUNDLED, model_folder
+from wsiseg.model.base import BASE, find_base, is_partial, name_base
 from wsiseg.model.config import PRESETS, PathChatConfig, load_config, save_config
 from wsiseg.model.folder import CONFIG, TOKENIZER, build_model, load_folder
 from wsiseg.model.pathchat import PathChatSegR1
@@ -34,12 +35,17 @@ def begin(
 
     Raises:
         DataError: `out` holds a run and `resume` is off, or the other way round.
+        ModelError: the model to begin with is missing or broken, or, with `resume`, another one.
     """
     begun = has_state(out)
     if begun and not resume:
         raise DataError(f"{out} holds an unfinished run; add --resume to continue it, or choose another --out")
     if resume and not begun:
         raise DataError(f"{out} holds no run to resume; leave --resume out to start one")
+    if resume and is_partial(out):  # the state holds only what training changes
+        model = load_folder(find_base(out))
+        model.config = load_config(out / CONFIG)
+        return model
     if resume:
         return build_model(load_config(out / CONFIG), PromptTokenizer.from_file(out / TOKENIZER))
     if recipe.model:
@@ -47,10 +53,16 @@ def begin(
     return _fresh_model(recipe, texts)
 
 
-def keep_make(model: PathChatSegR1, out: Path) -> None:
-    """Write what `begin` needs to resume: the model's configuration and tokenizer."""
+def keep_make(model: PathChatSegR1, recipe: Recipe, out: Path) -> None:
+    """Write what `begin` needs to resume: the model's configuration and tokenizer; the identity of the model that
+    it began with, if that was built from published parts, which no checkpoint repeats."""
     save_config(model.config, out / CONFIG)
     model.tokenizer.tokenizer.save(str(out / TOKENIZER))
+    if (out / "state").exists():
+        return
+    (out / BASE).unlink(missing_ok=True)
+    if model.config.parts and recipe.model:
+        name_base(model_folder(recipe.model), out)
 
 
 def outline(recipe: Recipe) -> PathChatSegR1:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from wsiseg.model.folder import HEAD
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.recipe import Count, Recipe, Share
 
@@ -104,6 +106,27 @@ def merged(model: PathChatSegR1) -> PathChatSegR1:
             parent, _, child = name.rpartition(".")
             setattr(plain.get_submodule(parent), child, adapter.get_base_layer())
     return plain
+
+
+def changes(model: PathChatSegR1) -> dict[str, torch.Tensor]:
+    """What training changes, under the names of `wsiseg.model.base`: adapters as they are, all else as it stands."""
+    from peft.tuners.lora import LoraLayer
+    from peft.utils.other import TrainableTokensWrapper
+
+    found = {name: p for name, p in model.named_parameters() if p.requires_grad and not _is_adapter(name)}
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer) and module.lora_B["default"].weight.requires_grad:
+            found[f"{name}.weight:lora_A"] = module.lora_A["default"].weight
+            found[f"{name}.weight:lora_B"] = module.lora_B["default"].weight
+            found[f"{name}.weight:scale"] = torch.tensor(float(module.scaling["default"]))
+        elif isinstance(module, TrainableTokensWrapper):
+            found[f"{name}.weight:rows"] = torch.tensor(module.token_adapter.token_indices["default"])
+            found[f"{name}.weight:values"] = module.token_adapter.trainable_tokens_delta["default"]
+        elif any(p.requires_grad for p in module.parameters(recurse=False)):  # running statistics
+            found |= {f"{name}.{key}": value for key, value in module.named_buffers(recurse=False)}
+    if model.config.text.tie_word_embeddings:
+        found = {key: value for key, value in found.items() if key.partition(":")[0] != HEAD}
+    return {key: value.detach() for key, value in found.items()}
 
 
 def checkpoint_activations(model: PathChatSegR1) -> None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +29,8 @@ from wsiseg.inference.journal import open_journals
 from wsiseg.inference.shots import InContext, Shot
 from wsiseg.mask import Canvas, Region, l0_origin, regions
 from wsiseg.mask.regions import Origin
-from wsiseg.qupath import DESCRIPTION, class_color, clean_text
-from wsiseg.result import Result, TileReasoning
+from wsiseg.qupath import DESCRIPTION, class_color, clean_description, clean_text
+from wsiseg.result import MAX_CHAIN, Result, TileReasoning
 from wsiseg.slide import Slide, open_slide, tissue_mask
 from wsiseg.tiles import Grid, GridSpec, OnBadTile, SlideTiles, TileSource, TileStore, is_store, plan_grid
 
@@ -136,7 +138,7 @@ def segment(
                     simplify_um=simplify_um,
                     origin=origin,
                 )
-                annotations[q] = _annotate(q, outlines, said[q], grid, segmenter, examples, origin)
+                annotations[q], said[q] = _annotate(q, outlines, said[q], grid, segmenter, examples, origin)
         _check_source(opened, len(skipped), total)
     slide = passes[0][0].grid.slide
     run = {
@@ -274,7 +276,8 @@ def _tile_reasoning(query: str, grid: Grid, m_x: int, m_y: int, mask: TileMask) 
         l0_height=grid.spec.tile_size * l0_per_y,
         segmented=mask.probability is not None,
         seg_probability=float(mask.seg_probability),
-        reasoning=mask.reasoning,
+        seg_position=mask.seg_position,
+        reasoning=clean_text(mask.reasoning, MAX_CHAIN),
     )
 
 
@@ -286,34 +289,45 @@ def _annotate(
     model: Segmenter,
     examples: Sequence[Shot],
     origin: Origin,
-) -> list[Annotation]:
-    """Outlines as QuPath objects, each with the reasoning of the tile that it covers most."""
+) -> tuple[list[Annotation], list[TileReasoning]]:
+    """Outlines as QuPath objects, each with the reasoning of the tile that it covers most; and what was said, each
+    tile with the outlines that it had a hand in."""
     spoken = [tile for tile in said if tile.segmented]
     l0_dx, l0_dy = l0_origin(grid.slide.l0_bounds, origin)
     boxes = np.array([shapely.box(t.l0_x, t.l0_y, t.l0_x + t.l0_width, t.l0_y + t.l0_height) for t in spoken])
     tree = shapely.STRtree(shapely.transform(boxes, lambda l0_xy: l0_xy - (l0_dx, l0_dy)))
     made_by = (grid.slide.fingerprint, model.name, model.fingerprint, query, *(e.fingerprint for e in examples))
-    color = class_color(query)
-    return [
-        Annotation(
-            id=annotation_id(outline.polygon, *made_by),
-            geometry=outline.polygon,
-            name=query,
-            classification=query,
-            color=color,
-            measurements={
-                "Area µm^2": outline.area_um2,
-                "Perimeter µm": outline.perimeter_um,
-                "Solidity": outline.solidity,
-                "Mean probability": outline.mean_probability,
-            },
-            metadata={
-                "query": query,
-                "model": f"{model.name} {model.fingerprint[:12]}",
-                DESCRIPTION: spoken[most_covered(tree, outline.polygon)].reasoning,
-            },
+    annotations, color = [], class_color(query)
+    for outline in outlines:
+        tile = spoken[most_covered(tree, outline.polygon)]
+        annotations.append(
+            Annotation(
+                id=annotation_id(outline.polygon, *made_by),
+                geometry=outline.polygon,
+                name=query,
+                classification=query,
+                color=color,
+                measurements={
+                    "Area µm^2": outline.area_um2,
+                    "Perimeter µm": outline.perimeter_um,
+                    "Solidity": outline.solidity,
+                    "Mean probability": outline.mean_probability,
+                },
+                metadata={
+                    "query": query,
+                    "model": f"{model.name} {model.fingerprint[:12]}",
+                    "tile": f"{tile.l0_x},{tile.l0_y}",
+                    DESCRIPTION: clean_description(tile.reasoning),
+                },
+            )
         )
-        for outline in outlines
+    polygons: dict[int, list[uuid.UUID]] = {i: [] for i in range(len(spoken))}
+    for annotation in annotations:
+        for i in tree.query(annotation.geometry, predicate="intersects").tolist():
+            polygons[i].append(annotation.id)
+    spoken_polygons = iter(polygons.values())
+    return annotations, [
+        replace(tile, polygons=tuple(next(spoken_polygons))) if tile.segmented else tile for tile in said
     ]
 
 

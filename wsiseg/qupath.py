@@ -28,6 +28,7 @@ DESCRIPTION = "ANNOTATION_DESCRIPTION"
 
 MAX_NAME = 100
 MAX_TEXT = 4000
+MAX_DESCRIPTION = 1000  # QuPath holds one for each of perhaps 100,000 objects
 
 # The first five are QuPath's own defaults (PathClass), so that a file looks the same in a new project as in
 # one that knows these classes. "tumor" also finds "tumour" and "tumor cells": the first word that fits
@@ -67,17 +68,32 @@ def class_color(name: str) -> Color:
 
 
 def clean_text(text: str, limit: int = MAX_TEXT) -> str:
-    """Text without control characters (line breaks and tabs stay) and lone surrogates, at most `limit` long.
+    """Text that any reader takes, at most `limit` long: no lone surrogates, no control characters.
 
-    What is too long ends in "…", at a space if there is one nearby.
+    Line breaks (all kinds become one) and tabs stay. Marks that turn the direction of writing go: they would turn
+    what stands beside the text, too. What is too long ends in "…", at a space if there is one nearby.
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
-    text = re.sub(r"\r\n?", "\n", text)
-    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text)
+    text = re.sub(r"\r\n?|[\u2028\u2029]", "\n", text)
+    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]", "", text)
     if len(text) <= limit:
         return text
     head = text[: limit - 1]
-    return (head[:-40] + head[-40:].rsplit(maxsplit=1)[0] if head[-40:].strip() else head).rstrip() + "…"
+    space = re.search(r"\s\S{0,39}$", head)
+    return (head[: space.start()] if space else head).rstrip() + "…"
+
+
+def clean_description(text: str) -> str:
+    r"""Text for `DESCRIPTION`, at most `MAX_DESCRIPTION` long before marks are escaped.
+
+    QuPath (from 0.4, its ObjectDescriptionPane) opens a description that begins with "https://" as a web page, and
+    shows any other as Markdown in which HTML, links and pictures are live. Here they are words.
+
+    >>> clean_description("a <b> [c](d)")
+    'a \\<b\\> \\[c\\](d)'
+    """
+    text = re.sub(r"([\\`*_\[\]<>&~])", r"\\\1", clean_text(text, MAX_DESCRIPTION).strip())
+    return re.sub(r"^(https?:)/", r"\1\\/", text, flags=re.IGNORECASE)
 
 
 def clean_name(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import uuid
 from dataclasses import asdict, dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
@@ -16,12 +17,15 @@ from wsiseg.geojson import Annotation, write_geojson
 if TYPE_CHECKING:
     import geopandas
 
+MAX_CHAIN = 20_000  # characters of one tile's reasoning: far above what any of our models writes
+
 
 @dataclass(frozen=True)
 class TileReasoning:
     """What the model said about one tile, and where that lies (level-0 pixels, from the slide's corner).
 
-    segmented: whether the model asked for a mask. seg_probability: how sure it was of that.
+    segmented: whether the model asked for a mask. seg_probability: how sure it was of that. seg_position: how many
+    tokens it wrote before it asked. polygons: ids of the outlines that reach into the tile, if it asked for a mask.
     """
 
     query: str
@@ -31,7 +35,9 @@ class TileReasoning:
     l0_height: float
     segmented: bool
     seg_probability: float
+    seg_position: int | None
     reasoning: str
+    polygons: tuple[uuid.UUID, ...] = ()
 
 
 @dataclass(frozen=True)

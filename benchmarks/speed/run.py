@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.speed.make_pyramid import lay_out, tissue_images, write_pyramid
 from benchmarks.speed.rows import Setup, as_table
 
-PARTS = ("read", "store", "stitch", "trace", "write", "road")
+PARTS = ("read", "store", "stitch", "trace", "write", "road", "model")
 SAMPLE = Path(__file__).parents[2] / "tests" / "data" / "CMU-1-Small-Region.svs"
 
 

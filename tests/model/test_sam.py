@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 
 from wsiseg.model.config import ImageEncoderConfig, paper
-from wsiseg.model.sam import ImageEncoder, MaskHead, _modeling
+from wsiseg.model.sam import ImageEncoder, MaskHead, _Attention, _modeling
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +77,21 @@ def test_modeling_loads_without_torchvision_and_leaves_the_package_alone() -> No
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert _modeling.ImageEncoderViT.__module__.startswith("wsiseg._segment_anything_modeling")
+
+
+@pytest.mark.parametrize(("window", "size"), [(0, 64), (3, 64), (14, 224)])
+def test_fused_attention_is_upstreams(window: int, size: int) -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(
+        paper().image, image_size=size, embed_dim=32, depth=1, num_heads=2, window_size=window, global_attn_indexes=()
+    )
+    block = ImageEncoder(config).vit.blocks[0].eval()
+    with torch.no_grad():
+        for table in (block.attn.rel_pos_h, block.attn.rel_pos_w):
+            table.normal_()
+    x = torch.randn(2, size // 16, size // 16, 32)
+    with torch.inference_mode():
+        ours = block(x)
+        assert type(block.attn) is _Attention
+        block.attn.forward = partial(_Attention.__base__.forward, block.attn)
+        torch.testing.assert_close(ours, block(x))

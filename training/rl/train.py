@@ -99,7 +99,7 @@ def _train(
     if main:
         out.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, out / "recipe.yaml")
-        keep_make(model, out)
+        keep_make(model, recipe, out)
         if say:
             say(table(learner, recipe, world.num_processes))
         figures = Figures(out, step)

@@ -24,11 +24,13 @@ class TileMask:
         probability: (H, W) float32 in [0, 1]; None where the model emitted no `<SEG>`.
         reasoning: the chain that it wrote.
         seg_probability: P(`<SEG>`) where it was emitted, else the largest that it reached.
+        seg_position: how many tokens the model wrote before `<SEG>`; None without it, or if nobody counted.
     """
 
     probability: np.ndarray | None
     reasoning: str
     seg_probability: float
+    seg_position: int | None = None
 
 
 class Segmenter(Protocol):

@@ -1,8 +1,8 @@
 """Answers, kept as they come: what a killed run leaves behind, and the same command goes on from.
 
 A file of frames, appended batch by batch: length and CRC-32 (both uint32, little-endian) and a body, which is one
-line of JSON (indices, and for each query probability of `<SEG>`, reasoning and length of the mask) and then the
-masks, uint8 under zstd. A frame that was cut off, and whatever follows it, is forgotten. The file is named by what
+line of JSON (indices, and for each query probability and place of `<SEG>`, reasoning and length of the mask) and
+then the masks, uint8 under zstd. A frame that was cut off, and whatever follows it, is forgotten. The file is named by what
 the answers depend on, so that no other question finds it. Whoever made it removes it when the result is safe.
 """
 
@@ -18,6 +18,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -73,7 +74,7 @@ class Journal:
         chunks = {q: [_encoded(mask.probability) for mask in answers] for q, answers in masks.items()}
         said = {
             q: [
-                [float(mask.seg_probability), mask.reasoning, None if chunk is None else len(chunk)]
+                [float(mask.seg_probability), mask.seg_position, mask.reasoning, None if chunk is None else len(chunk)]
                 for mask, chunk in zip(masks[q], chunks[q], strict=True)
             ]
             for q in masks
@@ -131,12 +132,12 @@ class Journal:
         masks: dict[str, list[TileMask]] = {}
         for query, answers in said["answers"].items():
             masks[query] = []
-            for seg_probability, reasoning, length in answers:
+            for seg_probability, seg_position, reasoning, length in answers:
                 probability = None
                 if length is not None:
                     probability = _decoded(body[at : at + length], self._tile_size)
                     at += length
-                masks[query].append(TileMask(probability, reasoning, seg_probability))
+                masks[query].append(TileMask(probability, reasoning, seg_probability, seg_position))
         return np.array(said["indices"], np.int64), masks
 
 
@@ -174,7 +175,7 @@ def rounded(mask: TileMask) -> TileMask:
     """
     if mask.probability is None:
         return mask
-    return TileMask(_to_float(_to_byte(mask.probability)), mask.reasoning, mask.seg_probability)
+    return replace(mask, probability=_to_float(_to_byte(mask.probability)))
 
 
 def _to_byte(probability: np.ndarray) -> np.ndarray:

@@ -1,12 +1,13 @@
 """A model is a folder: config.json, *.safetensors, tokenizer.json, README.md. No pickle, strict keys.
 
 Trained models hold one file of weights; models built from published parts hold several, none with a key of another.
+What is trained from published parts holds only what training changed (`wsiseg.model.base`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 
 from wsiseg.errors import ModelError, OutputError
+from wsiseg.files import atomic_write
+from wsiseg.model.base import BASE, base_files, changed, check_changes, find_base, is_partial
 from wsiseg.model.config import PathChatConfig, load_config, save_config
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prompt import PromptTokenizer
@@ -26,17 +29,26 @@ _ALWAYS_FLOAT32 = "positional_encoding_gaussian_matrix"
 
 def save_model(model: PathChatSegR1, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write the folder; floating-point weights are stored as `dtype`, tied weights once."""
+    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in stored_keys(model).items()}
+    _save(model, state, folder)
+
+
+def save_changes(model: PathChatSegR1, changes: Mapping[str, torch.Tensor], folder: Path, run: Path) -> None:
+    """Write the folder with `changes` alone, on the base that `run` names; see `wsiseg.model.base`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / BASE) as file:
+        file.write((run / BASE).read_bytes())
+    _save(model, changes, folder)
+
+
+def _save(model: PathChatSegR1, state: Mapping[str, torch.Tensor], folder: Path) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        key: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
-        for key, value in stored_keys(model).items()
-    }
     save_config(model.config, folder / CONFIG)
     model.tokenizer.tokenizer.save(str(folder / TOKENIZER))
     temporary = folder / (WEIGHTS + ".tmp")
-    save_file(state, temporary, metadata={"format": "pt"})
+    save_file({key: value.contiguous().cpu() for key, value in state.items()}, temporary, metadata={"format": "pt"})
     temporary.replace(folder / WEIGHTS)
 
 
@@ -46,25 +58,26 @@ def load_folder(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch
     Raises:
         ModelError: a file is missing or broken, or keys, shapes or number types do not match the configuration.
     """
-    from safetensors import SafetensorError, safe_open
-
     config = load_config(folder / CONFIG)
     tokenizer = PromptTokenizer.from_file(folder / TOKENIZER)
     with torch.device("meta"):  # no memory yet, and no random weights that could be left standing
         model = build_model(config, tokenizer)
-    tied = config.text.tie_word_embeddings
     check_state(stored_keys(model), stored_tensors(folder), str(folder))
     state: dict[str, torch.Tensor] = {}
-    for path in weight_files(folder):
-        try:
-            with safe_open(path, framework="pt", device=device) as file:
-                for key in file.keys():  # noqa: SIM118 - not a dict
-                    value = file.get_tensor(key)
-                    kind = torch.float32 if key.endswith(_ALWAYS_FLOAT32) else dtype
-                    # A copy: what the file holds may be replaced while the model lives.
-                    state[key] = value.to(kind if value.is_floating_point() else value.dtype, copy=True)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path} is damaged: {error}") from error
+    for key, value in _weights(folder, device):
+        kind = torch.float32 if key.endswith(_ALWAYS_FLOAT32) else dtype
+        # A copy: what the file holds may be replaced while the model lives.
+        state[key] = value.to(kind if value.is_floating_point() else value.dtype, copy=True)
+    return filled(model, state, device, str(folder))
+
+
+def filled(model: PathChatSegR1, state: Mapping[str, torch.Tensor], device: str, where: str) -> PathChatSegR1:
+    """The same model, built on the meta device, with the tensors of `state` (as `stored_keys` names them) as weights.
+
+    Raises:
+        ModelError: a weight is left without a value; `where` says whose.
+    """
+    tied = model.config.text.tie_word_embeddings
     model.load_state_dict(state, strict=not tied, assign=True)
     language: Any = model.vlm.model.language_model
     if tied:
@@ -73,7 +86,7 @@ def load_folder(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch
     language.rotary_emb = type(language.rotary_emb)(config=model.vlm.config.text_config).to(device)
     left = [name for name, value in [*model.named_parameters(), *model.named_buffers()] if value.is_meta]
     if left:
-        raise ModelError(f"{folder}: nothing fills {', '.join(left[:5])}; this is a fault of wsiseg, please report it")
+        raise ModelError(f"{where}: nothing fills {', '.join(left[:5])}; this is a fault of wsiseg, please report it")
     return model.eval()
 
 
@@ -86,11 +99,21 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def stored_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """What the files of weights hold, as meta tensors (shape and dtype), read from their headers alone.
+    """The weights of the whole model, as meta tensors (shape and dtype), read from the files' headers alone.
 
     Raises:
-        ModelError: no file, a broken file, a key in two files.
+        ModelError: no file, a broken file, a key in two files; the base is missing, or does not fit.
     """
+    own = own_tensors(folder)
+    if not is_partial(folder):
+        return own
+    whole = stored_tensors(find_base(folder))
+    check_changes(whole, own, str(folder))
+    return whole | {key: value for key, value in own.items() if ":" not in key}
+
+
+def own_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """What the folder's own files hold; see `stored_tensors`."""
     from safetensors import SafetensorError, safe_open
 
     found: dict[str, torch.Tensor] = {}
@@ -104,6 +127,28 @@ def stored_tensors(folder: Path) -> dict[str, torch.Tensor]:
             raise ModelError(f"{path}: {twice[0]} is in another file of {folder} too; keep one of the two files")
         found |= header
     return found
+
+
+def _weights(folder: Path, device: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and weights of the whole model, one at a time."""
+    if is_partial(folder):
+        changes = dict(_own_weights(folder, device))
+        for key, value in _weights(find_base(folder), device):
+            yield key, changed(key, value, changes)
+    else:
+        yield from _own_weights(folder, device)
+
+
+def _own_weights(folder: Path, device: str) -> Iterator[tuple[str, torch.Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt", device=device) as file:
+                for key in file.keys():  # noqa: SIM118 - not a dict
+                    yield key, file.get_tensor(key)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} is damaged: {error}") from error
 
 
 def running_dtype(folder: Path, device: str) -> torch.dtype:
@@ -170,4 +215,6 @@ def folder_fingerprint(folder: Path) -> str:
         with open(path, "rb") as file:
             while block := file.read(1 << 24):
                 digest.update(block)
+    if is_partial(folder):
+        digest.update(repr(sorted(base_files(folder).items())).encode())
     return digest.hexdigest()[:16]

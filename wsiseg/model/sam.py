@@ -38,6 +38,7 @@ def _load_modeling() -> ModuleType:
 
 
 _modeling = _load_modeling()
+_get_rel_pos = _modeling.image_encoder.get_rel_pos
 
 
 class _ConvStem(nn.Module):
@@ -95,6 +96,29 @@ class ImageEncoder(nn.Module):
         coarse = F.interpolate(self.fuse16(coarse), scale_factor=2.0, mode="bilinear", align_corners=False)
         embedding = self.fuse8(coarse + self.lateral8(pyramid[8]))  # (B, D, H/8, W/8)
         return embedding, [self.skip4(pyramid[4]), self.skip2(pyramid[2])]
+
+
+class _Attention(_modeling.image_encoder.Attention):  # type: ignore[misc, name-defined]
+    """SAM's attention through PyTorch's fused kernels: its relative positions are a bias on the logits.
+
+    q·k/√C + q·R_h[row] + q·R_w[column] (segment_anything, `add_decomposed_rel_pos`); upstream holds three tables
+    (heads, N, N) of an image, this one: the bias.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` (B, H, W, C) → the same shape."""
+        batch, height, width, channels = x.shape
+        qkv = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, H·W, C/heads) each
+        cells = q.unflatten(2, (height, width))
+        rows = torch.einsum("bnhwc,hkc->bnhwk", cells, _get_rel_pos(height, height, self.rel_pos_h))
+        columns = torch.einsum("bnhwc,wkc->bnhwk", cells, _get_rel_pos(width, width, self.rel_pos_w))
+        bias = (rows[..., :, None] + columns[..., None, :]).reshape(batch, self.num_heads, height * width, -1)
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.proj(seen.transpose(1, 2).reshape(batch, height, width, channels))
+
+
+_modeling.image_encoder.Attention = _Attention  # in our own copy of the module: the package keeps its own
 
 
 def _lateral(inputs: int, outputs: int) -> nn.Sequential:

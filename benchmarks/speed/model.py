@@ -1,0 +1,266 @@
+"""The model on tiles of a slide: ours beside the LISA way and beside transformers' `generate`, above the floor.
+
+On the CPU the bundled model, in CPU seconds. Where there is a CUDA device also random weights of the paper's size,
+drawn on the device (speed does not depend on their values), in seconds of wall time; the table names the device.
+Both peers get the same prompt and the same stops, and on trained weights they give the same answers (tests).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import StoppingCriteria
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from benchmarks.speed.rows import Row, Setup, measure_cost, with_ratios
+from wsiseg.inference import TileMask
+from wsiseg.inference.engine import PathChatSegmenter
+from wsiseg.model import BUNDLED, load_model, model_folder
+from wsiseg.model.config import PRESETS, PathChatConfig
+from wsiseg.model.folder import TOKENIZER, build_model, filled, stored_keys
+from wsiseg.model.pathchat import PathChatSegR1, tiles_to_tensor
+from wsiseg.model.prompt import PromptTokenizer
+from wsiseg.slide import open_slide
+from wsiseg.tiles import GridSpec, SlideTiles, plan_grid
+
+OURS, LISA, GENERATE = "wsiseg", "the LISA way: generate tile by tile, SAM for each", "generate, batch as ours"
+QUERY, BATCH = "outline the nuclei", 16
+TILES = {"cpu": 32, "cuda": 64}
+_STOPS = 2.3  # with random weights, chains of all lengths: 4.9 σ is the largest of 152,064 logits
+_FLOAT32 = "positional_encoding_gaussian_matrix"
+
+
+def measure(setup: Setup) -> list[Row]:
+    rows = _rows(setup, "tiny", "cpu")
+    return rows + _rows(setup, "paper", "cuda") if torch.cuda.is_available() else rows
+
+
+def _rows(setup: Setup, preset: str, device: str) -> list[Row]:
+    cost = measure_cost(run, setup.slide, preset, device, setup.repeat)
+    name, seconds, floor = cost.result
+    part = f"model {preset}, {name}"
+    rows = [Row(part, way, s, "tile", cost.peak_mb) for way, s in seconds.items()]
+    return with_ratios(rows, LISA) + [Row(part, f"floor: {what}", s, "tile", 0.0) for what, s in floor.items()]
+
+
+def run(slide: Path, preset: str, device: str, repeat: int) -> tuple[str, dict[str, float], dict[str, float]]:
+    """Name of the device, seconds per tile of every way, and of every part at the device's own rates."""
+    if device == "cpu":
+        torch.set_num_threads(1)
+        segmenter = load_model(device=device)
+        assert isinstance(segmenter, PathChatSegmenter)
+        name = "1 CPU thread"
+    else:
+        config = dataclasses.replace(PRESETS[preset](), max_new_tokens=128)
+        segmenter = PathChatSegmenter(random_model(config, device), name="random", fingerprint="random")
+        name = torch.cuda.get_device_name()
+    tiles, mpp = some_tiles(slide, segmenter, TILES[device]), segmenter.mpp_for(QUERY)
+    ways: dict[str, Callable[[np.ndarray], Any]] = {
+        OURS: lambda some: ours(segmenter, some, mpp),
+        GENERATE: lambda some: generated(segmenter.model, some, QUERY, mpp, BATCH),
+        LISA: lambda some: generated(segmenter.model, some, QUERY, mpp, 1, always_look=True),
+    }
+    seconds = dict.fromkeys(ways, math.inf)
+    for answer in ways.values():
+        answer(tiles[:2])  # what is done once, at the first use
+    for _ in range(repeat):
+        for way, answer in ways.items():
+            seconds[way] = min(seconds[way], clock(partial(answer, tiles), device) / len(tiles))
+    return name, seconds, floor_of(segmenter, tiles, mpp)
+
+
+def ours(segmenter: PathChatSegmenter, tiles: np.ndarray, mpp: float) -> list[TileMask]:
+    batches = (tiles[i : i + BATCH] for i in range(0, len(tiles), BATCH))
+    return [answer for batch in batches for answer in segmenter.segment_tiles(batch, QUERY, mpp)]
+
+
+@torch.inference_mode()
+def generated(
+    model: PathChatSegR1, tiles: np.ndarray, query: str, mpp: float, batch: int, *, always_look: bool = False
+) -> list[TileMask]:
+    """The peers: transformers' `generate` with all hidden states, `batch` tiles at a time.
+
+    Args:
+        always_look: SAM's encoder runs for every tile, as in LISA (arXiv:2308.00692, `evaluate`), not only where
+            `<SEG>` came.
+    """
+    answers: list[TileMask] = []
+    for start in range(0, len(tiles), batch):
+        pixels = tiles_to_tensor(tiles[start : start + batch], model.device)
+        chains, states = _generate(model, model.image_tokens(pixels), query, mpp)
+        emitted = [i for i, state in enumerate(states) if state is not None]
+        looked = list(range(len(pixels))) if always_look else emitted
+        masks: dict[int, np.ndarray] = {}
+        if looked:
+            embedding, finer = model.image_encoder(model.image_pixels(pixels[looked]))
+        if emitted:
+            rows = [looked.index(i) for i in emitted]
+            prompts = torch.stack([states[i] for i in emitted])  # type: ignore[misc]
+            logits = model.decode_masks(embedding[rows], [f[rows] for f in finer], prompts, pixels.shape[-2:])
+            masks = dict(zip(emitted, logits.sigmoid().float().cpu().numpy(), strict=True))
+        answers += [TileMask(masks.get(i), model.tokenizer.decode(chain), math.nan) for i, chain in enumerate(chains)]
+    return answers
+
+
+def _generate(
+    model: PathChatSegR1, tokens: torch.Tensor, query: str, mpp: float
+) -> tuple[list[list[int]], list[torch.Tensor | None]]:
+    """Chains, and the states of `<SEG>`, to image tokens (B, n, H)."""
+    tokenizer, config = model.tokenizer, model.config
+    prompt = model.prompt(query, round(mpp, 1))
+    whole = [*prompt.before, *[tokenizer.image_pad] * config.image_token_count, *prompt.after]
+    ids = torch.tensor([whole] * len(tokens), device=model.device)
+    output: Any = model.vlm.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=tuple(tokens))},
+        image_grid_thw=torch.tensor([[1, config.pathology.grid, config.pathology.grid]] * len(tokens)),
+        mm_token_type_ids=(ids == tokenizer.image_pad).int(),
+        max_new_tokens=config.max_new_tokens + 1,  # one more step reads the state of <SEG>
+        do_sample=False,
+        eos_token_id=tokenizer.end,
+        pad_token_id=tokenizer.end,
+        suppress_tokens=tokenizer.suppressed,
+        stopping_criteria=[_AfterSeg(tokenizer.seg)],
+        output_hidden_states=True,
+        return_dict_in_generate=True,
+    )
+    chains, states = [], []
+    for row, written in enumerate(output.sequences[:, len(whole) :].tolist()):
+        written = written[: config.max_new_tokens]
+        stops = [i for i, token in enumerate(written) if token in (tokenizer.seg, tokenizer.end)]
+        chain = written[: stops[0] + 1] if stops else written
+        chains.append(chain)
+        read_at = len(chain) if chain[-1] == tokenizer.seg else None  # step whose input is <SEG>
+        states.append(None if read_at is None else output.hidden_states[read_at][-1][row, -1])
+    return chains, states
+
+
+class _AfterSeg(StoppingCriteria):  # type: ignore[misc]
+    """A row is done one token after `<SEG>`."""
+
+    def __init__(self, seg: int) -> None:
+        self.seg = seg
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        return input_ids[:, -2] == self.seg
+
+
+def random_model(config: PathChatConfig, device: str, dtype: torch.dtype = torch.bfloat16) -> PathChatSegR1:
+    """A model of this size with random weights, drawn on the device. It knows nothing."""
+    tokenizer = PromptTokenizer.from_file(model_folder(BUNDLED) / TOKENIZER)
+    with torch.device("meta"):
+        model = build_model(config, tokenizer)
+    state = {}
+    for key, value in stored_keys(model).items():
+        kind = torch.float32 if key.endswith(_FLOAT32) else dtype if value.is_floating_point() else value.dtype
+        tensor = torch.zeros(value.shape, dtype=kind, device=device)
+        if value.ndim > 1:
+            tensor.normal_(std=0.02)
+        elif value.is_floating_point() and not key.endswith("bias"):
+            tensor.fill_(1)  # norms and scales
+        state[key] = tensor
+    head = state.get("vlm.lm_head.weight")
+    if head is not None:
+        head[[tokenizer.seg, tokenizer.end]] *= _STOPS
+    return filled(model, state, device, "random weights")
+
+
+def some_tiles(slide: Path, segmenter: PathChatSegmenter, count: int) -> np.ndarray:
+    """Tiles (count, S, S, 3) uint8, spread evenly over the slide's tissue."""
+    with open_slide(slide) as opened:
+        spec = GridSpec(segmenter.mpp_for(QUERY), segmenter.tile_size, segmenter.overlap)
+        grid = plan_grid(opened, spec)
+        wanted = set(np.linspace(0, len(grid) - 1, count).round().astype(int).tolist())
+        found = [
+            tile
+            for indices, tiles in SlideTiles(opened, grid).batches(BATCH)
+            for i, tile in zip(indices.tolist(), tiles, strict=True)
+            if i in wanted
+        ]
+    return np.stack(found)
+
+
+def clock(function: Callable[[], Any], device: str) -> float:
+    """CPU seconds of this process; on a GPU, wall seconds until it is idle again."""
+    now = time.process_time if device == "cpu" else time.perf_counter
+    _wait(device)
+    began = now()
+    function()
+    _wait(device)
+    return now() - began
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+@torch.inference_mode()
+def floor_of(segmenter: PathChatSegmenter, tiles: np.ndarray, mpp: float) -> dict[str, float]:
+    """Seconds per tile that the device needs at the rate of its own large matrix products: each part's operations,
+    and for the language model, whose weights are read anew at every step, the copying of its bytes."""
+    model, tile = segmenter.model, tiles[:1]
+    device = model.device.type
+    kind = model.vlm.lm_head.weight.dtype
+    chains = ours(segmenter, tiles, mpp)
+    share = float(np.mean([answer.probability is not None for answer in chains]))
+    length = round(np.mean([len(model.tokenizer.encode(answer.reasoning)) + 1 for answer in chains]))
+    pixels = tiles_to_tensor(tile, model.device)
+    tokens = model.image_tokens(pixels)
+    embedding, finer = model.image_encoder(model.image_pixels(pixels))
+    state = tokens[:, 0]
+    prompt = model.prompt(QUERY, mpp)
+    text = torch.tensor([[*prompt.after, *[model.tokenizer.end] * length]], device=model.device)
+    read = torch.cat([tokens.to(kind), model.embed(text)], dim=1)
+    language = model.vlm.model.language_model
+    positions = model.positions(0, text.shape[1])[:, None]
+
+    def chain() -> None:  # every token passes the layers once, and each of the answer's the head
+        states = language(inputs_embeds=read, position_ids=positions, use_cache=False).last_hidden_state
+        model.vlm.lm_head(states[:, -length:])
+
+    parts: Sequence[tuple[str, float, Callable[[], Any]]] = (
+        ("pathology encoder", 1.0, lambda: model.image_tokens(pixels)),
+        ("prompt and chain", 1.0, chain),
+        ("SAM encoder where asked", share, lambda: model.image_encoder(model.image_pixels(pixels))),
+        ("mask decoder where asked", share, lambda: model.decode_masks(embedding, finer, state, tile.shape[1:3])),
+    )
+    rate = matmul_rate(device, kind)
+    floor = {}
+    for name, weight, call in parts:
+        with FlopCounterMode(display=False) as counter:
+            call()
+        operations = weight * counter.get_total_flops()
+        floor[f"{name}, {operations / 1e9:.2f} GFLOP at {rate / 1e9:.0f} GFLOP/s"] = operations / rate
+    whole = sum(floor.values())
+    size = sum(p.numel() * p.element_size() for p in language.layers.parameters())
+    copying = copy_rate(device)
+    floor["all parts"] = whole
+    floor[f"weights of the chain, {size / 1e6:.0f} MB a step at {copying / 1e9:.1f} GB/s"] = (
+        size * length / BATCH / copying
+    )
+    return floor
+
+
+def matmul_rate(device: str, kind: torch.dtype) -> float:
+    """Operations per second of a large square matrix product."""
+    side = 1024 if device == "cpu" else 8192
+    a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
+    return 2 * side**3 / min(clock(lambda: a @ b, device) for _ in range(5))
+
+
+def copy_rate(device: str) -> float:
+    """Bytes per second read and written by a copy that no cache holds."""
+    source = torch.zeros(64 << 20 if device == "cpu" else 1 << 30, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * len(source) / min(clock(lambda: target.copy_(source), device) for _ in range(5))

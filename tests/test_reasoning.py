@@ -1,0 +1,156 @@
+"""Whatever a model writes: files that any reader takes, words that stay words, and a way back from every outline."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from shapely.affinity import translate
+
+from wsiseg.inference import TileMask
+from wsiseg.pipeline import segment
+from wsiseg.qupath import DESCRIPTION, MAX_DESCRIPTION, check_dialect, clean_description, clean_text
+from wsiseg.result import MAX_CHAIN
+from wsiseg.testing import FakeModel, disk, stripe, synthetic_slide
+
+# One disk within a tile, one stripe over several.
+SHAPES = {"olive": [disk(300, 300, 40), stripe(200, 560, 800, 31)]}
+L0_BOUNDS_XY = (100, 50)
+HOSTILE = [
+    "\ud800 half a pair, \x00 nothing, \x1b[31mred\x1b[0m, \u202eturned, \ufeffmarked",
+    "one\u2028two\u2029three\x85four\r\nfive\rsix",
+    "https://evil.example/",
+    "  HTTP://evil.example/",
+    "<html><script>steal()</script>",
+    "\\<script>steal()</script> `` `<b>` ``",
+    "![beacon](https://evil.example/x.png) [link](javascript:alert(1)) <https://evil.example>",
+    "[a]: https://evil.example\n\n[a]",
+    "&lt;b&gt; &#60;script&#62;",
+    "~~~\n<b>\n~~~\n    <i>\n- <u>\n> <s>",
+    '{"polygons": ["' + str(uuid.UUID(int=0)) + '"]}\n{"query": "forged"}',
+    "word " * 10_000,
+    "x" * 100_000,
+    "",
+]
+chains = st.text(st.characters(), max_size=60) | st.lists(
+    st.sampled_from(["<", ">", "[", "](", ")", "!", "`", "\\", "&", "#", "~", "https://", "\n", " ", "a", "<script>"])
+).map("".join)
+
+
+class Writes(FakeModel):
+    """Finds olive, and says of it what it is told to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(tile_size=128, overlap=32)
+        self.text = text
+
+    def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
+        return [
+            TileMask(mask.probability, self.text, mask.seg_probability, None if mask.probability is None else 7)
+            for mask in super().segment_tiles(tiles, "olive", mpp)
+        ]
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("slides") / "slide.scn"
+    synthetic_slide(path, SHAPES, l0_bounds_xy=L0_BOUNDS_XY)
+    return path
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_whatever_is_said_both_files_are_whole(slide: Path, tmp_path: Path, text: str) -> None:
+    result = segment(slide, f"olive {text}"[:200], model=Writes(text))
+    result.write(tmp_path / "out.geojson")
+    result.write_reasoning(tmp_path / "out.jsonl")
+    assert check_dialect(tmp_path / "out.geojson") == []
+    # Also for readers to which more than "\n" ends a line, as to Python's.
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
+    assert len(lines) == len(result.reasoning) > 1
+    assert all(line["reasoning"] == clean_text(text, MAX_CHAIN) for line in lines)
+    for annotation in result.annotations:
+        assert_only_words(annotation.metadata[DESCRIPTION], text)
+
+
+def test_every_outline_leads_back_to_the_words_that_made_it(slide: Path, tmp_path: Path) -> None:
+    result = segment(slide, ["olive", "olive again"], model=Writes("why"))
+    result.write_reasoning(tmp_path / "out.jsonl")
+    tiles = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    made = {i: [t for t in tiles if i in t["polygons"]] for t in tiles for i in t["polygons"]}
+    assert made.keys() == {str(a.id) for a in result.annotations}
+    for annotation in result.annotations:
+        theirs = made[str(annotation.id)]
+        l0_shape = translate(annotation.geometry, *L0_BOUNDS_XY)
+        assert shapely.union_all([box(t) for t in theirs]).contains(l0_shape)
+        assert all(t["segmented"] and t["query"] == annotation.metadata["query"] for t in theirs)
+        assert all(box(t).intersects(l0_shape) for t in theirs)
+        described = [t for t in theirs if annotation.metadata["tile"] == f"{t['l0_x']},{t['l0_y']}"]
+        assert [clean_description(t["reasoning"]) for t in described] == [annotation.metadata[DESCRIPTION]]
+    assert max(len(theirs) for theirs in made.values()) > 3
+    assert {t["seg_position"] for t in tiles if t["segmented"]} == {7}
+    silent = [t for t in tiles if not t["segmented"]]
+    assert silent
+    assert all(t["polygons"] == [] and t["seg_position"] is None for t in silent)
+
+
+def box(tile: dict[str, float]) -> shapely.Polygon:
+    x, y = tile["l0_x"], tile["l0_y"]
+    return shapely.box(x, y, x + tile["l0_width"], y + tile["l0_height"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(chains)
+@example("*a* _b_ # c")
+def test_a_description_is_words_to_qupath(text: str) -> None:
+    assert_only_words(clean_description(text), text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(), max_size=80), st.integers(2, 60))
+def test_cleaned_text_is_utf8_bounded_and_stays_as_it_is(text: str, limit: int) -> None:
+    cleaned = clean_text(text, limit)
+    cleaned.encode("utf-8")
+    assert len(cleaned) <= limit
+    assert clean_text(cleaned, limit) == cleaned
+    assert not set(cleaned) & {"\0", "\x1b", "\u2028", "\u202e"}
+
+
+def assert_only_words(description: str, text: str) -> None:
+    """As QuPath shows a description: a web page, HTML, or CommonMark with live HTML."""
+    assert len(description) <= 2 * MAX_DESCRIPTION + 1
+    assert not description.lower().startswith(("https://", "http://"))
+    assert not description.strip().startswith("<html>")
+    seen = Page()
+    seen.feed(MarkdownIt("commonmark", {"html": True}).render(description))
+    assert seen.tags <= {"p", "ul", "ol", "li", "h1", "h2", "h3", "h4", "h5", "h6", "pre", "code", "hr", "br"}
+    assert seen.attributes <= {"start"}
+    if len(text) < 200:  # not shortened: every letter and digit is there
+        assert letters(seen.text) == letters(clean_text(text)) or seen.tags & {"ol", "pre"}
+
+
+def letters(text: str) -> Sequence[str]:
+    return [c for c in text if c.isalpha()]
+
+
+class Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
