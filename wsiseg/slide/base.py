@@ -142,7 +142,7 @@ class Slide(ABC):
         Raises:
             MissingMppError, SlideError
         """
-        return self._read_scaled(self.l0_per_m(mpp), m_x, m_y, m_width, m_height)
+        return self.read_scaled(self.l0_per_m(mpp), m_x, m_y, m_width, m_height)
 
     def thumbnail(self, max_px: int) -> np.ndarray:
         """The whole slide, its longer side `max_px` pixels (or as many as it has).
@@ -152,11 +152,12 @@ class Slide(ABC):
         width, height = self.dimensions
         per_px = max(width, height) / min(max_px, max(width, height))
         out_width, out_height = max(1, round(width / per_px)), max(1, round(height / per_px))
-        return self._read_scaled((width / out_width, height / out_height), 0, 0, out_width, out_height)
+        return self.read_scaled((width / out_width, height / out_height), 0, 0, out_width, out_height)
 
-    def _read_scaled(
+    def read_scaled(
         self, l0_per_m: tuple[float, float], m_x: int, m_y: int, m_width: int, m_height: int
     ) -> np.ndarray:
+        """As `read_at_mpp`, on the plane of `l0_per_m` level-0 pixels per pixel; needs no microns per pixel."""
         level, scale = self._level_for(l0_per_m)
 
         def read(r_x: int, r_y: int, width: int, height: int) -> np.ndarray:
