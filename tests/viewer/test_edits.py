@@ -44,7 +44,7 @@ corner = st.tuples(st.integers(0, 9), st.integers(0, 9), st.booleans())
 @given(st.lists(corner, max_size=6))
 def test_packed_outlines_are_those_of_the_annotations(corners: list[tuple[int, int, bool]]) -> None:
     shapes = [ring(100 * x, 100 * y, 40, 20) if holed else disk(100 * x, 100 * y, 40) for x, y, holed in corners]
-    header, found = unpacked(pack([annotation(shape) for shape in shapes], {}))
+    header, found = unpacked(pack([annotation(shape) for shape in shapes], {"gland": 0}))
     assert header["objects"] == len(shapes) == len(found)
     for shape, (shell, *holes) in zip(shapes, found, strict=True):
         assert shapely.Polygon(shell, holes).symmetric_difference(shape).area < 1e-3 * shape.area
@@ -55,7 +55,7 @@ def test_packed_outlines_are_those_of_the_annotations(corners: list[tuple[int, i
 def test_an_outline_that_comes_back_unchanged_is_unchanged() -> None:
     both = shapely.MultiPolygon([ring(100, 100, 40, 20), disk(300, 100, 30)])
     before = annotation(both, measurements={"Mean probability": 0.7, "Area µm^2": 1.0, "mine": 5.0})
-    _, (rings,) = unpacked(pack([before], {}))
+    _, (rings,) = unpacked(pack([before], {"gland": 0}))
     edits = parse_edits(orjson.dumps({"rings": {"0": [r.tolist() for r in rings]}}), 1)
     (after,) = apply([before], edits, (0.5, 0.4))
     assert after.geometry.symmetric_difference(both).area < 1e-3 * both.area

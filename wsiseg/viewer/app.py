@@ -119,6 +119,7 @@ def make_app(session: Session, *, token: str, port: int) -> Guard:
         exception_handlers={WsisegError: refuse},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # no address but those above
     return Guard(app, token=token, port=port)
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 from wsiseg.slide import Slide
 
 TILE_PX = 512
-_KEPT_TILES = 512  # encoded, some 40 kB each
+OVERLAP_PX = 1  # on each side towards a neighbour: enlarged tiles would show seams without it
+_KEPT_TILES = 512  # encoded, some 60 kB each
 _JPEG_QUALITY = 85
 
 
@@ -39,7 +40,7 @@ class DeepZoom:
         return -(-width // scale), -(-height // scale)
 
     def tile(self, z: int, t_x: int, t_y: int) -> bytes | None:
-        """A tile as JPEG, smaller than `TILE_PX` at the right and bottom edge; None where there is none.
+        """A tile with its overlap as JPEG, less wide and high at the edges of the slide; None where there is none.
 
         Raises SlideError: the slide cannot be read there.
         """
@@ -52,10 +53,15 @@ class DeepZoom:
 
     def _encode(self, z: int, t_x: int, t_y: int) -> bytes:
         width, height = self.size(z)
-        m_x, m_y = t_x * TILE_PX, t_y * TILE_PX
+        (m_x, m_width), (m_y, m_height) = _span(t_x, width), _span(t_y, height)
         l0_per_m = float(1 << (self.last_level - z))
-        m_size = min(TILE_PX, width - m_x), min(TILE_PX, height - m_y)
-        pixels = self.slide.read_scaled((l0_per_m, l0_per_m), m_x, m_y, *m_size)
+        pixels = self.slide.read_scaled((l0_per_m, l0_per_m), m_x, m_y, m_width, m_height)
         encoded = io.BytesIO()
-        Image.fromarray(pixels).save(encoded, "JPEG", quality=_JPEG_QUALITY)
+        Image.fromarray(pixels).save(encoded, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
         return encoded.getvalue()
+
+
+def _span(t: int, length: int) -> tuple[int, int]:
+    """Start and length of tile `t` along an axis, in pixels of its level."""
+    start = max(t * TILE_PX - OVERLAP_PX, 0)
+    return start, min((t + 1) * TILE_PX + OVERLAP_PX, length) - start

@@ -15,13 +15,14 @@ All little-endian. Shells run one way and holes the other, so that nonzero filli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import orjson
 import shapely
 
 from wsiseg.geojson import Annotation
+from wsiseg.qupath import Color
 
 REVIEW = "review"
 """The metadata key under which a person's decision is kept."""
@@ -29,19 +30,18 @@ REVIEW = "review"
 REVIEWS = ("", "accepted", "rejected")
 
 
-def pack(annotations: Sequence[Annotation], classes: dict[str, int], first: int = 0) -> bytes:
+def pack(annotations: Sequence[Annotation], classes: Mapping[str, int], first: int = 0) -> bytes:
     """The bytes described above.
 
-    classes: name → index of every class known so far; new ones are added. first: index of the first annotation.
+    classes: name → index, at least of the classes of the annotations. first: index of the first annotation.
     """
     polygons = shapely.orient_polygons(np.array([a.geometry for a in annotations], object))
     rings, owner = oriented_rings(polygons)
     lengths = shapely.get_num_coordinates(rings)
     closing = np.cumsum(lengths) - 1
     xy = np.delete(shapely.get_coordinates(rings), closing, axis=0)
-    colors = {}
+    colors: dict[str, Color] = {}
     for a in annotations:
-        classes.setdefault(a.classification, len(classes))
         colors.setdefault(a.classification, a.color)
     header = orjson.dumps(
         {

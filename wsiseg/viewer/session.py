@@ -16,7 +16,7 @@ from wsiseg.inference import Segmenter
 from wsiseg.mask.regions import Origin, l0_origin
 from wsiseg.result import Result
 from wsiseg.slide import Slide
-from wsiseg.viewer.deepzoom import TILE_PX, DeepZoom
+from wsiseg.viewer.deepzoom import OVERLAP_PX, TILE_PX, DeepZoom
 from wsiseg.viewer.edits import Edits, apply
 from wsiseg.viewer.packing import pack
 
@@ -52,7 +52,7 @@ class Session:
         self.deepzoom = DeepZoom(slide)
         self.edits = Edits()
         self.out = out or geojson
-        self._classes: dict[str, int] = {}
+        self._classes = with_classes({}, self.annotations)
         self._ids = {annotation.id for annotation in self.annotations}
         self._lock = threading.Lock()
 
@@ -77,6 +77,7 @@ class Session:
             "mpp": self.mpp,
             "objective": self.slide.objective_power,
             "tile": TILE_PX,
+            "overlap": OVERLAP_PX,
             "firstLevel": self.deepzoom.first_level,
             "lastLevel": self.deepzoom.last_level,
             "objects": len(self.annotations),
@@ -111,6 +112,7 @@ class Session:
         with self._lock:
             new = [annotation for annotation in result.annotations if annotation.id not in self._ids]
             self._ids.update(annotation.id for annotation in new)
+            self._classes = with_classes(self._classes, new)
             self.annotations = [*self.annotations, *new]
             self.run = merged_run(self.run, result.run)
         return len(new)
@@ -139,6 +141,12 @@ def merged_run(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     asked_at = {**(mpp if isinstance(mpp, dict) else {}), **now["parameters"]["mpp"]}
     kept = {key: value for key, value in now["parameters"].items() if key != "region"}
     return {**before, **now, "queries": queries, "parameters": {**kept, "mpp": asked_at}}
+
+
+def with_classes(known: dict[str, int], annotations: Sequence[Annotation]) -> dict[str, int]:
+    """name → index of the known classes, and after them those that `annotations` bring."""
+    names = dict.fromkeys([*known, *(annotation.classification for annotation in annotations)])
+    return {name: index for index, name in enumerate(names)}
 
 
 def free_name(slide_name: str) -> Path:

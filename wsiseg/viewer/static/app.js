@@ -129,6 +129,8 @@ function toggleEdit() {
   if (editor.isOpen) editor.close();
   else if (selected >= 0) {
     editor.open(selected);
+    stage.show(store.shapes.box(selected), 2.5, 16);
+    leave();
     $("stage").focus();
     announce("Editing the outline. Comma and full stop choose a point, arrows move it, Enter is done");
   }
@@ -218,11 +220,16 @@ $("stage").addEventListener("pointermove", ({ clientX, clientY, target }) => {
   if (!pointer) requestAnimationFrame(() => (pointer && hover(...pointer), (pointer = null)));
   pointer = next;
 });
-$("stage").addEventListener("pointerleave", () => {
+function leave() {
   hovered = -1;
   $("tip").hidden = true;
-  scale.at(null);
+  $("stage").classList.remove("over");
   layer.soon();
+}
+
+$("stage").addEventListener("pointerleave", () => {
+  leave();
+  scale.at(null);
 });
 
 stage.viewer.addHandler("canvas-press", ({ position: p, originalEvent }) => {

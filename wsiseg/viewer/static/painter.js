@@ -3,6 +3,7 @@
 import { Shapes, unpack } from "./shapes.js";
 
 const LINE_PX = 2;
+const THIN_PX = 1.2; // where the slide is seen from afar
 const DOT_PX = 2; // what is smaller is drawn as a dot of this size
 const STEP_PX = 0.8; // vertices nearer than this to the last one drawn are left out
 
@@ -40,6 +41,7 @@ onmessage = ({ data }) => messages[data.type](data);
 function paint(left, top, span, size) {
   const scale = size / span;
   const margin = LINE_PX / scale;
+  const line = scale < 0.7 ? THIN_PX : LINE_PX;
   const paths = new Map(); // class and review → { path, dots }
   shapes.find(left - margin, top - margin, left + span + margin, top + span + margin, (o) => {
     const style = styles[classOf[o]];
@@ -67,7 +69,7 @@ function paint(left, top, span, size) {
     context.fillStyle = ink(0.85);
     context.fill(dots);
     context.setLineDash(review === 2 ? [3, 5] : []);
-    context.lineWidth = review === 1 ? 1.6 * LINE_PX : LINE_PX;
+    context.lineWidth = review === 1 ? 1.6 * line : line;
     context.strokeStyle = ink(review === 2 ? 0.7 : 1);
     context.stroke(path);
   }

@@ -28,7 +28,7 @@ export class Stage {
       width: slide.width,
       height: slide.height,
       tileSize: slide.tile,
-      tileOverlap: 0,
+      tileOverlap: slide.overlap,
       minLevel: slide.firstLevel,
       maxLevel: slide.lastLevel,
       getTileUrl: api.tileUrl,
@@ -86,11 +86,11 @@ export class Stage {
     this.viewport.applyConstraints();
   }
 
-  // Bring a box into the middle, with some of what surrounds it.
-  show([x0, y0, x1, y1], around = 4) {
+  // Bring a box into the middle, with some of what surrounds it; at most `zoom` screen pixels for one of the slide.
+  show([x0, y0, x1, y1], around = 4, zoom = 4) {
     const [dx, dy] = this.slide.origin;
     const size = this.viewport.getContainerSize();
-    const least = size.x / 4; // at most four screen pixels for one of the slide
+    const least = size.x / zoom;
     const width = Math.max((x1 - x0) * around, (y1 - y0) * around * (size.x / size.y), least);
     const height = width * (size.y / size.x);
     const [x, y] = [(x0 + x1) / 2 + dx - width / 2, (y0 + y1) / 2 + dy - height / 2];
