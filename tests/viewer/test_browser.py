@@ -82,9 +82,19 @@ def settled(page: Any) -> None:
 
 
 def colors_at(page: Any, x: float, y: float) -> list[int]:
-    """RGBA of the layer of outlines at a point of the stage."""
+    """RGBA of the painted outlines at a point of the stage."""
     return page.evaluate(
-        "([x, y]) => [...document.getElementById('overlay').getContext('2d').getImageData(x, y, 1, 1).data]", [x, y]
+        """([x, y]) => {
+            const corner = document.getElementById("stage").getBoundingClientRect();
+            const context = new OffscreenCanvas(1, 1).getContext("2d");
+            for (const tile of document.querySelectorAll("#outlines canvas")) {
+                const box = tile.getBoundingClientRect();
+                const side = box.width;
+                context.drawImage(tile, box.left - corner.left - x, box.top - corner.top - y, side, side);
+            }
+            return [...context.getImageData(0, 0, 1, 1).data];
+        }""",
+        [x, y],
     )
 
 
@@ -109,7 +119,7 @@ def test_outlines_lie_on_what_they_outline_and_tell_their_story(slide_path, geoj
     assert text(page, "#classes .name") == "olive"
     assert text(page, "#classes .count") == "3"
     inside, hole, outside = ((300, 300), (800, 300), (600, 100))
-    page.wait_for_function("() => document.getElementById('overlay').width > 300")
+    page.wait_for_selector("#outlines canvas")
     page.wait_for_timeout(1500)
     assert colors_at(page, *on_stage(page, *inside))[3] > 0
     assert colors_at(page, *on_stage(page, *hole))[3] == 0

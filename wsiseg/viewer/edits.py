@@ -17,10 +17,8 @@ import shapely
 from wsiseg.errors import ViewerError
 from wsiseg.geojson import Annotation
 from wsiseg.mask.shapes import repair
-from wsiseg.viewer.packing import REVIEW, REVIEWS, oriented_rings
-
-EDITED = "edited"
-"""The metadata key that marks an outline which a person moved."""
+from wsiseg.review import EDITED, REVIEW, REVIEWS
+from wsiseg.viewer.packing import oriented_rings
 
 _FARTHEST = 2.0**31  # pixels; no slide is larger
 

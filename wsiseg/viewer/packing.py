@@ -23,11 +23,7 @@ import shapely
 
 from wsiseg.geojson import Annotation
 from wsiseg.qupath import Color
-
-REVIEW = "review"
-"""The metadata key under which a person's decision is kept."""
-
-REVIEWS = ("", "accepted", "rejected")
+from wsiseg.review import REVIEW, REVIEWS
 
 
 def pack(annotations: Sequence[Annotation], classes: Mapping[str, int], first: int = 0) -> bytes:

@@ -18,7 +18,7 @@ const store = new Store();
 const panel = new Panel(store);
 const stage = new Stage($("slide"), slide);
 const view = () => stage.view();
-const layer = new Polygons($("overlay"), store, view);
+const layer = new Polygons($("outlines"), $("overlay"), store, view);
 const scale = new Scale($("scale-bar"), $("place"), slide);
 const editor = new Editor(store, () => layer.soon(), announce);
 const query = new QueryPanel({
@@ -258,14 +258,15 @@ stage.viewer.addHandler("canvas-double-click", (event) => {
 layer.painters.push(
   (context, v) => query.paint(context, v),
   (context, v) => {
-    for (const object of new Set([hovered, selected])) {
-      if (object < 0 || object === editor.object || !store.isShown(object)) continue;
+    const marked = [hovered, selected].filter((o) => o >= 0 && o !== editor.object && store.isShown(o));
+    for (const object of new Set(marked)) {
       const color = store.classes[store.classOf[object]].color.join(" ");
       outline(context, screenPath(store.shapes.rings(object), v), `rgb(${color})`, object === selected ? 3 : 2);
     }
+    return marked.length;
   },
   (context, v) => editor.paint(context, v),
-  (context, v) => scale.update(v),
+  (context, v) => void scale.update(v),
 );
 stage.viewer.addHandler("update-viewport", () => layer.draw());
 stage.viewer.addHandler("resize", () => layer.soon());

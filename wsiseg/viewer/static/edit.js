@@ -136,7 +136,7 @@ export class Editor {
   }
 
   paint(context, view) {
-    if (!this.isOpen) return;
+    if (!this.isOpen) return false;
     const path = screenPath(this.rings, view);
     const color = this.store.classes[this.store.classOf[this.object]].color.join(" ");
     context.fillStyle = `rgb(${color} / .18)`;
@@ -158,6 +158,7 @@ export class Editor {
       const chosen = r === this.ring && i === this.point;
       dot(x, y, chosen ? 6 : 4.5, chosen ? "#ffd33d" : "#fff", "#222");
     });
+    return true;
   }
 }
 

@@ -1,24 +1,27 @@
 // The layer over the slide: pictures of outlines from the painter, and on top of them the few things that move.
 //
-// Outlines are painted by a worker into tiles, at scales that are powers of two. A frame copies tiles, so it
-// costs the same however many polygons there are; where a tile is not painted yet, a coarser or finer one that
-// is stands in for it.
+// Outlines are painted by a worker into tiles, at scales that are powers of two. A frame only moves the finished
+// tiles, which the browser's compositor does without painting them again, so it costs the same however many
+// polygons there are. While another scale is being painted, the tiles of the last one stay.
 
 const TILE = 512;
 const MOST_TILES = 160; // 1 MB each
 const IN_FLIGHT = 3;
 
 export class Polygons {
-  constructor(canvas, store, view) {
+  // view() → { scale, x, y, width, height }: screen = slide · scale + (x, y)
+  constructor(element, canvas, store, view) {
+    this.element = element;
     this.canvas = canvas;
     this.context = canvas.getContext("2d");
     this.store = store;
-    this.view = view; // view() → { scale, x, y, width, height }: screen = slide · scale + (x, y)
-    this.tiles = new Map(); // key → { picture, version }, the longest unused first
+    this.view = view;
+    this.tiles = new Map(); // key → { canvas, isEmpty, version }, the longest unused first
     this.version = 0;
+    this.level = null; // the level that is shown
     this.wanted = [];
     this.inFlight = new Map();
-    this.painters = []; // functions (context, view) that draw on top
+    this.painters = []; // functions (context, view) that draw on top, and say whether they did
     this.worker = new Worker(new URL("./painter.js", import.meta.url), { type: "module" });
     this.worker.onmessage = ({ data }) => this.receive(data);
     store.addEventListener("added", ({ detail }) => {
@@ -63,16 +66,30 @@ export class Polygons {
 
   receive({ key, version, picture }) {
     this.inFlight.delete(key);
-    this.tiles.get(key)?.picture?.close();
-    this.tiles.delete(key);
-    this.tiles.set(key, { picture, version });
-    for (const [old, tile] of this.tiles) {
+    const tile = this.tiles.get(key) ?? { canvas: null };
+    if (picture) {
+      tile.canvas ??= document.createElement("canvas");
+      [tile.canvas.width, tile.canvas.height] = [TILE, TILE];
+      tile.canvas.getContext("bitmaprenderer").transferFromImageBitmap(picture);
+    } else {
+      tile.canvas?.remove();
+      tile.canvas = null;
+    }
+    tile.version = version;
+    this.used(key, tile);
+    for (const [old, { canvas }] of this.tiles) {
       if (this.tiles.size <= MOST_TILES) break;
-      tile.picture?.close();
+      canvas?.remove();
       this.tiles.delete(old);
     }
     this.request();
     this.soon();
+  }
+
+  // To the end of the tiles: used last.
+  used(key, tile) {
+    this.tiles.delete(key);
+    this.tiles.set(key, tile);
   }
 
   request() {
@@ -94,67 +111,59 @@ export class Polygons {
     this.frame = null;
     const view = this.view();
     if (!view) return;
-    const density = window.devicePixelRatio || 1;
-    const [width, height] = [Math.round(view.width * density), Math.round(view.height * density)];
-    if (this.canvas.width !== width || this.canvas.height !== height) {
-      [this.canvas.width, this.canvas.height] = [width, height];
-    }
-    const { context } = this;
-    context.setTransform(density, 0, 0, density, 0, 0);
-    context.clearRect(0, 0, view.width, view.height);
-    if (this.store.count) this.drawTiles(view, density);
-    for (const paint of this.painters) paint(context, view);
+    if (this.store.count) this.moveTiles(view);
+    this.drawOnTop(view);
   }
 
-  drawTiles(view, density) {
-    const level = Math.floor(-Math.log2(view.scale * density));
+  drawOnTop(view) {
+    const { context, canvas } = this;
+    const density = window.devicePixelRatio || 1;
+    const [width, height] = [Math.round(view.width * density), Math.round(view.height * density)];
+    if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+    else if (this.isDrawn) context.clearRect(0, 0, view.width, view.height);
+    context.setTransform(density, 0, 0, density, 0, 0);
+    this.isDrawn = this.painters.map((paint) => paint(context, view)).some(Boolean);
+  }
+
+  moveTiles(view) {
+    const level = Math.floor(-Math.log2(view.scale * (window.devicePixelRatio || 1)));
+    const keys = this.inView(view, level);
+    this.wanted = keys.filter((key) => this.tiles.get(key)?.version !== this.version);
+    const middle = (key) => {
+      const { left, top, span } = place(key);
+      const [x, y] = [left + span / 2, top + span / 2];
+      return Math.hypot(x * view.scale + view.x - view.width / 2, y * view.scale + view.y - view.height / 2);
+    };
+    this.wanted.sort((a, b) => middle(a) - middle(b));
+    this.request();
+    if (this.level === null || keys.every((key) => this.tiles.has(key))) this.level = level;
+    const shown = this.level === level ? keys : this.inView(view, this.level);
+    const canvases = new Set();
+    for (const key of shown) {
+      const tile = this.tiles.get(key);
+      if (!tile) continue;
+      this.used(key, tile);
+      if (!tile.canvas) continue;
+      canvases.add(tile.canvas);
+      const { left, top, span } = place(key);
+      const [x, y, scale] = [left * view.scale + view.x, top * view.scale + view.y, (span * view.scale) / TILE];
+      tile.canvas.style.transform = `translate(${x}px, ${y}px) scale(${scale})`;
+      if (!tile.canvas.parentNode) this.element.append(tile.canvas);
+    }
+    for (const canvas of [...this.element.children]) if (!canvases.has(canvas)) canvas.remove();
+  }
+
+  // Keys of the tiles of a level that are in view; at most as many as are kept.
+  inView(view, level) {
     const span = TILE * 2 ** level;
     const [firstX, firstY] = [Math.floor(-view.x / view.scale / span), Math.floor(-view.y / view.scale / span)];
     const lastX = Math.floor((view.width - view.x) / view.scale / span);
     const lastY = Math.floor((view.height - view.y) / view.scale / span);
-    this.wanted = [];
+    const keys = [];
     for (let y = firstY; y <= lastY; y++) {
-      for (let x = firstX; x <= lastX; x++) {
-        const key = `${level}/${x}/${y}`;
-        const tile = this.tiles.get(key);
-        if (tile) {
-          this.tiles.delete(key); // to the end: used last
-          this.tiles.set(key, tile);
-        }
-        if (tile?.version !== this.version) this.wanted.push(key);
-        if (tile) this.copy(view, tile.picture, x * span, y * span, span);
-        else this.standIn(view, level, x, y, span);
-      }
+      for (let x = firstX; x <= lastX && keys.length < MOST_TILES / 2; x++) keys.push(`${level}/${x}/${y}`);
     }
-    const middle = (key) => {
-      const { left, top } = place(key);
-      return Math.hypot((left + span / 2) * view.scale + view.x - view.width / 2, (top + span / 2) * view.scale + view.y - view.height / 2);
-    };
-    this.wanted.sort((a, b) => middle(a) - middle(b));
-    this.request();
-  }
-
-  copy(view, picture, left, top, span, source = [0, 0, TILE]) {
-    if (!picture) return;
-    const [sx, sy, size] = source;
-    const side = span * view.scale;
-    this.context.drawImage(picture, sx, sy, size, size, left * view.scale + view.x, top * view.scale + view.y, side, side);
-  }
-
-  // A part of the nearest coarser tile, else finer tiles.
-  standIn(view, level, x, y, span) {
-    for (let up = 1; up <= 6; up++) {
-      const tile = this.tiles.get(`${level + up}/${x >> up}/${y >> up}`);
-      if (!tile) continue;
-      const size = TILE / 2 ** up;
-      const source = [(x - ((x >> up) << up)) * size, (y - ((y >> up) << up)) * size, size];
-      return this.copy(view, tile.picture, x * span, y * span, span, source);
-    }
-    for (let i = 0; i < 4; i++) {
-      const [fx, fy] = [2 * x + (i & 1), 2 * y + (i >> 1)];
-      const tile = this.tiles.get(`${level - 1}/${fx}/${fy}`);
-      if (tile) this.copy(view, tile.picture, (fx * span) / 2, (fy * span) / 2, span / 2);
-    }
+    return keys;
   }
 }
 

@@ -126,7 +126,7 @@ export class QueryPanel {
 
   // While it runs: the tiles that were looked at, those with something in them stronger.
   paint(context, view) {
-    if (!this.isRunning) return;
+    if (!this.isRunning) return false;
     context.lineWidth = 1;
     context.setLineDash([]);
     for (const { box, segmented } of this.tiles) {
@@ -136,5 +136,6 @@ export class QueryPanel {
       context.fillRect(x + view.x, y + view.y, width, height);
       context.strokeRect(x + view.x, y + view.y, width, height);
     }
+    return true;
   }
 }
