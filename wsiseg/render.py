@@ -53,13 +53,14 @@ def overlay(
 
 def close_up(
     slide: Slide,
-    annotations: Sequence[Annotation],
+    annotation: Annotation,
+    others: Sequence[Annotation],
     box: tuple[float, float, float, float],
     *,
     origin: Origin = "qupath",
     max_px: int = 320,
 ) -> Image.Image:
-    """A piece of the slide, its longer side `max_px`, with the outlines in it.
+    """A piece of the slide, its longer side `max_px`, with one outline drawn strongly and others thinly.
 
     box: x, y, width, height in the annotations' coordinates.
     """
@@ -69,9 +70,10 @@ def close_up(
     left, top = np.round((l0_start + (x, y)) / l0_per_px).astype(int).tolist()
     size = max(1, round(width / l0_per_px)), max(1, round(height / l0_per_px))
     picture = Image.fromarray(slide.read_scaled((l0_per_px, l0_per_px), left, top, *size))
-    polygons = np.array([annotation.geometry for annotation in annotations], object)
-    polygons = shapely.transform(polygons, lambda l0_xy: (l0_xy + l0_start) / l0_per_px - (left, top))
-    _draw_outlines(picture, polygons, [annotation.color for annotation in annotations], 2)
+    for drawn, line_px in (([a for a in others if a is not annotation], 1), ([annotation], 3)):
+        polygons = np.array([a.geometry for a in drawn], object)
+        polygons = shapely.transform(polygons, lambda l0_xy: (l0_xy + l0_start) / l0_per_px - (left, top))
+        _draw_outlines(picture, polygons, [a.color for a in drawn], line_px)
     return picture
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-_WIDTH, _HEIGHT, _BASE, _TOP = 340, 130, 104, 14
+_WIDTH, _HEIGHT, _BASE, _TOP = 340, 142, 104, 16
 _BINS = 24
 
 
@@ -31,7 +31,7 @@ def histogram_svg(values: np.ndarray, unit: str, color: tuple[int, int, int], la
         f'<g fill="rgb({color[0]} {color[1]} {color[2]})">{bars}</g>'
         f'<line x1="0" x2="{_WIDTH}" y1="{_BASE}" y2="{_BASE}"/>{ticks}'
         f'<text x="0" y="10">{counts.max():,}</text>'
-        f'<text x="{_WIDTH}" y="{_HEIGHT - 1}" text-anchor="end">{unit}, logarithmic</text></svg>'
+        f'<text x="{_WIDTH}" y="{_HEIGHT - 4}" text-anchor="end">{unit}, logarithmic</text></svg>'
     )
 
 

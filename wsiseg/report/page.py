@@ -124,7 +124,7 @@ def _card(
     side = max(_SURROUNDINGS * max(x1 - x0, y1 - y0), _LEAST_L0)
     x, y = (x0 + x1 - side) / 2, (y0 + y1 - side) / 2
     around = [annotations[i] for i in np.sort(tree.query(shapely.box(x, y, x + side, y + side)))]
-    picture = close_up(slide, around, (x, y, side, side), origin=origin, max_px=_CLOSE_UP_PX)
+    picture = close_up(slide, annotation, around, (x, y, side, side), origin=origin, max_px=_CLOSE_UP_PX)
     name = escape(annotation.classification or annotation.name or "no class")
     facts = [f"probability {probability(annotation):.3f}"]
     if "Area µm^2" in annotation.measurements:
