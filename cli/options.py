@@ -1,12 +1,12 @@
 """Options that several commands share, so that each has one name, one meaning and one help text.
 
-| option       | segment | info | thumbnail | tile | render |
-|--------------|---------|------|-----------|------|--------|
-| --slide-mpp  | x       | x    | x         | x    | x      |
-| --backend    | x       | x    | x         | x    | x      |
-| --origin     | x       |      |           |      | x      |
-| --device     | x       |      |           |      |        |
-| --max-px     |         |      | x         |      | x      |
+| option       | segment | info | thumbnail | tile | render | view | report |
+|--------------|---------|------|-----------|------|--------|------|--------|
+| --slide-mpp  | x       | x    | x         | x    | x      | x    | x      |
+| --backend    | x       | x    | x         | x    | x      | x    | x      |
+| --origin     | x       |      |           |      | x      | x    | x      |
+| --device     | x       |      |           |      |        | x    |        |
+| --max-px     |         |      | x         |      | x      |      |        |
 """
 
 from __future__ import annotations
@@ -56,6 +56,11 @@ origin_option = click.option(
     default="qupath",
     show_default=True,
     help="Where 0,0 lies: as in QuPath (OpenSlide bounds subtracted), or the corner of the whole slide.",
+)
+origin_of_file_option = click.option(
+    "--origin",
+    type=click.Choice(["qupath", "slide"]),
+    help="Where 0,0 of the GeoJSON lies; by default what the file says, else as in QuPath.",
 )
 PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 

@@ -7,18 +7,14 @@ from typing import Any
 
 import click
 
-from wsiseg.cli.options import backend_option, slide_mpp_option
+from wsiseg.cli.options import backend_option, origin_of_file_option, slide_mpp_option
 
 
 @click.command("report")
 @click.argument("slide")
 @click.argument("geojson", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="HTML file to write.")
-@click.option(
-    "--origin",
-    type=click.Choice(["qupath", "slide"]),
-    help="Where 0,0 of the GeoJSON lies; by default what the file says, else as in QuPath.",
-)
+@origin_of_file_option
 @slide_mpp_option
 @backend_option
 def command(slide: str, geojson: Path, out: Path, origin: Any, slide_mpp: Any, backend: str | None) -> None:

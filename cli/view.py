@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from wsiseg.cli.options import backend_option, device_option, slide_mpp_option
+from wsiseg.cli.options import backend_option, device_option, origin_of_file_option, slide_mpp_option
 
 
 @click.command("view")
@@ -22,11 +22,7 @@ from wsiseg.cli.options import backend_option, device_option, slide_mpp_option
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1; by default a free one.")
 @click.option("--model", help="Name or folder of the model that answers; the bundled one by default.")
 @device_option
-@click.option(
-    "--origin",
-    type=click.Choice(["qupath", "slide"]),
-    help="Where 0,0 of the GeoJSON lies; by default what the file says, else as in QuPath.",
-)
+@origin_of_file_option
 @slide_mpp_option
 @backend_option
 def command(

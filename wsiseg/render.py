@@ -67,7 +67,7 @@ def close_up(
     x, y, width, height = box
     l0_per_px = max(width, height) / max_px
     l0_start = np.array(l0_origin(slide.l0_bounds, origin))
-    left, top = np.round((l0_start + (x, y)) / l0_per_px).astype(int).tolist()
+    left, top = np.round((l0_start + np.array([x, y])) / l0_per_px).astype(int).tolist()
     size = max(1, round(width / l0_per_px)), max(1, round(height / l0_per_px))
     picture = Image.fromarray(slide.read_scaled((l0_per_px, l0_per_px), left, top, *size))
     for drawn, line_px in (([a for a in others if a is not annotation], 1), ([annotation], 3)):

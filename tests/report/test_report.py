@@ -107,12 +107,12 @@ def test_hostile_names_stay_text(slide_path: Path, geojson: Path, tmp_path: Path
 
 def test_an_empty_file_and_a_slide_without_scale_have_a_report(tmp_path: Path) -> None:
     synthetic_slide(tmp_path / "s.tif", {}, mpp=None)
-    for name, annotations in (
+    for name, outlines in (
         ("none", []),
         ("one", [Annotation(uuid.uuid4(), shapely.box(10, 10, 60, 60), "a", "", (1, 2, 3))]),
     ):
         with open(tmp_path / f"{name}.geojson", "wb") as file:
-            write_geojson(annotations, file)
+            write_geojson(outlines, file)
         shown = report(tmp_path / "s.tif", tmp_path / f"{name}.geojson", "--out", tmp_path / f"{name}.html")
         assert shown.exit_code == 0, shown.output
     assert "no outline" in (tmp_path / "none.html").read_text()

@@ -19,10 +19,10 @@ from wsiseg.qupath import DESCRIPTION, check_dialect
 
 api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 WAIT_MS = 30_000  # a machine may be busy
 
 pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Chromium at {CHROMIUM}")
@@ -227,6 +227,8 @@ def test_a_query_streams_and_becomes_a_class_that_is_saved(
     page.fill("#query", "the orange")
     page.check("[name=scope][value=slide]", force=True)
     page.click("#ask-start")
+    page.wait_for_selector("#run-log .found")
+    page.reload()  # it goes on, and the page that is loaded anew hears all of it
     page.wait_for_selector("#run-log .found")
     assert page.locator("#ask-cancel").is_visible()
     assert "px of orange" in text(page, "#run-log")

@@ -23,7 +23,8 @@ def histogram_svg(values: np.ndarray, unit: str, color: tuple[int, int, int], la
         if counts[i]
     )
     ticks = "".join(
-        f'<text x="{x * _WIDTH:.1f}" y="{_BASE + 16}" text-anchor="{anchor}">{_short(10 ** (low + x * (high - low)))}</text>'
+        f'<text x="{x * _WIDTH:.1f}" y="{_BASE + 16}" text-anchor="{anchor}">'
+        f"{_short(10 ** (low + x * (high - low)))}</text>"
         for x, anchor in ((0, "start"), (0.5, "middle"), (1, "end"))
     )
     return (

@@ -184,7 +184,8 @@ body { margin: 0; font: 14px/1.5 system-ui, sans-serif; background: light-dark(#
 main { max-width: 1100px; margin: 0 auto; padding: 28px 24px 60px; }
 h1 { font-size: 22px; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 16px; margin: 34px 0 10px; }
 header p, .note, figcaption span { color: var(--muted); margin: 2px 0; }
-.overview { display: block; max-width: 100%; max-height: 90vh; margin: 18px 0; border: 1px solid var(--line); border-radius: 6px; }
+.overview { display: block; max-width: 100%; max-height: 90vh; margin: 18px 0; border-radius: 6px;
+  border: 1px solid var(--line); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 5px 14px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top;
   overflow-wrap: anywhere; }

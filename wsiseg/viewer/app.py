@@ -19,8 +19,8 @@ from starlette.staticfiles import StaticFiles
 from wsiseg.errors import WsisegError
 from wsiseg.viewer.edits import parse_edits
 from wsiseg.viewer.guard import Guard
-from wsiseg.viewer.query import Queries
-from wsiseg.viewer.session import Session, check_range
+from wsiseg.viewer.query import Queries, parse_region
+from wsiseg.viewer.session import Session
 
 STATIC = Path(__file__).parent / "static"
 _TICK_S = 0.1  # how often a stream of events looks for new ones
@@ -39,7 +39,7 @@ def make_app(session: Session, *, token: str, port: int) -> Guard:
         return FileResponse(STATIC / "index.html")
 
     def slide(_: Request) -> Response:
-        return _json(session.describe())
+        return _json({**session.describe(), "running": queries.running})
 
     def tile(request: Request) -> Response:
         numbers = re.fullmatch(r"(\d{1,2})/(\d{1,7})_(\d{1,7})\.jpg", request.path_params["place"], re.ASCII)
@@ -71,7 +71,7 @@ def make_app(session: Session, *, token: str, port: int) -> Guard:
             return PlainTextResponse('Not {"query": …, "region": …}.', 400)
         if not isinstance(query, str):
             return PlainTextResponse("The query is not a text.", 400)
-        number = queries.ask(query, None if region is None else check_range(region))
+        number = queries.ask(query, None if region is None else parse_region(region))
         return _json({"number": number}, 202)
 
     def cancel(request: Request) -> Response:

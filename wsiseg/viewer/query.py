@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from wsiseg.errors import ViewerError, WsisegError
@@ -107,7 +108,7 @@ class Queries:
     def ask(self, query: str, region: Box | None) -> int:
         """Start a query and return its number. ViewerError: another one runs. QueryError: it is empty."""
         with self._lock:
-            if self._asked and not self._asked[-1].ended:
+            if self.running is not None:
                 raise ViewerError("another query is running: wait for it, or cancel it")
             self._asked.append(Query(self._session, query, region))
             return len(self._asked) - 1
@@ -115,18 +116,30 @@ class Queries:
     def get(self, number: int) -> Query | None:
         return self._asked[number] if 0 <= number < len(self._asked) else None
 
+    @property
+    def running(self) -> int | None:
+        """The number of the query that has not ended."""
+        return len(self._asked) - 1 if self._asked and not self._asked[-1].ended else None
+
     def close(self) -> None:
         """End what is running."""
         for query in self._asked[-1:]:
             query.cancel()
 
 
+def parse_region(value: Any) -> Box:
+    """A box [x, y, width, height] from the page. ViewerError if it is none."""
+    numbers = value if isinstance(value, list) else []
+    if len(numbers) != 4 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in numbers):
+        raise ViewerError("the region is not [x, y, width, height]")
+    x, y, width, height = (float(v) for v in numbers)
+    return x, y, width, height
+
+
 def _model(session: Session) -> Any:
     """The model of the session, loaded when the first query needs it."""
     asking = session.asking
     if asking.model is None or isinstance(asking.model, str):
-        from dataclasses import replace
-
         from wsiseg.model import load_model
 
         session.asking = asking = replace(asking, model=load_model(asking.model, device=asking.device))

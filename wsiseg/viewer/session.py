@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wsiseg import __version__
-from wsiseg.errors import MissingMppError, ViewerError
+from wsiseg.errors import MissingMppError
 from wsiseg.files import atomic_write
 from wsiseg.geojson import Annotation, read_collection, write_geojson
 from wsiseg.inference import Segmenter
@@ -156,15 +156,6 @@ def free_name(slide_name: str) -> Path:
     while name.exists():
         name, number = Path(f"{stem}-{number}.geojson"), number + 1
     return name
-
-
-def check_range(region: Any) -> tuple[float, float, float, float]:
-    """A box x, y, width, height from the page. ViewerError if it is none."""
-    numbers: Sequence[Any] = region if isinstance(region, list) else []
-    if len(numbers) != 4 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in numbers):
-        raise ViewerError("the region is not [x, y, width, height]")
-    x, y, width, height = (float(v) for v in numbers)
-    return x, y, width, height
 
 
 def _texts(value: Any) -> list[str]:

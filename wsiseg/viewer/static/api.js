@@ -1,11 +1,13 @@
 // The server's routes. Addresses are relative: the page lies below its token.
 
+const SILENT = "The server does not answer: is `wsiseg view` still running?";
+
 async function request(path, options) {
   let response;
   try {
     response = await fetch(path, options);
   } catch {
-    throw new Error("The server does not answer: is `wsiseg view` still running?");
+    throw new Error(SILENT);
   }
   if (!response.ok) throw new Error(await response.text());
   return response;
@@ -27,8 +29,15 @@ export const cancel = (number) => post(`queries/${number}/cancel`);
 // Call `hear` with each event of a query; the last has the kind done, failed or cancelled.
 export function listen(number, hear) {
   const source = new EventSource(`queries/${number}/events`);
+  let failures = 0; // the browser tries again by itself, and is told what it missed
+  source.onerror = () => {
+    if (++failures < 5 && source.readyState !== EventSource.CLOSED) return;
+    source.close();
+    hear({ kind: "failed", message: SILENT });
+  };
   source.onmessage = ({ data }) => {
     const event = JSON.parse(data);
+    failures = 0;
     if (["done", "failed", "cancelled"].includes(event.kind)) source.close();
     hear(event);
   };

@@ -80,7 +80,7 @@ function step(by) {
 function select(object, { move = false } = {}) {
   if (editor.isOpen && editor.object !== object) editor.close();
   selected = object;
-  order = null;
+  if ($("undecided").checked) order = null;
   if (move && object >= 0) stage.show(store.shapes.box(object));
   refresh();
   if (object >= 0) {
@@ -174,7 +174,7 @@ async function save() {
 
 // Take in what a query found.
 async function takeIn({ first }) {
-  store.add(await api.polygons(first));
+  store.add(await api.polygons(store.count));
   unsaved = true;
   select(first);
 }
@@ -387,4 +387,5 @@ if (slide.objects) {
   store.restore(slide.edits);
 }
 refresh();
+if (slide.running !== null) query.follow(slide.running);
 document.documentElement.dataset.ready = "yes"; // for those who drive the page by script

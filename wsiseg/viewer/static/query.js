@@ -37,20 +37,26 @@ export class QueryPanel {
     const query = this.text.value.trim();
     if (!query || this.isRunning) return;
     const region = this.form.elements.scope.value === "view" ? this.region() : null;
+    try {
+      this.follow((await api.ask(query, region)).number);
+    } catch (error) {
+      this.run.hidden = false;
+      this.end(error.message, true);
+    }
+  }
+
+  // Watch a query, from its beginning.
+  follow(number) {
+    this.number = number;
     this.tiles = [];
     this.log.replaceChildren();
     this.run.hidden = false;
     this.bar.removeAttribute("value");
     this.counter.textContent = "";
     this.tell("Starting …");
-    try {
-      this.number = (await api.ask(query, region)).number;
-    } catch (error) {
-      return this.end(error.message, true);
-    }
     this.start.hidden = true;
     this.stop.hidden = false;
-    api.listen(this.number, (event) => this[event.kind](event));
+    api.listen(number, (event) => this[event.kind](event));
   }
 
   cancel() {
