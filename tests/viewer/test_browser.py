@@ -223,7 +223,7 @@ def test_an_outline_is_changed_with_the_mouse(slide_path, geojson, running_view,
 def test_a_query_streams_and_becomes_a_class_that_is_saved(
     slide_path, geojson, running_view, open_page, tmp_path
 ) -> None:
-    page = open_page(running_view(slide_path, geojson, "--out", tmp_path / "both.geojson", seconds=0.3))
+    page = open_page(running_view(slide_path, geojson, "--out", tmp_path / "both.geojson", seconds=1.5))
     page.fill("#query", "the orange")
     page.check("[name=scope][value=slide]", force=True)
     page.click("#ask-start")

@@ -129,7 +129,7 @@ function toggleEdit() {
   if (editor.isOpen) editor.close();
   else if (selected >= 0) {
     editor.open(selected);
-    stage.show(store.shapes.box(selected), 2.5, 16);
+    stage.show(store.shapes.box(selected), 2.5, 8);
     leave();
     $("stage").focus();
     announce("Editing the outline. Comma and full stop choose a point, arrows move it, Enter is done");
@@ -181,6 +181,8 @@ async function takeIn({ first }) {
 
 // The pointer.
 
+let pointed = null; // where it is on the stage
+
 function under(x, y) {
   const { scale: s, x: dx, y: dy } = view();
   return store.shapes.at((x - dx) / s, (y - dy) / s, (o) => store.isShown(o));
@@ -189,6 +191,7 @@ function under(x, y) {
 async function hover(x, y) {
   const v = view();
   if (!v) return;
+  pointed = [x, y];
   scale.at((x - v.x) / v.scale, (y - v.y) / v.scale, v);
   const object = editor.isOpen ? -1 : under(x, y);
   const tip = $("tip");
@@ -229,6 +232,7 @@ function leave() {
 
 $("stage").addEventListener("pointerleave", () => {
   leave();
+  pointed = null;
   scale.at(null);
 });
 
@@ -266,7 +270,10 @@ layer.painters.push(
     return marked.length;
   },
   (context, v) => editor.paint(context, v),
-  (context, v) => void scale.update(v),
+  (context, v) => {
+    scale.update(v);
+    if (pointed) scale.at((pointed[0] - v.x) / v.scale, (pointed[1] - v.y) / v.scale, v);
+  },
 );
 stage.viewer.addHandler("update-viewport", () => layer.draw());
 stage.viewer.addHandler("resize", () => layer.soon());

@@ -87,7 +87,7 @@ export class Stage {
   }
 
   // Bring a box into the middle, with some of what surrounds it; at most `zoom` screen pixels for one of the slide.
-  show([x0, y0, x1, y1], around = 4, zoom = 4) {
+  show([x0, y0, x1, y1], around = 4, zoom = 2) {
     const [dx, dy] = this.slide.origin;
     const size = this.viewport.getContainerSize();
     const least = size.x / zoom;
