@@ -227,10 +227,10 @@ def test_a_query_streams_and_becomes_a_class_that_is_saved(
     page.fill("#query", "the orange")
     page.check("[name=scope][value=slide]", force=True)
     page.click("#ask-start")
-    page.wait_for_selector("#run-log .found")
+    page.wait_for_selector("#run-log li")
+    assert page.locator("#ask-cancel").is_visible()
     page.reload()  # it goes on, and the page that is loaded anew hears all of it
     page.wait_for_selector("#run-log .found")
-    assert page.locator("#ask-cancel").is_visible()
     assert "px of orange" in text(page, "#run-log")
     assert re.search(r"\d+ of \d+ tiles", text(page, "#run-count"))
     page.wait_for_selector("#run-state:has-text('Found 1 outline')")

@@ -21,6 +21,7 @@ from wsiseg.slide import open_slide
 from wsiseg.testing import FakeModel, disk, synthetic_slide
 from wsiseg.viewer import Asking, Session
 from wsiseg.viewer.app import STATIC, make_app
+from wsiseg.viewer.edits import Edits
 
 HOME = f"http://127.0.0.1:{PORT}"
 
@@ -175,6 +176,12 @@ def test_without_a_geojson_a_new_file_is_made_and_none_overwritten(
             assert client.post("save", json={}).json()["out"] == "slide-1.geojson"
     assert (tmp_path / "slide.geojson").read_text() == "mine"
     assert len(read_collection(tmp_path / "slide-1.geojson")[0]) == 3
+
+
+def test_the_file_says_where_its_coordinates_begin(slide_path: Path, geojson: Path) -> None:
+    with open_slide(slide_path) as slide:
+        Session(slide, geojson, origin="slide").save(Edits())  # said by the person, against what the file says
+    assert read_collection(geojson)[1]["origin"] == "slide"
 
 
 # Refusals

@@ -126,7 +126,7 @@ class Session:
         """
         with self._lock:
             out = self.out or free_name(Path(self.slide.source).name)
-            run = {"version": __version__, "origin": self.origin, **self.run}
+            run = {"version": __version__, **self.run, "origin": self.origin}
             with atomic_write(out) as file:
                 written = write_geojson(apply(self.annotations, edits, self.mpp), file, run=run)
             self.edits, self.out = edits, out
