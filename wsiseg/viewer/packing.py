@@ -16,6 +16,7 @@ All little-endian. Shells run one way and holes the other, so that nonzero filli
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import orjson
@@ -50,7 +51,7 @@ def pack(annotations: Sequence[Annotation], classes: Mapping[str, int], first: i
     )
     header += b" " * (-len(header) % 4)
     reviews = [REVIEWS.index(r) if (r := a.metadata.get(REVIEW, "")) in REVIEWS else 0 for a in annotations]
-    columns: list[tuple[str, object]] = [
+    columns: list[tuple[str, Any]] = [
         ("<u4", np.searchsorted(owner, np.arange(len(annotations) + 1))),
         ("<u4", np.concatenate([[0], np.cumsum(lengths - 1)])),
         ("<f4", xy),
