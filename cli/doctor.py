@@ -15,7 +15,14 @@ import click
 from wsiseg import __version__
 
 PACKAGES = ("numpy", "torch", "transformers", "peft", "zarr", "shapely", "tifffile", "imagecodecs")
-EXTRAS = {"zarrs": "fast", "accelerate": "train", "tensorboard": "train", "yaml": "train"}
+EXTRAS = {
+    "zarrs": "fast",
+    "starlette": "view",
+    "uvicorn": "view",
+    "accelerate": "train",
+    "tensorboard": "train",
+    "yaml": "train",
+}
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ COMMANDS = {
     "thumbnail": "Write a small picture of a slide, or of its tissue.",
     "tile": "Stream patches of slides into Zarr stores, to query many times.",
     "render": "Draw a GeoJSON over its slide, as PNG.",
+    "view": "Look at a slide in a browser: ask, review and correct outlines.",
+    "report": "Write one HTML page on what was found.",
     "models": "List, fetch, build, merge and inspect models.",
     "data": "Import, annotate and inspect training data.",
     "train": "Train a model from a recipe.",

@@ -1,14 +1,14 @@
 """Options that several commands share, so that each has one name, one meaning and one help text.
 
-| option       | segment | info | thumbnail | tile | render |
-|--------------|---------|------|-----------|------|--------|
-| --slide-mpp  | x       | x    | x         | x    | x      |
-| --backend    | x       | x    | x         | x    | x      |
-| --origin     | x       |      |           |      | x      |
-| --device     | x       |      |           |      |        |
-| --example    | x       |      |           |      |        |
-| --max-px     |         |      | x         |      | x      |
-| --on-bad-tile| x       |      |           | x    |        |
+| option        | segment | info | thumbnail | tile | render | view | report |
+|---------------|---------|------|-----------|------|--------|------|--------|
+| --slide-mpp   | x       | x    | x         | x    | x      | x    | x      |
+| --backend     | x       | x    | x         | x    | x      | x    | x      |
+| --origin      | x       |      |           |      | x      | x    | x      |
+| --device      | x       |      |           |      |        | x    |        |
+| --example     | x       |      |           |      |        |      |        |
+| --max-px      |         |      | x         |      | x      |      |        |
+| --on-bad-tile | x       |      |           | x    |        |      |        |
 """
 
 from __future__ import annotations
@@ -65,6 +65,11 @@ on_bad_tile_option = click.option(
     default="stop",
     show_default=True,
     help="A tile of the slide cannot be decoded: stop with an error, or leave it out and say so.",
+)
+origin_of_file_option = click.option(
+    "--origin",
+    type=click.Choice(["qupath", "slide"]),
+    help="Where 0,0 of the GeoJSON lies; by default what the file says, else as in QuPath.",
 )
 PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 

@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from wsiseg.cli.options import PicturePath, backend_option, max_px_option, save_picture, slide_mpp_option
+from wsiseg.cli.options import (
+    PicturePath,
+    backend_option,
+    max_px_option,
+    origin_of_file_option,
+    save_picture,
+    slide_mpp_option,
+)
 
 
 @click.command("render")
@@ -15,11 +22,7 @@ from wsiseg.cli.options import PicturePath, backend_option, max_px_option, save_
 @click.argument("geojson", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=PicturePath(), help="Picture to write, .png or .jpg.")
 @max_px_option(2000)
-@click.option(
-    "--origin",
-    type=click.Choice(["qupath", "slide"]),
-    help="Where 0,0 of the GeoJSON lies; by default what the file says, else as in QuPath.",
-)
+@origin_of_file_option
 @slide_mpp_option
 @backend_option
 def command(

@@ -41,6 +41,21 @@ class Shard(click.ParamType):
         return int(found[1]), int(found[2])
 
 
+class Region(click.ParamType):
+    """`1000,2000,512,512`: x, y, width and height."""
+
+    name = "x,y,w,h"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            numbers = tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != 4:
+            self.fail(f"{value!r} is not a region such as 1000,2000,512,512 (x, y, width, height)", param, ctx)
+        return numbers
+
+
 @click.command("segment", short_help="Outline what a query asks for: a slide in, GeoJSON out.")
 @click.argument("source", required=False)
 @click.option("--query", "queries", multiple=True, help="What to outline. Several: one class each.")
@@ -57,6 +72,11 @@ class Shard(click.ParamType):
 )
 @backend_option
 @origin_option
+@click.option(
+    "--region",
+    type=Region(),
+    help="One slide: look only at this box, in pixels at full resolution from where --origin puts 0,0.",
+)
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1, min_open=True),
@@ -99,6 +119,7 @@ def command(
     reasoning: str | None,
     example_files: tuple[tuple[str, str], ...],
     example_mpp: float | None,
+    region: tuple[float, float, float, float] | None,
     recursive: bool,
     shard: tuple[int, int] | None,
     scheduler: str | None,
@@ -122,17 +143,16 @@ def command(
     if run_json is not None or is_many(source or ""):
         if out == "-":
             raise click.UsageError("many slides need --out FOLDER.", ctx)
-        if reasoning is not None:
-            raise click.UsageError("--reasoning is for one slide.", ctx)
-        if example_files:
-            raise click.UsageError("--example is for one slide.", ctx)
+        for name, value in (("--reasoning", reasoning), ("--region", region), ("--example", example_files or None)):
+            if value is not None:
+                raise click.UsageError(f"{name} is for one slide.", ctx)
         ctx.exit(segment_many(ctx, source, queries, Path(out), recursive, shard, scheduler, run_json, options))
     if not queries:
         raise click.UsageError("Missing option '--query'.", ctx)
     if recursive or shard or scheduler:
         raise click.UsageError("--recursive, --shard and --scheduler are for a folder or manifest.", ctx)
     examples = [(image, mask, example_mpp) for image, mask in example_files]
-    segment_one(str(source), queries, out, reasoning, examples, options)
+    segment_one(str(source), queries, out, reasoning, examples, {**options, "region": region})
 
 
 def is_many(source: str) -> bool:

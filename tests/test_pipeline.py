@@ -218,6 +218,36 @@ def test_a_threshold_or_area_that_nothing_passes_is_said(folder: Path) -> None:
     assert "nothing passes threshold and minimum area" in result.notes[0]
 
 
+# A region
+
+
+@pytest.mark.parametrize("origin", ["qupath", "slide"])
+def test_a_region_gives_the_outlines_of_the_whole_slide_from_few_tiles(folder: Path, origin) -> None:
+    path = folder / f"region-{origin}.scn"
+    synthetic_slide(path, SHAPES, l0_bounds_xy=(334, 222))
+    whole = segment(path, QUERIES, model=MODEL, origin=origin)
+    left, top = (0, 0) if origin == "qupath" else (334, 222)
+    box = (left + 120, top + 100, 300.0, 160.0)  # round the two disks
+    heard: list[wsiseg.pipeline.TileReasoning] = []
+    part = segment(path, QUERIES, model=MODEL, origin=origin, region=box, hear=heard.append)
+    inside = [a for a in whole.annotations if a.geometry.within(shapely.box(*box[:2], box[0] + 300, box[1] + 160))]
+    assert len(inside) == 2
+    assert part.annotations == inside
+    assert 0 < len(part.reasoning) < len(whole.reasoning) / 3
+    assert sorted(heard, key=repr) == sorted(part.reasoning, key=repr)
+    assert part.run["parameters"]["region"] == list(box)
+
+
+@pytest.mark.parametrize(
+    ("box", "said"), [((0, 0, 0, 9), "has no area"), ((9e9, 0, 9, 9), "outside"), ((0, 0, np.nan, 9), "no area")]
+)
+def test_a_region_without_slide_is_refused(folder: Path, box: tuple[float, ...], said: str) -> None:
+    path = folder / "no-region.tif"
+    synthetic_slide(path, {})
+    with pytest.raises(QueryError, match=said):
+        segment(path, "olive", model=MODEL, region=box)  # type: ignore[arg-type]
+
+
 # What is written
 
 

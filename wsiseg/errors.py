@@ -52,3 +52,7 @@ class DataError(WsisegError, ValueError):
 
 class FleetError(WsisegError, ValueError):
     """A folder of slides, manifest, earlier run or scheduler cannot be used."""
+
+
+class ViewerError(WsisegError, ValueError):
+    """What the page of `wsiseg view` asks for cannot be done."""

@@ -32,11 +32,23 @@ from wsiseg.mask.regions import Origin
 from wsiseg.qupath import DESCRIPTION, class_color, clean_description, clean_text
 from wsiseg.result import MAX_CHAIN, Result, TileReasoning
 from wsiseg.slide import Slide, open_slide, tissue_mask
-from wsiseg.tiles import Grid, GridSpec, OnBadTile, SlideTiles, TileSource, TileStore, is_store, plan_grid
+from wsiseg.tiles import (
+    Grid,
+    GridSpec,
+    OnBadTile,
+    SlideTiles,
+    TileSource,
+    TileStore,
+    is_store,
+    plan_grid,
+    touching,
+)
 
 log = logging.getLogger(__name__)
 
 __all__ = ["Result", "TileReasoning", "segment"]
+
+Box = tuple[float, float, float, float]  # x, y, width, height
 
 
 def segment(
@@ -51,6 +63,7 @@ def segment(
     min_area_um2: float = 10.0,
     simplify_um: float | None = None,
     origin: Origin = "qupath",
+    region: Box | None = None,
     batch_size: int = 16,
     device: str | None = None,
     examples: Sequence[Shot] = (),
@@ -59,6 +72,7 @@ def segment(
     deterministic: bool = False,
     work: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    hear: Callable[[TileReasoning], None] | None = None,
 ) -> Result:
     """Outline on a slide what one or several queries ask for.
 
@@ -75,6 +89,8 @@ def segment(
         simplify_um: how far outlines may move to save points; None is half a model pixel.
         origin: "qupath" counts pixels as QuPath shows the slide (less its OpenSlide bounds), "slide" from the
             corner of level 0.
+        region: look only at this box (x, y, width, height), in the coordinates that `origin` names: at the
+            tiles that touch it, for the outlines that touch it. Within it they are those of the whole slide.
         batch_size: tiles that the model sees at once.
         device: where a model that is loaded here runs: cpu, cuda, cuda:1, mps; None is the best there is.
         examples: what one query means, shown on other images (see `wsiseg.read_shot`).
@@ -84,7 +100,8 @@ def segment(
         deterministic: the same bytes on the same device, on one thread and without `cache`.
         work: a folder for answers as they come. A killed call leaves them there, and the same call goes on from
             them, to the same result; the caller removes the folder when the result is safe. None keeps nothing.
-        progress: called with (tiles done, tiles in all).
+        progress: called with (tiles done, tiles in all). hear: called with what the model said about each tile,
+            as it comes. What they raise ends the run.
 
     Raises:
         WsisegError: SlideError, MissingMppError, StoreError, ModelError, QueryError, or OutputError when the
@@ -103,7 +120,8 @@ def segment(
         # The slide first: what is wrong with it should not wait for a model to load.
         opened = _open(stack, source, backend, slide_mpp, on_bad_tile)
         segmenter = _shown(_load(model, device), examples)
-        passes = _plan(opened, queries, segmenter, mpp, on_bad_tile)
+        l0_region = None if region is None else _l0_region(region, opened, origin)
+        passes = _plan(opened, queries, segmenter, mpp, l0_region, on_bad_tile)
         done, total = 0, sum(len(tiles.grid) for tiles, _ in passes)
         skipped: list[list[float]] = []
         journals = open_journals(work, [(tiles.grid, asked) for tiles, asked in passes], segmenter, examples)
@@ -123,6 +141,8 @@ def segment(
                         m_x, m_y = grid.m_xy[i].tolist()
                         canvases[q].add(m_x, m_y, mask.probability)
                         said[q].append(_tile_reasoning(q, grid, m_x, m_y, mask))
+                        if hear:
+                            hear(said[q][-1])
                 missing[indices] = False
                 done += len(indices)
                 if progress:
@@ -138,6 +158,8 @@ def segment(
                     simplify_um=simplify_um,
                     origin=origin,
                 )
+                if region is not None:
+                    outlines = [o for o in outlines if o.polygon.intersects(_box(region))]
                 annotations[q], said[q] = _annotate(q, outlines, said[q], grid, segmenter, examples, origin)
         _check_source(opened, len(skipped), total)
     slide = passes[0][0].grid.slide
@@ -156,6 +178,7 @@ def segment(
             "threshold": threshold,
             "min_area_um2": min_area_um2,
             **({} if simplify_um is None else {"simplify_um": simplify_um}),
+            **({} if region is None else {"region": list(region)}),
         },
         **({"skipped_tiles": skipped} if skipped else {}),
     }
@@ -215,8 +238,35 @@ def _shown(model: Segmenter, examples: Sequence[Shot]) -> Segmenter:
     return model.with_shots(examples)
 
 
+def _box(box: Box) -> shapely.Polygon:
+    x, y, width, height = box
+    return shapely.box(x, y, x + width, y + height)
+
+
+def _l0_region(region: Box, opened: Slide | TileStore, origin: Origin) -> Box:
+    """`region` in level-0 pixels of the whole slide. QueryError if it holds nothing of it."""
+    if isinstance(opened, TileStore):
+        raise StoreError(f"{opened.path} is a tile store: a region can only be asked of a slide")
+    l0_dx, l0_dy = l0_origin(opened.l0_bounds, origin)
+    l0_box = (region[0] + l0_dx, region[1] + l0_dy, *region[2:])
+    if not (np.isfinite(region).all() and min(region[2:]) > 0):
+        raise QueryError(f"the region {_said(region)} has no area: give x, y, width and height in pixels")
+    if not _box(l0_box).intersects(shapely.box(0, 0, *opened.dimensions)):
+        raise QueryError(f"the region {_said(region)} lies outside the slide")
+    return l0_box
+
+
+def _said(region: Box) -> str:
+    return ",".join(f"{value:g}" for value in region)
+
+
 def _plan(
-    opened: Slide | TileStore, queries: list[str], model: Segmenter, mpp: float | None, on_bad_tile: OnBadTile
+    opened: Slide | TileStore,
+    queries: list[str],
+    model: Segmenter,
+    mpp: float | None,
+    l0_region: Box | None,
+    on_bad_tile: OnBadTile,
 ) -> list[tuple[TileSource, list[str]]]:
     """What to read, once for each resolution, and which queries to ask there."""
     if isinstance(opened, TileStore):
@@ -237,10 +287,13 @@ def _plan(
     # A plain image was cut out by somebody who wants all of it looked at.
     least = 0.0 if opened.backend == "image" else GridSpec.min_tissue
     specs = {m: GridSpec(m, model.tile_size, model.overlap, least) for m in by_mpp}
-    return [
-        (SlideTiles(opened, plan_grid(opened, specs[m], tissue=tissue), on_bad_tile), asked)
-        for m, asked in by_mpp.items()
-    ]
+    passes: list[tuple[TileSource, list[str]]] = []
+    for m, asked in by_mpp.items():
+        grid = plan_grid(opened, specs[m], tissue=tissue)
+        if l0_region is not None:
+            grid = touching(grid, l0_region)
+        passes.append((SlideTiles(opened, grid, on_bad_tile), asked))
+    return passes
 
 
 def _l0_corners(grid: Grid, tiles: np.ndarray) -> list[list[float]]:
@@ -351,7 +404,7 @@ def most_covered(tree: shapely.STRtree, polygon: shapely.Geometry) -> int:
 def _nothing_found(query: str, said: Sequence[TileReasoning]) -> str:
     """A sentence on what was looked at in vain, with the model's own words."""
     if not said:
-        return f'"{query}": no tissue was found on the slide, so nothing was looked at'
+        return f'"{query}": no tissue was found there, so nothing was looked at'
     drawn = sum(tile.segmented for tile in said)
     if drawn:
         return (

@@ -51,6 +51,32 @@ def overlay(
     return picture
 
 
+def close_up(
+    slide: Slide,
+    annotation: Annotation,
+    others: Sequence[Annotation],
+    box: tuple[float, float, float, float],
+    *,
+    origin: Origin = "qupath",
+    max_px: int = 320,
+) -> Image.Image:
+    """A piece of the slide, its longer side `max_px`, with one outline drawn strongly and others thinly.
+
+    box: x, y, width, height in the annotations' coordinates.
+    """
+    x, y, width, height = box
+    l0_per_px = max(width, height) / max_px
+    l0_start = np.array(l0_origin(slide.l0_bounds, origin))
+    left, top = np.round((l0_start + np.array([x, y])) / l0_per_px).astype(int).tolist()
+    size = max(1, round(width / l0_per_px)), max(1, round(height / l0_per_px))
+    picture = Image.fromarray(slide.read_scaled((l0_per_px, l0_per_px), left, top, *size))
+    for drawn, line_px in (([a for a in others if a is not annotation], 1), ([annotation], 3)):
+        polygons = np.array([a.geometry for a in drawn], object)
+        polygons = shapely.transform(polygons, lambda l0_xy: (l0_xy + l0_start) / l0_per_px - (left, top))
+        _draw_outlines(picture, polygons, [a.color for a in drawn], line_px)
+    return picture
+
+
 def scale_bar_um(width_um: float) -> float:
     """The largest of 1, 2, 5, 10, 20, 50, … µm that is at most a quarter of the picture's width.
 

@@ -63,6 +63,13 @@ def test_out_writes_the_same_bytes_and_leaves_stdout_empty(slide: Path, tmp_path
 
 
 @pytest.mark.usefixtures("fake_model")
+def test_a_region_finds_what_touches_it(slide: Path) -> None:
+    shown = segment(slide, "--query", "olive", "--region", "180,180,240,240")
+    (found,) = json.loads(shown.stdout)["features"]
+    assert found["geometry"]["coordinates"][0][0] == pytest.approx((300, 300), abs=110)
+
+
+@pytest.mark.usefixtures("fake_model")
 def test_nothing_found_is_a_result_with_a_sentence_on_stderr(tmp_path: Path) -> None:
     synthetic_slide(tmp_path / "t.tif", {})
     shown = segment(tmp_path / "t.tif", "--query", "olive")

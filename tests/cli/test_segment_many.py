@@ -67,6 +67,8 @@ def test_broken_slides_are_told_at_the_end_with_exit_code_3(slides: Path, tmp_pa
         (["slides", "--query", "q"], 2, "many slides need --out FOLDER"),
         (["slides", "--out", "o"], 2, "Missing option '--query'"),
         (["slides", "--query", "q", "--out", "o", "--reasoning", "r"], 2, "--reasoning is for one slide"),
+        (["slides", "--query", "q", "--out", "o", "--region", "0,0,9,9"], 2, "--region is for one slide"),
+        (["a.tif", "--query", "q", "--region", "0,0,9"], 2, "is not a region such as 1000,2000,512,512"),
         (["slides", "--query", "q", "--out", "o", "--shard", "3/2"], 2, "'3/2' is not a part such as 1/8"),
         (["x.svs", "--query", "q", "--recursive"], 2, "are for a folder or manifest"),
         (["x.svs", "--from", "run.json", "--out", "o"], 2, "--from repeats a run as it was"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.tiles.fakes import FakeMask, FakeSlide, all_tissue
 from wsiseg.errors import StoreError
-from wsiseg.tiles.grid import GridSpec, m_length, plan_grid, tile_starts, tissue_fractions
+from wsiseg.tiles.grid import GridSpec, m_length, plan_grid, tile_starts, tissue_fractions, touching
 
 
 @given(st.integers(1, 5000), st.integers(1, 600), st.data())
@@ -113,3 +113,19 @@ def test_fingerprint_tells_slides_and_grids_apart_but_not_where_the_file_lies() 
 def test_a_grid_that_cannot_be_is_refused_by_name(bad: dict[str, float]) -> None:
     with pytest.raises(StoreError, match=next(iter(bad)).split("_")[0].replace("min", "minimum")):
         GridSpec(**({"mpp": 0.5} | bad))
+
+
+@given(st.integers(-50, 700), st.integers(-50, 500), st.integers(1, 300), st.integers(1, 300))
+@settings(max_examples=60, deadline=None)
+def test_the_tiles_of_a_region_are_those_that_touch_it(x: int, y: int, width: int, height: int) -> None:
+    slide = FakeSlide((600, 400), (0.25, 0.5))
+    grid = plan_grid(slide, GridSpec(1.0, 64, 16), tissue=all_tissue(slide))
+    kept = touching(grid, (x, y, width, height))
+    per_x, per_y = grid.l0_per_m
+    expected = [
+        (m_x, m_y)
+        for m_x, m_y in grid.m_xy.tolist()
+        if m_x * per_x < x + width and (m_x + 64) * per_x > x and m_y * per_y < y + height and (m_y + 64) * per_y > y
+    ]
+    assert list(map(tuple, kept.m_xy.tolist())) == expected
+    assert len(kept.tissue) == len(kept)

@@ -2,8 +2,8 @@
 
 A file of frames, appended batch by batch: length and CRC-32 (both uint32, little-endian) and a body, which is one
 line of JSON (indices, and for each query probability and place of `<SEG>`, reasoning and length of the mask) and
-then the masks, uint8 under zstd. A frame that was cut off, and whatever follows it, is forgotten. The file is named by what
-the answers depend on, so that no other question finds it. Whoever made it removes it when the result is safe.
+then the masks, uint8 under zstd. A frame that was cut off, and whatever follows it, is forgotten. The file is named
+by what the answers depend on, so that no other question finds it. Whoever made it removes it when the result is safe.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ class Slide(ABC):
         Raises:
             MissingMppError, SlideError
         """
-        return self._read_scaled(self.l0_per_m(mpp), m_x, m_y, m_width, m_height, self._read)
+        return self.read_scaled(self.l0_per_m(mpp), m_x, m_y, m_width, m_height)
 
     def thumbnail(self, max_px: int, unreadable: tuple[int, int, int] | None = None) -> np.ndarray:
         """The whole slide, its longer side `max_px` pixels (or as many as it has).
@@ -168,21 +168,25 @@ class Slide(ABC):
             except PixelError:
                 return self._readable(level, r_x, r_y, width, height, unreadable)
 
-        return self._read_scaled(l0_per_px, 0, 0, out_width, out_height, read)
+        return self.read_scaled(l0_per_px, 0, 0, out_width, out_height, read)
 
-    def _read_scaled(
+    def read_scaled(
         self,
         l0_per_m: tuple[float, float],
         m_x: int,
         m_y: int,
         m_width: int,
         m_height: int,
-        read_level: Callable[[int, int, int, int, int], np.ndarray],
+        read_level: Callable[[int, int, int, int, int], np.ndarray] | None = None,
     ) -> np.ndarray:
+        """As `read_at_mpp`, on the plane of `l0_per_m` level-0 pixels per pixel; needs no microns per pixel.
+
+        read_level: gives boxes (level, x, y, width, height) inside a level, in place of the slide itself.
+        """
         level, scale = self._level_for(l0_per_m)
 
         def read(r_x: int, r_y: int, width: int, height: int) -> np.ndarray:
-            return read_level(level, r_x, r_y, width, height)
+            return (read_level or self._read)(level, r_x, r_y, width, height)
 
         return resample_region(read, self.level_dimensions[level], scale, m_x, m_y, m_width, m_height)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wsiseg.tiles.embeddings import Embeddings
-from wsiseg.tiles.grid import Grid, GridSpec, SlideIdentity, plan_grid
+from wsiseg.tiles.grid import Grid, GridSpec, SlideIdentity, plan_grid, touching
 from wsiseg.tiles.store import TileStore, is_store, write_store
 from wsiseg.tiles.stream import OnBadTile, SlideTiles, TileSource
 
@@ -18,5 +18,6 @@ __all__ = [
     "TileStore",
     "is_store",
     "plan_grid",
+    "touching",
     "write_store",
 ]

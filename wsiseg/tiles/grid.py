@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -211,3 +211,15 @@ def plan_grid(slide: Slide, spec: GridSpec, *, tissue: TissueMask | None = None)
         m_xy=np.stack([m_x[t_column], m_y[t_row]], axis=1),
         tissue=fractions[t_row, t_column],
     )
+
+
+def touching(grid: Grid, l0_box: tuple[float, float, float, float]) -> Grid:
+    """The tiles of `grid` that share area with a box (x, y, width, height) in level-0 pixels.
+
+    Every pixel in the box is covered by the same tiles as in the whole grid, so its answer is the same.
+    """
+    l0_start = np.array(l0_box[:2])
+    l0_xy = grid.m_xy * grid.l0_per_m  # (N, 2)
+    l0_size = grid.spec.tile_size * np.array(grid.l0_per_m)
+    kept = ((l0_xy < l0_start + l0_box[2:]) & (l0_xy + l0_size > l0_start)).all(axis=1)
+    return replace(grid, m_xy=grid.m_xy[kept], tissue=grid.tissue[kept])

@@ -1,0 +1,36 @@
+"""`wsiseg report`: one HTML page on what was found on a slide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wsiseg.cli.options import backend_option, origin_of_file_option, slide_mpp_option
+
+
+@click.command("report")
+@click.argument("slide")
+@click.argument("geojson", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="HTML file to write.")
+@origin_of_file_option
+@slide_mpp_option
+@backend_option
+def command(slide: str, geojson: Path, out: Path, origin: Any, slide_mpp: Any, backend: str | None) -> None:
+    """Write one self-contained HTML page on the outlines of GEOJSON on SLIDE.
+
+    It shows the slide with its outlines, areas and counts by class, sizes of objects, the most confident and the
+    most doubtful outlines with what the model said, and what made them.
+    """
+    from wsiseg.files import atomic_write
+    from wsiseg.geojson import read_collection
+    from wsiseg.report import write_report
+    from wsiseg.slide import open_slide
+
+    annotations, run = read_collection(geojson)
+    if origin is None:
+        origin = "slide" if run.get("origin") == "slide" else "qupath"
+    with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened, atomic_write(out) as file:
+        write_report(opened, annotations, run, file, origin=origin)
+    click.echo(f"wsiseg: reported on {len(annotations):,} annotations in {out}", err=True)

@@ -1,0 +1,58 @@
+"""`wsiseg view`: look at a slide and its outlines in a browser, ask it, correct what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wsiseg.cli.options import backend_option, device_option, origin_of_file_option, slide_mpp_option
+
+
+@click.command("view")
+@click.argument("slide")
+@click.argument("geojson", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where the page saves; by default GEOJSON itself, or a new file here that is named after the slide.",
+)
+@click.option("--no-browser", is_flag=True, help="Only print the address.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1; by default a free one.")
+@click.option("--model", help="Name or folder of the model that answers; the bundled one by default.")
+@device_option
+@origin_of_file_option
+@slide_mpp_option
+@backend_option
+def command(
+    slide: str,
+    geojson: Path | None,
+    out: Path | None,
+    no_browser: bool,
+    port: int,
+    model: str | None,
+    device: str | None,
+    origin: Any,
+    slide_mpp: Any,
+    backend: str | None,
+) -> None:
+    """Look at SLIDE, with the outlines of GEOJSON, in a browser; ask, review, correct, save.
+
+    The page is served on this machine alone, at an address that only you are told. Ctrl-C ends it.
+    """
+    from wsiseg.files import check_writable
+    from wsiseg.slide import open_slide
+    from wsiseg.viewer import Asking, Session, serve
+
+    if out is not None:
+        check_writable(out)
+    with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
+        asking = Asking(model=model, device=device, slide_mpp=slide_mpp)
+        session = Session(opened, geojson, out=out, origin=origin, asking=asking)
+        serve(
+            session,
+            port=port,
+            browse=not no_browser,
+            tell=lambda address: click.echo(f"wsiseg: open {address} (Ctrl-C ends)", err=True),
+        )

@@ -1,0 +1,336 @@
+"""The page in a real browser: real clicks and keys, in Debian's headless Chromium.
+
+    apt-get install chromium        # without it these tests are skipped
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wsiseg.geojson import read_collection, write_geojson
+from wsiseg.qupath import DESCRIPTION, check_dialect
+
+api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+WAIT_MS = 30_000  # a machine may be busy
+
+pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Chromium at {CHROMIUM}")
+
+Open = Any  # (address) -> Page
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with api.sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("profile"),
+            executable_path=CHROMIUM,
+            args=FLAGS,
+            viewport={"width": 1200, "height": 800},
+        )
+        context.set_default_timeout(WAIT_MS)
+        yield context
+        context.close()
+
+
+@pytest.fixture
+def open_page(chromium: Any) -> Iterator[Open]:
+    """Open an address and wait until it is drawn; whatever the page complains of fails the test."""
+    complaints: list[str] = []
+    pages = []
+
+    def open_one(address: str) -> Any:
+        page = chromium.new_page()
+        pages.append(page)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+        page.on("dialog", lambda dialog: complaints.append(dialog.message) or dialog.dismiss())
+        page.goto(address)
+        page.wait_for_selector("html[data-ready]")
+        return page
+
+    yield open_one
+    for page in pages:
+        page.close()
+    assert complaints == []
+
+
+def settled(page: Any) -> None:
+    """Wait until the slide stands still."""
+    page.evaluate(
+        """async () => {
+            const bar = document.querySelector("#scale-bar i");
+            for (let same = 0, last = ""; same < 12; ) {
+                await new Promise(requestAnimationFrame);
+                const now = bar.style.width;
+                same = now === last ? same + 1 : 0;
+                last = now;
+            }
+        }"""
+    )
+
+
+def colors_at(page: Any, x: float, y: float) -> list[int]:
+    """RGBA of the painted outlines at a point of the stage."""
+    return page.evaluate(
+        """([x, y]) => {
+            const corner = document.getElementById("stage").getBoundingClientRect();
+            const context = new OffscreenCanvas(1, 1).getContext("2d");
+            for (const tile of document.querySelectorAll("#outlines canvas")) {
+                const box = tile.getBoundingClientRect();
+                const side = box.width;
+                context.drawImage(tile, box.left - corner.left - x, box.top - corner.top - y, side, side);
+            }
+            return [...context.getImageData(0, 0, 1, 1).data];
+        }""",
+        [x, y],
+    )
+
+
+def on_stage(page: Any, l0_x: float, l0_y: float) -> tuple[float, float]:
+    """Where a pixel of the 1200 x 800 px slide lies on the stage, when the whole slide is shown."""
+    box = page.locator("#stage").bounding_box()
+    scale = min(box["width"] / 1200, box["height"] / 800)
+    return box["width"] / 2 + (l0_x - 600) * scale, box["height"] / 2 + (l0_y - 400) * scale
+
+
+def click_slide(page: Any, l0_x: float, l0_y: float) -> None:
+    x, y = on_stage(page, l0_x, l0_y)
+    page.locator("#stage").click(position={"x": x, "y": y})
+
+
+def text(page: Any, selector: str) -> str:
+    return page.locator(selector).inner_text()
+
+
+def test_outlines_lie_on_what_they_outline_and_tell_their_story(slide_path, geojson, running_view, open_page) -> None:
+    page = open_page(running_view(slide_path, geojson))
+    assert text(page, "#classes .name") == "olive"
+    assert text(page, "#classes .count") == "3"
+    inside, hole, outside = ((300, 300), (800, 300), (600, 100))
+    page.wait_for_selector("#outlines canvas")
+    page.wait_for_timeout(1500)
+    assert colors_at(page, *on_stage(page, *inside))[3] > 0
+    assert colors_at(page, *on_stage(page, *hole))[3] == 0
+    assert colors_at(page, *on_stage(page, *outside))[3] == 0
+
+    x, y = on_stage(page, *inside)
+    box = page.locator("#stage").bounding_box()
+    page.mouse.move(box["x"] + x, box["y"] + y)
+    page.wait_for_selector("#tip .said:not(:empty)")
+    assert re.search(r"olive\n.*µm².*\nI see \d+ px of olive", text(page, "#tip"))
+
+    click_slide(page, *inside)
+    page.wait_for_selector("#chain:not(:empty)")
+    assert re.search(r"I see \d+ px of olive", text(page, "#chain"))
+    area = float(re.search(r"Area µm²\s+([\d,.]+)", text(page, "#measurements"))[1].replace(",", ""))
+    assert area == pytest.approx(3.14159 * 100**2 * 0.25, rel=0.03)
+    click_slide(page, *hole)
+    assert page.locator("#details").is_hidden()
+    page.locator("#classes [type=checkbox]").uncheck()
+    page.wait_for_timeout(800)
+    assert colors_at(page, x, y)[3] == 0
+
+
+def test_a_review_is_done_undone_and_saved(slide_path, geojson, running_view, open_page, tmp_path) -> None:
+    before, _ = read_collection(geojson)
+    page = open_page(running_view(slide_path, geojson, "--out", tmp_path / "reviewed.geojson"))
+    assert page.locator("#save").is_disabled()
+    click_slide(page, 300, 300)
+    page.click("#accept")
+    assert text(page, "#object-state") == "accepted"
+    click_slide(page, 200, 650)
+    page.click("#reject")
+    click_slide(page, 685, 300)  # the ring
+    page.click("#delete")
+    assert text(page, "#classes .count") == "2"
+    page.click("#undo")
+    assert text(page, "#classes .count") == "3"
+    page.click("#redo")
+    page.click("#save")
+    page.wait_for_selector("#banner:has-text('Saved 2 objects')")
+    assert check_dialect(tmp_path / "reviewed.geojson") == []
+    after, _ = read_collection(tmp_path / "reviewed.geojson")
+    assert {a.id: a.metadata["review"] for a in after} == {
+        next(a.id for a in before if a.geometry.area == pytest.approx(3.14159 * r**2, rel=0.05)): decision
+        for r, decision in ((100, "accepted"), (40, "rejected"))
+    }
+    # Another look at the same session, and a second thought.
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    assert text(page, "#classes .count") == "2"
+    assert page.locator("#save").is_disabled()
+
+
+def test_an_outline_is_changed_with_the_mouse(slide_path, geojson, running_view, open_page) -> None:
+    import shapely
+
+    square = shapely.box(400, 300, 600, 500)
+    annotations, run = read_collection(geojson)
+    with open(geojson, "wb") as file:
+        write_geojson([replace(annotations[0], geometry=square)], file, run=run)
+    page = open_page(running_view(slide_path, geojson))
+    click_slide(page, 500, 400)
+    page.click("#edit")
+    settled(page)
+    page.wait_for_timeout(800)
+    box = page.locator("#stage").bounding_box()
+    # 2.5 times the square is in view, the square in the middle of it.
+    scale = min(box["width"], box["height"]) / (200 * 2.5)
+    at = lambda x, y: (  # noqa: E731
+        box["x"] + box["width"] / 2 + (x - 500) * scale, box["y"] + box["height"] / 2 + (y - 400) * scale,
+    )  # fmt: skip
+
+    def drag(start: tuple[float, float], end: tuple[float, float]) -> None:
+        page.mouse.move(*at(*start))
+        page.mouse.down()
+        page.mouse.move(*at((start[0] + end[0]) / 2, (start[1] + end[1]) / 2), steps=4)
+        page.mouse.move(*at(*end), steps=4)
+        page.mouse.up()
+        page.wait_for_timeout(100)
+
+    drag((600, 500), (640, 540))  # a corner
+    drag((500, 300), (500, 260))  # the middle of an edge: a new point
+    page.mouse.move(*at(400, 500))
+    page.keyboard.down("Alt")
+    page.mouse.click(*at(400, 500))  # and one removed
+    page.keyboard.up("Alt")
+    page.keyboard.press("Enter")
+    page.click("#save")
+    page.wait_for_selector("#banner:has-text('Saved')")
+    (after,), _ = read_collection(geojson)
+    expected = shapely.Polygon([(400, 300), (500, 260), (600, 300), (640, 540)])
+    assert shapely.hausdorff_distance(after.geometry, expected) < 2
+    assert after.measurements["Area µm^2"] == pytest.approx(expected.area * 0.25, rel=0.02)
+    page.keyboard.press("Control+z")
+    page.click("#save")
+    page.wait_for_selector("#save:disabled")
+    page.wait_for_timeout(500)
+    assert read_collection(geojson)[0][0].geometry.equals(square)
+
+
+def test_a_query_streams_and_becomes_a_class_that_is_saved(
+    slide_path, geojson, running_view, open_page, tmp_path
+) -> None:
+    page = open_page(running_view(slide_path, geojson, "--out", tmp_path / "both.geojson", seconds=1.5))
+    page.fill("#query", "the orange")
+    page.check("[name=scope][value=slide]", force=True)
+    page.click("#ask-start")
+    page.wait_for_selector("#run-log li")
+    assert page.locator("#ask-cancel").is_visible()
+    page.reload()  # it goes on, and the page that is loaded anew hears all of it
+    page.wait_for_selector("#run-log .found")
+    assert "px of orange" in text(page, "#run-log")
+    assert re.search(r"\d+ of \d+ tiles", text(page, "#run-count"))
+    page.wait_for_selector("#run-state:has-text('Found 1 outline')")
+    assert page.locator("#classes .name").all_inner_texts() == ["olive", "the orange"]
+    assert text(page, "#object-class") == "the orange"
+    page.click("#save")
+    page.wait_for_selector("#banner:has-text('Saved 4 objects')")
+    assert check_dialect(tmp_path / "both.geojson") == []
+    assert {a.classification for a in read_collection(tmp_path / "both.geojson")[0]} == {"olive", "the orange"}
+
+
+def test_the_visible_region_is_asked_alone_and_a_query_is_cancelled(
+    slide_path, geojson, running_view, open_page
+) -> None:
+    page = open_page(running_view(slide_path, geojson, seconds=0.4))
+    page.click("#zoom-in")
+    page.click("#zoom-in")
+    page.click("#zoom-in")
+    page.wait_for_timeout(1500)
+    page.fill("#query", "the orange")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#run-count:not(:empty)")
+    tiles = int(re.search(r"of (\d+) tiles", text(page, "#run-count"))[1])
+    assert tiles < 15  # of some 30
+    page.click("#ask-cancel")
+    page.wait_for_selector("#run-state:has-text('Cancelled')")
+    assert page.locator("#ask-start").is_visible()
+    page.fill("#query", "purple")
+    page.click("#ask-start")
+    page.wait_for_selector("#run-state.bad:has-text('knows only olive, orange')")
+
+
+def test_all_is_done_without_a_mouse(slide_path, geojson, running_view, open_page) -> None:
+    before, _ = read_collection(geojson)
+    page = open_page(running_view(slide_path, geojson))
+    press = page.keyboard.press
+    # Everything that can be pressed can be reached, and has a name.
+    press("Tab")
+    names = []
+    for _ in range(24):
+        name = page.evaluate(
+            "() => { const e = document.activeElement; return e === document.body ? '' : "
+            "(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.[0]?.textContent.trim()); }"
+        )
+        assert name is not None
+        names.append(name)
+        press("Tab")
+    for wanted in ("Skip to the query", "What to outline", "Ask", "Show olive", "Opacity of olive", "Next ›"):
+        assert wanted in names
+    page.evaluate("document.activeElement.blur()")
+    press("d")  # by doubt
+    press("n")
+    doubtful = min(before, key=lambda a: a.measurements["Mean probability"])
+    page.wait_for_selector("#measurements:not(:empty)")
+    shown = re.search(r"Mean probability\s+([\d.]+)", text(page, "#measurements"))[1]
+    assert float(shown) == pytest.approx(doubtful.measurements["Mean probability"], abs=1e-3)
+    assert re.search(r"olive, object 1 of 3, probability 0\.\d+, undecided", text(page, "#live"))
+    press("e")
+    press(".")
+    press("Shift+ArrowLeft")
+    press("i")
+    press("Enter")
+    press("a")
+    assert text(page, "#object-state") == "accepted"
+    press("u")  # only undecided
+    press("n")
+    press("Delete")
+    press("?")
+    assert page.locator("#help").is_visible()
+    assert "Next object" in text(page, "#help")
+    press("Escape")
+    press("t")
+    assert page.evaluate("document.documentElement.dataset.theme") in ("dark", "light")
+    press("Control+s")
+    page.wait_for_selector("#banner:has-text('Saved 2 objects')")
+    after, _ = read_collection(geojson)
+    (changed,) = [a for a in after if "edited" in a.metadata]
+    assert changed.id == doubtful.id
+    assert changed.metadata["review"] == "accepted"
+
+
+def test_script_in_names_stays_text(slide_path, geojson, running_view, open_page) -> None:
+    evil = '<img src=x onerror="alert(1)"><script>alert(2)</script>'
+    annotations, run = read_collection(geojson)
+    hostile = [
+        replace(
+            a,
+            name=evil,
+            classification=evil,
+            measurements={**a.measurements, evil: 1.0},
+            metadata={**a.metadata, evil: evil, DESCRIPTION: evil},
+        )
+        for a in annotations
+    ]
+    with open(geojson, "wb") as file:
+        write_geojson(hostile, file, run=run)
+    page = open_page(running_view(slide_path, geojson))  # an alert would fail the test
+    click_slide(page, 300, 300)
+    page.wait_for_selector("#chain:not(:empty)")
+    for selector in ("#classes .name", "#object-class", "#chain", "#metadata", "#measurements"):
+        assert "<img src=x" in text(page, selector)
+    page.wait_for_selector("#tip:not([hidden])")
+    assert page.locator("main img, main script").count() == 0

@@ -1,0 +1,298 @@
+"""The server of `wsiseg view`: what it answers, and whom it refuses."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from tests.viewer.conftest import MODEL, PORT, TOKEN
+from wsiseg.geojson import read_collection
+from wsiseg.inference import TileMask
+from wsiseg.qupath import DESCRIPTION, check_dialect
+from wsiseg.slide import open_slide
+from wsiseg.testing import FakeModel, disk, synthetic_slide
+from wsiseg.viewer import Asking, Session
+from wsiseg.viewer.app import STATIC, make_app
+from wsiseg.viewer.edits import Edits
+
+HOME = f"http://127.0.0.1:{PORT}"
+
+
+def events(client: TestClient, number: int, after: int | None = None) -> list[dict[str, Any]]:
+    """All events of a query, until it has ended."""
+    headers = {} if after is None else {"Last-Event-ID": str(after)}
+    text = client.get(f"queries/{number}/events", headers=headers).text
+    return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+
+
+def header(block: bytes) -> dict[str, Any]:
+    return json.loads(block[4 : 4 + int.from_bytes(block[:4], "little")])
+
+
+# Answers
+
+
+def test_the_page_and_all_that_it_names_is_served(client: TestClient) -> None:
+    page = client.get("").text
+    for name in ("style.css", "app.js", "theme.js", "icon.svg", "vendor/openseadragon.min.js"):
+        assert f'"static/{name}"' in page
+        assert client.get(f"static/{name}").status_code == 200
+    assert "Redistribution" in client.get("static/vendor/openseadragon.LICENSE.txt").text
+    # No text from a file may ever become HTML.
+    for script in STATIC.glob("*.js"):
+        written = script.read_text()
+        assert not {word for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "eval(") if word in written}
+
+
+def test_slide_tiles_and_objects_are_there(client: TestClient) -> None:
+    slide = client.get("slide").json()
+    assert (slide["width"], slide["height"], slide["mpp"]) == (1200, 800, [0.5, 0.5])
+    tile = client.get(f"tiles/{slide['lastLevel']}/0_0.jpg")
+    assert tile.content[:2] == b"\xff\xd8"
+    head = header(client.get("polygons").content)
+    assert head["objects"] == slide["objects"] == 3
+    assert [c["name"] for c in head["classes"]] == ["olive"]
+    first = client.get("objects/0").json()
+    assert "px of olive" in first["metadata"][DESCRIPTION]
+    assert first["measurements"]["Area µm^2"] > 0
+
+
+def test_a_slide_with_bounds_is_shown_where_qupath_shows_it(tmp_path: Path) -> None:
+    synthetic_slide(tmp_path / "s.scn", {"olive": [disk(300, 300, 100)]}, l0_bounds_xy=(334, 222))
+    with open_slide(tmp_path / "s.scn") as slide:
+        as_qupath = Session(slide).describe()
+        assert as_qupath["shown"] == [334, 222, 1200, 800]
+        assert tuple(as_qupath["origin"]) == (334, 222)
+        whole = Session(slide, origin="slide").describe()
+        assert whole["shown"] == [0, 0, *slide.dimensions]
+        assert tuple(whole["origin"]) == (0, 0)
+
+
+def test_a_query_tells_what_happens_and_becomes_a_class(client: TestClient) -> None:
+    number = client.post("queries", json={"query": "the orange", "region": None}).json()["number"]
+    told = events(client, number)
+    kinds = [event["kind"] for event in told]
+    assert kinds[:2] == ["loading", "started"]
+    assert kinds[-1] == "done"
+    progress = [(event["done"], event["total"]) for event in told if event["kind"] == "progress"]
+    assert progress[-1][0] == progress[-1][1] == kinds.count("tile")
+    assert any("px of orange" in event["said"] for event in told if event["kind"] == "tile" and event["segmented"])
+    assert (told[-1]["first"], told[-1]["found"], told[-1]["new"]) == (3, 1, 1)
+    head = header(client.get("polygons?first=3").content)
+    assert [(c["index"], c["name"]) for c in head["classes"]] == [(1, "the orange")]
+    # A browser that lost the connection hears the rest, not everything again.
+    assert events(client, number, after=len(told) - 2) == told[-1:]
+    # The same again is the same objects.
+    again = client.post("queries", json={"query": "the orange", "region": None}).json()["number"]
+    assert events(client, again)[-1]["new"] == 0
+
+
+def test_a_query_on_a_region_looks_there_only(client: TestClient) -> None:
+    whole = events(client, client.post("queries", json={"query": "olive"}).json()["number"])
+    asked = client.post("queries", json={"query": "olive", "region": [160, 610, 80, 80]})
+    part = events(client, asked.json()["number"])
+    assert part[-1]["found"] == 1
+    assert len(part) < len(whole) / 3
+
+
+def test_what_a_query_cannot_do_is_a_sentence(client: TestClient) -> None:
+    assert "the query is empty" in client.post("queries", json={"query": "  "}).text
+    assert "region is not" in client.post("queries", json={"query": "olive", "region": [1, 2, "x", None]}).text
+    for body in ({}, [], {"query": 3}, {"query": None}, "x"):
+        assert client.post("queries", json=body).status_code == 400
+    asked = client.post("queries", json={"query": "purple"}).json()["number"]
+    assert "knows only olive, orange" in events(client, asked)[-1]["message"]
+    outside = client.post("queries", json={"query": "olive", "region": [9e9, 0, 5, 5]}).json()["number"]
+    assert "outside the slide" in events(client, outside)[-1]["message"]
+    # After all that it still answers.
+    assert events(client, client.post("queries", json={"query": "olive"}).json()["number"])[-1]["kind"] == "done"
+
+
+class Slow(FakeModel):
+    def segment_tiles(self, tiles: Any, query: str, mpp: float) -> list[TileMask]:
+        time.sleep(0.2)
+        return super().segment_tiles(tiles, query, mpp)
+
+
+def test_a_query_can_be_cancelled_and_two_do_not_run_at_once(session: Session, client: TestClient) -> None:
+    session.asking = Asking(model=Slow(tile_size=64, overlap=16))
+    number = client.post("queries", json={"query": "olive"}).json()["number"]
+    second = client.post("queries", json={"query": "olive"})
+    assert second.status_code == 400
+    assert "another query is running" in second.text
+    assert client.post(f"queries/{number}/cancel").status_code == 200
+    assert events(client, number)[-1]["kind"] == "cancelled"
+    assert len(session.annotations) == 3
+
+
+def test_what_is_saved_is_what_was_decided(client: TestClient, geojson: Path) -> None:
+    before, _ = read_collection(geojson)
+    events(client, client.post("queries", json={"query": "the orange"}).json()["number"])
+    square = [[[0, 0], [40, 0], [40, 40], [0, 40]]]
+    edits = {"deleted": [1], "review": {"0": "accepted", "3": "rejected"}, "rings": {"2": square}}
+    assert client.post("save", json=edits).json() == {"out": str(geojson), "written": 3}
+    assert check_dialect(geojson) == []
+    after, run = read_collection(geojson)
+    assert [a.id for a in after[:2]] == [before[0].id, before[2].id]
+    assert [a.metadata.get("review") for a in after] == ["accepted", None, "rejected"]
+    assert after[1].geometry.area == 1600
+    assert after[1].measurements["Area µm^2"] == pytest.approx(400)
+    assert after[1].metadata["edited"] == "by hand"
+    assert run["queries"] == ["olive", "the orange"]
+    assert run["parameters"]["mpp"] == {"olive": 1.0, "the orange": 1.0}
+    # Undone after saving, and saved again: as it was. A page that is loaded anew knows what was saved.
+    assert client.get("slide").json()["edits"]["deleted"] == [1]
+    client.post("save", json={})
+    assert read_collection(geojson)[0][:3] == before
+
+
+def test_a_save_that_fails_leaves_the_file_as_it_was(client: TestClient, geojson: Path) -> None:
+    data = geojson.read_bytes()
+    line = {"rings": {"0": [[[0, 0], [1, 1], [2, 2]]]}}
+    for body in (line, {"deleted": [99]}):
+        assert client.post("save", json=body).status_code == 400
+    assert geojson.read_bytes() == data
+    assert sorted(p.name for p in geojson.parent.iterdir()) == [geojson.name]
+
+
+def test_without_a_geojson_a_new_file_is_made_and_none_overwritten(
+    slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slide.geojson").write_text("mine")
+    with open_slide(slide_path) as slide:
+        app = make_app(Session(slide, asking=Asking(model=MODEL)), token=TOKEN, port=PORT)
+        with TestClient(app, base_url=f"{HOME}/{TOKEN}/") as client:
+            events(client, client.post("queries", json={"query": "olive"}).json()["number"])
+            assert client.post("save", json={}).json()["out"] == "slide-1.geojson"
+            assert client.post("save", json={}).json()["out"] == "slide-1.geojson"
+    assert (tmp_path / "slide.geojson").read_text() == "mine"
+    assert len(read_collection(tmp_path / "slide-1.geojson")[0]) == 3
+
+
+def test_the_file_says_where_its_coordinates_begin(slide_path: Path, geojson: Path) -> None:
+    with open_slide(slide_path) as slide:
+        Session(slide, geojson, origin="slide").save(Edits())  # said by the person, against what the file says
+    assert read_collection(geojson)[1]["origin"] == "slide"
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["/", "/slide", "/static/app.js", f"/{TOKEN}", "/wrong/", "/wrong/slide", f"/{TOKEN}x/slide", "//slide", "/é/"],
+)
+def test_without_the_token_nothing_is_told(client: TestClient, address: str) -> None:
+    shown = client.get(HOME + address)
+    assert shown.status_code == 403
+    assert "slide.tif" not in shown.text
+    assert client.post(HOME + address, json={}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", f"evil.example:{PORT}", "127.0.0.1", "127.0.0.1:1", f"127.0.0.1.evil:{PORT}", ""]
+)
+def test_a_foreign_host_is_refused(client: TestClient, host: str) -> None:
+    # DNS rebinding: a page of evil.example whose name now points at 127.0.0.1 is "same-origin" to the browser.
+    assert client.get("slide", headers={"Host": host}).status_code == 403
+    assert client.get("slide", headers={"Host": f"localhost:{PORT}"}).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_foreign_origin_is_refused(client: TestClient, geojson: Path, method: str) -> None:
+    data = geojson.read_bytes()
+    for foreign in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert client.request(method, "save", headers=foreign, json={"deleted": [0]}).status_code == 403
+    assert geojson.read_bytes() == data
+    assert client.post("save", headers={"Origin": HOME}, json={}).status_code == 200
+
+
+def test_there_is_no_websocket(client: TestClient) -> None:
+    with pytest.raises(WebSocketDisconnect) as refused, client.websocket_connect("queries"):
+        pass
+    assert refused.value.code == 1008
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "static/../app.py", "static/..%2fapp.py", "static/%2e%2e/app.py", "static/....//app.py", "static//etc/passwd",
+        "static/%2fetc%2fpasswd", "static/..%5capp.py", "static/%00", "static/", "static",
+    ],
+)  # fmt: skip
+def test_only_files_of_the_page_are_served(client: TestClient, path: str) -> None:
+    shown = client.get(f"{HOME}/{TOKEN}/{path}", follow_redirects=False)
+    assert shown.status_code in (403, 404)
+    assert "Starlette" not in shown.text
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "99/0_0.jpg", "11/-1_0.jpg", "11/0_-1.jpg", "-1/0_0.jpg", "11/9999999_0.jpg", "11/0_" + "9" * 5000 + ".jpg",
+        "11/0_0.png", "11/0_0.jpg/..", "11/1e3_0.jpg", "11/٣_0.jpg", "0/0_0.jpg", "11/0_0", "",
+    ],
+)  # fmt: skip
+def test_tiles_that_do_not_exist_are_not_there(client: TestClient, place: str) -> None:
+    assert client.get(f"tiles/{place}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["objects/3", "objects/-1", "objects/x", "objects/" + "9" * 5000, "queries/0/events", "nothing"]
+)
+def test_numbers_that_do_not_exist_are_not_there(client: TestClient, path: str) -> None:
+    assert client.get(path).status_code == 404
+
+
+def test_a_giant_body_is_refused_before_it_is_held(session: Session) -> None:
+    app = make_app(session, token=TOKEN, port=PORT)
+    app.max_body = 1000
+    with TestClient(app, base_url=f"{HOME}/{TOKEN}/") as client:
+        assert client.post("save", content=b"x" * 1001).status_code == 413
+        sent = 0
+
+        def endless() -> Any:  # chunked: no length is stated
+            nonlocal sent
+            while sent < 1 << 20:
+                sent += 100
+                yield b" " * 100
+
+        assert client.post("save", content=endless()).status_code == 413
+        for length in ("1" + "0" * 30, "-5", "x"):
+            assert client.post("save", content=b"{}", headers={"Content-Length": length}).status_code == 413
+
+
+def test_browsers_are_told_to_run_our_scripts_only(client: TestClient) -> None:
+    for path in ("", "slide", "polygons", "static/app.js", "nothing"):
+        headers = client.get(path).headers
+        assert "script-src 'self';" in headers["content-security-policy"]
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+
+
+# The command
+
+
+def test_the_command_serves_on_this_machine_alone(slide_path: Path, geojson: Path, running_view: Any) -> None:
+    address = running_view(slide_path, geojson)
+    assert address.startswith("http://127.0.0.1:")
+    port = int(address.split(":")[2].split("/")[0])
+    assert httpx.get(address + "slide").json()["name"] == "slide.tif"
+    assert httpx.get(f"http://127.0.0.1:{port}/slide").status_code == 403
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection((other_address(), port), timeout=2)
+
+
+def other_address() -> str:
+    """An address of this machine that is not 127.0.0.1."""
+    return "127.0.0.2"

@@ -1,0 +1,69 @@
+"""The figures of a report: sizes and counts by class, and which objects to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+
+from wsiseg.geojson import Annotation
+from wsiseg.qupath import Color
+from wsiseg.review import REVIEW
+
+
+@dataclass(frozen=True)
+class ClassSummary:
+    """One class. areas: (n,) of its objects, in µm², or in px² where the slide states no scale.
+
+    mean_probability: NaN where no object states one. reviews: decision → number of objects.
+    """
+
+    name: str
+    color: Color
+    areas: np.ndarray
+    mean_probability: float
+    reviews: dict[str, int]
+
+
+def summarize(annotations: Sequence[Annotation], mpp: tuple[float, float] | None) -> list[ClassSummary]:
+    """The classes, in the order in which they first appear.
+
+    Areas are those of the outlines as they are, not what the file says of them.
+    """
+    um2_per_px = mpp[0] * mpp[1] if mpp else 1.0
+    groups: dict[str, list[Annotation]] = {}
+    for annotation in annotations:
+        groups.setdefault(annotation.classification, []).append(annotation)
+    return [
+        ClassSummary(
+            name=name or "no class",
+            color=group[0].color,
+            areas=shapely.area(np.array([a.geometry for a in group], object)) * um2_per_px,
+            mean_probability=_mean([p for a in group if (p := probability(a)) is not None]),
+            reviews={
+                decision: count
+                for decision in ("accepted", "rejected")
+                if (count := sum(a.metadata.get(REVIEW) == decision for a in group))
+            },
+        )
+        for name, group in groups.items()
+    ]
+
+
+def probability(annotation: Annotation) -> float | None:
+    return annotation.measurements.get("Mean probability")
+
+
+def extremes(annotations: Sequence[Annotation], count: int) -> tuple[list[Annotation], list[Annotation]]:
+    """The `count` objects of the highest mean probability, and those of the lowest; none is in both."""
+    stated = [a for a in annotations if probability(a) is not None]
+    by_doubt = sorted(stated, key=lambda a: probability(a) or 0.0)
+    count = min(count, len(by_doubt) // 2 or len(by_doubt))
+    doubtful = by_doubt[:count] if len(by_doubt) > 1 else []
+    return by_doubt[::-1][:count], doubtful
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")

@@ -1,0 +1,131 @@
+"""The routes of `wsiseg view`. Everything is below the token: see `guard.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import orjson
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from wsiseg.errors import WsisegError
+from wsiseg.viewer.edits import parse_edits
+from wsiseg.viewer.guard import Guard
+from wsiseg.viewer.query import Queries, parse_region
+from wsiseg.viewer.session import Session
+
+STATIC = Path(__file__).parent / "static"
+_TICK_S = 0.1  # how often a stream of events looks for new ones
+
+
+def make_app(session: Session, *, token: str, port: int) -> Guard:
+    """The ASGI app over one session, which answers on 127.0.0.1:`port` below /`token`/."""
+    queries = Queries(session)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        queries.close()
+
+    def page(_: Request) -> Response:
+        return FileResponse(STATIC / "index.html")
+
+    def slide(_: Request) -> Response:
+        return _json({**session.describe(), "running": queries.running})
+
+    def tile(request: Request) -> Response:
+        numbers = re.fullmatch(r"(\d{1,2})/(\d{1,7})_(\d{1,7})\.jpg", request.path_params["place"], re.ASCII)
+        data = session.deepzoom.tile(*map(int, numbers.groups())) if numbers else None
+        if data is None:
+            return PlainTextResponse("There is no such tile.", 404)
+        return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
+
+    def polygons(request: Request) -> Response:
+        first = _number(request.query_params.get("first", "0"))
+        if first is None:
+            return PlainTextResponse("`first` is not a number.", 400)
+        return Response(session.packed(first), media_type="application/octet-stream")
+
+    def details(request: Request) -> Response:
+        index = _number(request.path_params["index"])
+        found = None if index is None else session.details(index)
+        return _json(found) if found else PlainTextResponse("There is no such object.", 404)
+
+    async def save(request: Request) -> Response:
+        edits = parse_edits(await request.body(), len(session.annotations))
+        return _json(await run_in_threadpool(session.save, edits))
+
+    async def ask(request: Request) -> Response:
+        try:
+            body = orjson.loads(await request.body())
+            query, region = body["query"], body.get("region")
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+            return PlainTextResponse('Not {"query": …, "region": …}.', 400)
+        if not isinstance(query, str):
+            return PlainTextResponse("The query is not a text.", 400)
+        number = queries.ask(query, None if region is None else parse_region(region))
+        return _json({"number": number}, 202)
+
+    def cancel(request: Request) -> Response:
+        number = _number(request.path_params["number"])
+        query = None if number is None else queries.get(number)
+        if query is None:
+            return PlainTextResponse("There is no such query.", 404)
+        query.cancel()
+        return _json({})
+
+    async def events(request: Request) -> Response:
+        number = _number(request.path_params["number"])
+        query = None if number is None else queries.get(number)
+        if query is None:
+            return PlainTextResponse("There is no such query.", 404)
+        seen = _number(request.headers.get("last-event-id", ""))  # a browser that lost the line goes on from there
+        start = 0 if seen is None else seen + 1
+
+        async def stream() -> AsyncIterator[bytes]:
+            sent = start
+            while not query.ended or sent < len(query.events):
+                for i, event in enumerate(query.events[sent:], sent):
+                    yield b"id: %d\ndata: %b\n\n" % (i, orjson.dumps(event))
+                    sent = i + 1
+                await asyncio.sleep(_TICK_S)
+
+        return StreamingResponse(stream(), media_type="text/event-stream")
+
+    async def refuse(_: Request, error: Exception) -> Response:
+        return PlainTextResponse(" ".join(str(error).split()), 400)
+
+    app = Starlette(
+        routes=[
+            Route("/", page),
+            Route("/slide", slide),
+            Route("/tiles/{place:path}", tile),
+            Route("/polygons", polygons),
+            Route("/objects/{index}", details),
+            Route("/save", save, methods=["POST"]),
+            Route("/queries", ask, methods=["POST"]),
+            Route("/queries/{number}/events", events),
+            Route("/queries/{number}/cancel", cancel, methods=["POST"]),
+            Mount("/static", StaticFiles(directory=STATIC)),
+        ],
+        exception_handlers={WsisegError: refuse},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False  # no address but those above
+    return Guard(app, token=token, port=port)
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), status, media_type="application/json")
+
+
+def _number(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"\d{1,9}", text, re.ASCII) else None

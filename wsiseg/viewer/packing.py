@@ -1,0 +1,72 @@
+"""Annotations as one block of bytes, which the page draws without parsing text.
+
+    uint32    length of the header
+    header    JSON: classes [{name, color}], first, objects, rings, vertices; spaces up to a multiple of 4
+    uint32    (objects + 1)  at which ring each object begins
+    uint32    (rings + 1)    at which vertex each ring begins
+    float32   (vertices, 2)  x, y in the coordinates of the file; the closing vertex of a ring is left out
+    float32   (objects)      mean probability, NaN where it is not known
+    float32   (objects)      area in µm², NaN where it is not known
+    uint32    (objects)      index of the class
+    uint8     (objects)      REVIEWS
+
+All little-endian. Shells run one way and holes the other, so that nonzero filling leaves holes open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+import shapely
+
+from wsiseg.geojson import Annotation
+from wsiseg.qupath import Color
+from wsiseg.review import REVIEW, REVIEWS
+
+
+def pack(annotations: Sequence[Annotation], classes: Mapping[str, int], first: int = 0) -> bytes:
+    """The bytes described above.
+
+    classes: name → index, at least of the classes of the annotations. first: index of the first annotation.
+    """
+    polygons = shapely.orient_polygons(np.array([a.geometry for a in annotations], object))
+    rings, owner = oriented_rings(polygons)
+    lengths = shapely.get_num_coordinates(rings)
+    closing = np.cumsum(lengths) - 1
+    xy = np.delete(shapely.get_coordinates(rings), closing, axis=0)
+    colors: dict[str, Color] = {}
+    for a in annotations:
+        colors.setdefault(a.classification, a.color)
+    header = orjson.dumps(
+        {
+            "classes": [{"index": classes[name], "name": name, "color": colors[name]} for name in colors],
+            "first": first,
+            "objects": len(annotations),
+            "rings": len(rings),
+            "vertices": len(xy),
+        }
+    )
+    header += b" " * (-len(header) % 4)
+    reviews = [REVIEWS.index(r) if (r := a.metadata.get(REVIEW, "")) in REVIEWS else 0 for a in annotations]
+    columns: list[tuple[str, Any]] = [
+        ("<u4", np.searchsorted(owner, np.arange(len(annotations) + 1))),
+        ("<u4", np.concatenate([[0], np.cumsum(lengths - 1)])),
+        ("<f4", xy),
+        ("<f4", [a.measurements.get("Mean probability", np.nan) for a in annotations]),
+        ("<f4", [a.measurements.get("Area µm^2", np.nan) for a in annotations]),
+        ("<u4", [classes[a.classification] for a in annotations]),
+        ("u1", reviews),
+    ]
+    return b"".join(
+        [len(header).to_bytes(4, "little"), header, *(np.asarray(c, kind).tobytes() for kind, c in columns)]
+    )
+
+
+def oriented_rings(polygons: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rings (R,) of polygons (N,), part by part, each part's shell first; and the polygon (R,) of each."""
+    parts, part_owner = shapely.get_parts(polygons, return_index=True)
+    rings, ring_part = shapely.get_rings(parts, return_index=True)
+    return rings, part_owner[ring_part]

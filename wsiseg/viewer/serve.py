@@ -1,0 +1,44 @@
+"""Serve a session on this machine alone until it is interrupted."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable
+
+from wsiseg.errors import ViewerError
+from wsiseg.viewer.session import Session
+
+
+def serve(session: Session, *, port: int = 0, browse: bool = True, tell: Callable[[str], None] = print) -> None:
+    """Bind 127.0.0.1 (a free port if `port` is 0), tell the address, and answer until Ctrl-C or SIGTERM.
+
+    Raises:
+        ViewerError: the port is taken, or Starlette and uvicorn are not installed.
+    """
+    try:
+        import uvicorn
+
+        from wsiseg.viewer.app import make_app
+    except ImportError as error:
+        raise ViewerError(f"the viewer needs {error.name}: `pip install 'wsiseg[view]'`") from error
+    try:
+        bound = socket.create_server(("127.0.0.1", port))
+    except (OSError, OverflowError) as error:
+        raise ViewerError(f"cannot listen on 127.0.0.1:{port}: {error}; choose another --port") from error
+    with bound:
+        port, token = bound.getsockname()[1], secrets.token_urlsafe(24)
+        address = f"http://127.0.0.1:{port}/{token}/"
+        config = uvicorn.Config(
+            make_app(session, token=token, port=port),
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,  # a stream of events must not keep it alive
+        )
+        tell(address)
+        if browse:
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+        uvicorn.Server(config).run(sockets=[bound])

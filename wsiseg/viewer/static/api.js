@@ -1,0 +1,44 @@
+// The server's routes. Addresses are relative: the page lies below its token.
+
+const SILENT = "The server does not answer: is `wsiseg view` still running?";
+
+async function request(path, options) {
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch {
+    throw new Error(SILENT);
+  }
+  if (!response.ok) throw new Error(await response.text());
+  return response;
+}
+
+function post(path, body = {}) {
+  const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  return request(path, options).then((response) => response.json());
+}
+
+export const slide = () => request("slide").then((response) => response.json());
+export const tileUrl = (level, x, y) => `tiles/${level}/${x}_${y}.jpg`;
+export const polygons = (first) => request(`polygons?first=${first}`).then((response) => response.arrayBuffer());
+export const details = (index) => request(`objects/${index}`).then((response) => response.json());
+export const save = (edits) => post("save", edits);
+export const ask = (query, region) => post("queries", { query, region });
+export const cancel = (number) => post(`queries/${number}/cancel`);
+
+// Call `hear` with each event of a query; the last has the kind done, failed or cancelled.
+export function listen(number, hear) {
+  const source = new EventSource(`queries/${number}/events`);
+  let failures = 0; // the browser tries again by itself, and is told what it missed
+  source.onerror = () => {
+    if (++failures < 5 && source.readyState !== EventSource.CLOSED) return;
+    source.close();
+    hear({ kind: "failed", message: SILENT });
+  };
+  source.onmessage = ({ data }) => {
+    const event = JSON.parse(data);
+    failures = 0;
+    if (["done", "failed", "cancelled"].includes(event.kind)) source.close();
+    hear(event);
+  };
+}

@@ -1,0 +1,398 @@
+// Puts the page together: what happens when something is clicked, pressed or found.
+
+import * as api from "./api.js";
+import { Editor, outline } from "./edit.js";
+import { bindKeys } from "./keys.js";
+import { Panel, number } from "./panel.js";
+import { Polygons, screenPath } from "./polygons.js";
+import { QueryPanel } from "./query.js";
+import { Scale } from "./scale.js";
+import { Stage } from "./stage.js";
+import { Store } from "./store.js";
+
+const $ = (id) => document.getElementById(id);
+const CLASS_KEYS = 9; // keys 1 to 9
+
+const slide = await api.slide().catch(fatal);
+const store = new Store();
+const panel = new Panel(store);
+const stage = new Stage($("slide"), slide);
+const view = () => stage.view();
+const layer = new Polygons($("outlines"), $("overlay"), store, view);
+const scale = new Scale($("scale-bar"), $("place"), slide);
+const editor = new Editor(store, () => layer.soon(), announce);
+const query = new QueryPanel({
+  region: () => stage.region(),
+  draw: () => layer.soon(),
+  show: (box) => stage.show(box, 1.4),
+  found: takeIn,
+  announce,
+});
+
+let selected = -1;
+let hovered = -1;
+
+function announce(text) {
+  $("live").textContent = text;
+}
+
+function banner(text, isBad = false) {
+  clearTimeout(banner.timer);
+  $("banner").textContent = text;
+  $("banner").hidden = false;
+  banner.timer = setTimeout(() => ($("banner").hidden = true), isBad ? 8000 : 2500);
+  announce(text);
+}
+
+function fatal(error) {
+  banner(error.message, true);
+  clearTimeout(banner.timer);
+  throw error;
+}
+
+// Objects in the order in which they are stepped through.
+
+let order = null;
+
+function ordered() {
+  if (order) return order;
+  const skipDecided = $("undecided").checked;
+  order = [];
+  for (let o = 0; o < store.count; o++) {
+    if (store.isShown(o) && !(skipDecided && store.review(o) && o !== selected)) order.push(o);
+  }
+  if ($("by-doubt").checked) {
+    const doubt = (o) => (Number.isNaN(store.probability[o]) ? 2 : store.probability[o]);
+    order.sort((a, b) => doubt(a) - doubt(b) || a - b);
+  }
+  return order;
+}
+
+function step(by) {
+  if (editor.isOpen) editor.close();
+  const objects = ordered();
+  if (!objects.length) return announce("There is nothing to step through");
+  const at = objects.indexOf(selected);
+  const next = at < 0 ? (by > 0 ? 0 : objects.length - 1) : (at + by + objects.length) % objects.length;
+  select(objects[next], { move: true });
+}
+
+function select(object, { move = false } = {}) {
+  if (editor.isOpen && editor.object !== object) editor.close();
+  selected = object;
+  if ($("undecided").checked) order = null;
+  if (move && object >= 0) stage.show(store.shapes.box(object));
+  refresh();
+  if (object >= 0) {
+    const style = store.classes[store.classOf[object]];
+    const sure = Number.isNaN(store.probability[object]) ? "" : `, probability ${number(store.probability[object])}`;
+    announce(`${style.name}, object ${position()}${sure}, ${store.review(object) || "undecided"}`);
+  }
+}
+
+function position() {
+  const at = ordered().indexOf(selected);
+  const all = ordered().length.toLocaleString();
+  return at < 0 ? all : `${(at + 1).toLocaleString()} of ${all}`;
+}
+
+function refresh() {
+  panel.classes();
+  panel.object(selected, position(), editor.isOpen).catch((error) => banner(error.message, true));
+  $("undo").disabled = !store.done.length;
+  $("redo").disabled = !store.undone.length;
+  $("save").disabled = !store.count || !(store.isDirty || !slide.out || unsaved);
+  layer.soon();
+}
+
+// What a person does to an object.
+
+function decide(decision) {
+  if (selected < 0) return announce("No object is chosen: N goes to the first");
+  if (editor.isOpen) editor.close();
+  store.decide(selected, store.review(selected) === decision ? "" : decision);
+  announce(store.review(selected) || "undecided");
+}
+
+function remove() {
+  if (selected < 0) return;
+  editor.cancel();
+  const object = selected;
+  const objects = ordered();
+  const next = objects[objects.indexOf(object) + 1] ?? -1;
+  store.delete(object);
+  select(next);
+  announce("Deleted. Ctrl+Z brings it back");
+}
+
+function toggleEdit() {
+  if (editor.isOpen) editor.close();
+  else if (selected >= 0) {
+    editor.open(selected);
+    stage.show(store.shapes.box(selected), 2.5, 8);
+    leave();
+    $("stage").focus();
+    announce("Editing the outline. Comma and full stop choose a point, arrows move it, Enter is done");
+  }
+  refresh();
+}
+
+function undo() {
+  if (editor.isOpen) return editor.cancel(), refresh();
+  const undone = store.undo();
+  if (undone) reveal(undone, "Undone");
+}
+
+function redo() {
+  const redone = store.redo();
+  if (redone) reveal(redone, "Done again");
+}
+
+function reveal({ object, label }, what) {
+  select(store.isDeleted(object) ? -1 : object);
+  announce(`${what}: ${label}`);
+}
+
+let unsaved = false; // found since the last save
+
+async function save() {
+  if (editor.isOpen) editor.close();
+  if ($("save").disabled) return;
+  const at = store.done.length;
+  $("save").disabled = true;
+  try {
+    const { out, written } = await api.save(store.edits());
+    slide.out = out;
+    unsaved = false;
+    store.saved(at);
+    banner(`Saved ${written.toLocaleString()} objects to ${out}`);
+  } catch (error) {
+    banner(error.message, true);
+  }
+  refresh();
+}
+
+// Take in what a query found.
+async function takeIn({ first }) {
+  store.add(await api.polygons(store.count));
+  unsaved = true;
+  select(first);
+}
+
+// The pointer.
+
+let pointed = null; // where it is on the stage
+
+function under(x, y) {
+  const { scale: s, x: dx, y: dy } = view();
+  return store.shapes.at((x - dx) / s, (y - dy) / s, (o) => store.isShown(o));
+}
+
+async function hover(x, y) {
+  const v = view();
+  if (!v) return;
+  pointed = [x, y];
+  scale.at((x - v.x) / v.scale, (y - v.y) / v.scale, v);
+  const object = editor.isOpen ? -1 : under(x, y);
+  const tip = $("tip");
+  if (object >= 0) tip.style.translate = `${Math.min(x + 14, v.width - 314)}px ${Math.min(y + 14, v.height - 130)}px`;
+  if (object === hovered) return;
+  hovered = object;
+  layer.soon();
+  $("stage").classList.toggle("over", object >= 0);
+  tip.hidden = object < 0;
+  if (object < 0) return;
+  const facts = [];
+  if (!Number.isNaN(store.area[object])) facts.push(`${number(store.area[object])} µm²`);
+  if (!Number.isNaN(store.probability[object])) facts.push(`probability ${number(store.probability[object])}`);
+  if (store.review(object)) facts.push(store.review(object));
+  const [name, line, said] = [document.createElement("b"), document.createElement("span"), document.createElement("span")];
+  name.textContent = store.classes[store.classOf[object]].name;
+  line.textContent = facts.join(" · ");
+  line.className = "muted";
+  said.className = "said";
+  tip.replaceChildren(name, line, said);
+  await new Promise((resolve) => setTimeout(resolve, 120)); // not for each of those that are passed over
+  if (hovered === object) said.textContent = await panel.said(object).catch(() => "");
+}
+
+let pointer = null;
+$("stage").addEventListener("pointermove", ({ clientX, clientY, target }) => {
+  const box = $("stage").getBoundingClientRect();
+  const next = target.closest(".zoom") ? null : [clientX - box.left, clientY - box.top];
+  if (!pointer) requestAnimationFrame(() => (pointer && hover(...pointer), (pointer = null)));
+  pointer = next;
+});
+function leave() {
+  hovered = -1;
+  $("tip").hidden = true;
+  $("stage").classList.remove("over");
+  layer.soon();
+}
+
+$("stage").addEventListener("pointerleave", () => {
+  leave();
+  pointed = null;
+  scale.at(null);
+});
+
+stage.viewer.addHandler("canvas-press", ({ position: p, originalEvent }) => {
+  $("stage").focus({ preventScroll: true });
+  if (editor.isOpen) editor.press(p.x, p.y, view(), originalEvent.altKey);
+});
+stage.viewer.addHandler("canvas-drag", (event) => {
+  if (!editor.dragging) return;
+  event.preventDefaultAction = true;
+  editor.drag(event.position.x, event.position.y, view());
+});
+stage.viewer.addHandler("canvas-drag-end", (event) => {
+  if (editor.dragging) event.preventDefaultAction = true; // no gliding on
+});
+stage.viewer.addHandler("canvas-release", () => setTimeout(() => editor.release()));
+stage.viewer.addHandler("canvas-click", ({ quick, position: p }) => {
+  if (!quick || editor.isOpen) return;
+  select(under(p.x, p.y));
+});
+stage.viewer.addHandler("canvas-double-click", (event) => {
+  if (editor.isOpen) event.preventDefaultAction = true;
+});
+
+// Drawing.
+
+layer.painters.push(
+  (context, v) => query.paint(context, v),
+  (context, v) => {
+    const marked = [hovered, selected].filter((o) => o >= 0 && o !== editor.object && store.isShown(o));
+    for (const object of new Set(marked)) {
+      const color = store.classes[store.classOf[object]].color.join(" ");
+      outline(context, screenPath(store.shapes.rings(object), v), `rgb(${color})`, object === selected ? 3 : 2);
+    }
+    return marked.length;
+  },
+  (context, v) => editor.paint(context, v),
+  (context, v) => {
+    scale.update(v);
+    if (pointed) scale.at((pointed[0] - v.x) / v.scale, (pointed[1] - v.y) / v.scale, v);
+  },
+);
+stage.viewer.addHandler("update-viewport", () => layer.draw());
+stage.viewer.addHandler("resize", () => layer.soon());
+stage.viewer.addHandler("tile-load-failed", () => banner("A part of the slide cannot be read", true));
+
+for (const kind of ["added", "styled", "changed", "saved"]) {
+  store.addEventListener(kind, () => {
+    order = null;
+    refresh();
+  });
+}
+
+// Buttons and keys.
+
+function toggleTheme() {
+  const root = document.documentElement;
+  const isDark = getComputedStyle(root).colorScheme === "dark" || (root.dataset.theme ?? "") === "dark"
+    || (!root.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
+  root.dataset.theme = isDark ? "light" : "dark";
+  localStorage.setItem("wsiseg-theme", root.dataset.theme);
+}
+
+function toggleClasses(indexes) {
+  const visible = !indexes.some((index) => store.classes[index]?.visible);
+  for (const index of indexes) if (store.classes[index]) store.setStyle(index, { visible });
+  announce(visible ? "Shown" : "Hidden");
+}
+
+function flip(id) {
+  $(id).click();
+  announce(`${$(id).parentElement.textContent.trim()}: ${$(id).checked ? "on" : "off"}`);
+}
+
+function escape() {
+  if (editor.isOpen) editor.cancel();
+  else if (query.isRunning) query.cancel();
+  else select(-1);
+  refresh();
+}
+
+const bindings = [
+  { keys: ["/"], does: "Type a query", run: () => $("query").focus() },
+  { keys: ["n", "]"], does: "Next object", run: () => step(1) },
+  { keys: ["p", "["], does: "Previous object", run: () => step(-1) },
+  { keys: ["d"], does: "Most doubtful first", run: () => flip("by-doubt") },
+  { keys: ["u"], does: "Only undecided", run: () => flip("undecided") },
+  { keys: ["a"], does: "Accept", run: () => decide("accepted") },
+  { keys: ["r"], does: "Reject", run: () => decide("rejected") },
+  { keys: ["e"], does: "Edit the outline", run: toggleEdit },
+  { keys: ["Enter"], does: "Editing is done", run: () => editor.isOpen && toggleEdit() },
+  { keys: [], shown: [",", "."], does: "Editing: previous, next point" },
+  { keys: [], shown: ["I"], does: "Editing: add a point" },
+  { keys: ["Delete", "Backspace"], does: "Delete object or point", run: remove },
+  { keys: ["ctrl+z"], does: "Undo", run: undo },
+  { keys: ["ctrl+shift+z", "ctrl+y"], does: "Redo", run: redo },
+  { keys: ["ctrl+s"], does: "Save", run: save },
+  { keys: ["ArrowLeft"], shown: ["←", "→", "↑", "↓"], does: "Move the slide", run: () => stage.pan(-0.2, 0) },
+  { keys: ["ArrowRight"], run: () => stage.pan(0.2, 0) },
+  { keys: ["ArrowUp"], run: () => stage.pan(0, -0.2) },
+  { keys: ["ArrowDown"], run: () => stage.pan(0, 0.2) },
+  { keys: ["+", "="], does: "Zoom in", run: () => stage.zoom(1.5) },
+  { keys: ["-"], does: "Zoom out", run: () => stage.zoom(1 / 1.5) },
+  { keys: ["h", "0"], does: "Whole slide", run: () => stage.home() },
+  { keys: ["f"], does: "Go to the chosen object", run: () => selected >= 0 && stage.show(store.shapes.box(selected)) },
+  { keys: ["v"], does: "Hide or show all outlines", run: () => toggleClasses([...store.classes.keys()]) },
+  { keys: [], shown: ["1", "…", "9"], does: "Hide or show one class" },
+  { keys: ["t"], does: "Dark or light", run: toggleTheme },
+  { keys: ["Escape"], does: "Give up, choose nothing", run: escape },
+  { keys: ["?"], does: "This list", run: () => $("help").showModal() },
+];
+bindKeys(bindings, $("help"), (event) => {
+  const digit = Number(event.key);
+  if (digit >= 1 && digit <= CLASS_KEYS && !event.ctrlKey && !event.metaKey && !event.altKey) {
+    toggleClasses([digit - 1]);
+    return true;
+  }
+  return editor.isOpen && !event.ctrlKey && !event.metaKey && editor.key(event, view());
+});
+
+const clicks = {
+  "previous": () => step(-1),
+  "next": () => step(1),
+  "accept": () => decide("accepted"),
+  "reject": () => decide("rejected"),
+  "edit": toggleEdit,
+  "delete": remove,
+  "undo": undo,
+  "redo": redo,
+  "save": save,
+  "theme": toggleTheme,
+  "help-open": () => $("help").showModal(),
+  "help-close": () => $("help").close(),
+  "zoom-in": () => stage.zoom(1.5),
+  "zoom-out": () => stage.zoom(1 / 1.5),
+  "zoom-home": () => stage.home(),
+};
+for (const [id, run] of Object.entries(clicks)) $(id).addEventListener("click", run);
+for (const id of ["by-doubt", "undecided"]) {
+  $(id).addEventListener("change", () => {
+    order = null;
+    refresh();
+  });
+}
+window.addEventListener("beforeunload", (event) => {
+  if (store.isDirty || unsaved) event.preventDefault();
+});
+
+// Begin.
+
+document.title = `${slide.name} · wsiseg`;
+$("slide-name").textContent = slide.name;
+const um = slide.mpp ? `${Number(slide.mpp[0].toPrecision(4))} µm/px` : "no scale";
+$("slide-facts").textContent = `${slide.shown[2].toLocaleString()} × ${slide.shown[3].toLocaleString()} px · ${um}`;
+$("place").hidden = true;
+await stage.ready;
+if (slide.objects) {
+  store.add(await api.polygons(0).catch(fatal));
+  store.restore(slide.edits);
+}
+refresh();
+if (slide.running !== null) query.follow(slide.running);
+document.documentElement.dataset.ready = "yes"; // for those who drive the page by script

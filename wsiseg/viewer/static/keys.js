@@ -1,0 +1,44 @@
+// Keys, and the page that lists them.
+
+// bindings: [{ keys: ["n", "]"], does: "Next object", run }]; ctrl+ and shift+ come first in a key. The list shows
+// `shown` in place of `keys`, and leaves out what has no `does`.
+export function bindKeys(bindings, dialog, isBusy) {
+  const actions = new Map(bindings.flatMap(({ keys, run }) => keys.map((key) => [key, run])));
+  document.addEventListener("keydown", (event) => {
+    if (dialog.open) return;
+    const name = pressed(event);
+    const typing = event.target.matches("textarea, input:not([type=checkbox], [type=range], [type=radio]), select");
+    if (typing && name !== "Escape" && name !== "ctrl+s") return;
+    if (typing && name === "Escape") return event.target.blur();
+    // Keys that the focused control itself needs.
+    const own = { "[type=range], [type=radio]": /^Arrow/, "button, [type=checkbox], summary": /^(Enter| )$/, "#run-log": /^Arrow(Up|Down)$/ };
+    for (const [selector, keys] of Object.entries(own)) if (event.target.matches(selector) && keys.test(name)) return;
+    if (isBusy(event)) return event.preventDefault();
+    const run = actions.get(name);
+    if (!run) return;
+    event.preventDefault();
+    run();
+  });
+  dialog.querySelector("#help-keys").replaceChildren(
+    ...bindings.filter(({ does }) => does).map(({ keys, shown = keys, does }) => {
+      const row = document.createElement("div");
+      const label = document.createElement("span");
+      label.textContent = does;
+      const caps = document.createElement("span");
+      for (const key of shown) {
+        const cap = document.createElement("kbd");
+        cap.textContent = key.replace("ctrl+", "Ctrl ").replace("shift+", "Shift ").replace(/[a-z]$/, (letter) => (key.length === 1 || key.includes("+") ? letter.toUpperCase() : letter));
+        caps.append(cap, " ");
+      }
+      row.append(label, caps);
+      return row;
+    }),
+  );
+}
+
+function pressed({ key, ctrlKey, metaKey, shiftKey, altKey }) {
+  if (altKey) return "";
+  const letter = key.length === 1 ? key.toLowerCase() : key;
+  const ctrl = ctrlKey || metaKey ? "ctrl+" : "";
+  return ctrl + (ctrl && shiftKey ? "shift+" : "") + letter;
+}

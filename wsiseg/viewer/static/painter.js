@@ -1,0 +1,90 @@
+// A worker that paints tiles of outlines, so that the page itself only ever copies finished pictures.
+
+import { Shapes, unpack } from "./shapes.js";
+
+const LINE_PX = 2;
+const THIN_PX = 1.2; // where the slide is seen from afar
+const DOT_PX = 2; // what is smaller is drawn as a dot of this size
+const STEP_PX = 0.8; // vertices nearer than this to the last one drawn are left out
+
+const shapes = new Shapes();
+let classOf = new Uint32Array(0);
+let state = new Uint8Array(0); // review of each object (0, 1 accepted, 2 rejected); 255 is deleted
+let styles = []; // per class: { color: [r, g, b], opacity, visible }
+
+const messages = {
+  add({ buffer }) {
+    const block = unpack(buffer);
+    shapes.add(block);
+    const before = classOf;
+    classOf = new Uint32Array(before.length + block.objects);
+    classOf.set(before);
+    classOf.set(block.class, before.length);
+  },
+  state({ values }) {
+    state = values;
+  },
+  styles({ values }) {
+    styles = values;
+  },
+  change({ object, rings }) {
+    shapes.change(object, rings);
+  },
+  paint({ key, version, left, top, span, size }) {
+    const picture = paint(left, top, span, size);
+    postMessage({ key, version, picture }, picture ? [picture] : []);
+  },
+};
+onmessage = ({ data }) => messages[data.type](data);
+
+// A picture of `size` pixels of the square with corner left, top and side `span` (slide pixels); null if empty.
+function paint(left, top, span, size) {
+  const scale = size / span;
+  const margin = LINE_PX / scale;
+  const line = scale < 0.7 ? THIN_PX : LINE_PX;
+  const paths = new Map(); // class and review → { path, dots }
+  shapes.find(left - margin, top - margin, left + span + margin, top + span + margin, (o) => {
+    const style = styles[classOf[o]];
+    if (!style?.visible || state[o] === 255) return;
+    const group = classOf[o] * 3 + state[o];
+    if (!paths.has(group)) paths.set(group, { path: new Path2D(), dots: new Path2D() });
+    const { path, dots } = paths.get(group);
+    const [x0, y0, x1, y1] = shapes.box(o);
+    if (Math.max(x1 - x0, y1 - y0) * scale < DOT_PX) {
+      dots.rect(((x0 + x1) / 2 - left) * scale - DOT_PX / 2, ((y0 + y1) / 2 - top) * scale - DOT_PX / 2, DOT_PX, DOT_PX);
+    } else {
+      for (const ring of shapes.rings(o)) trace(path, ring, left, top, scale);
+    }
+  });
+  if (!paths.size) return null;
+  const canvas = new OffscreenCanvas(size, size);
+  const context = canvas.getContext("2d");
+  context.lineJoin = "round";
+  for (const [group, { path, dots }] of [...paths].sort(([a], [b]) => a - b)) {
+    const { color, opacity } = styles[Math.floor(group / 3)];
+    const review = group % 3;
+    const ink = (alpha) => `rgb(${color.join(" ")} / ${alpha * opacity})`;
+    context.fillStyle = ink(review === 2 ? 0 : review === 1 ? 0.42 : 0.24);
+    context.fill(path);
+    context.fillStyle = ink(0.85);
+    context.fill(dots);
+    context.setLineDash(review === 2 ? [3, 5] : []);
+    context.lineWidth = review === 1 ? 1.6 * line : line;
+    context.strokeStyle = ink(review === 2 ? 0.7 : 1);
+    context.stroke(path);
+  }
+  return canvas.transferToImageBitmap();
+}
+
+function trace(path, ring, left, top, scale) {
+  let [lastX, lastY] = [Infinity, Infinity];
+  for (let i = 0; i < ring.length; i += 2) {
+    const x = (ring[i] - left) * scale;
+    const y = (ring[i + 1] - top) * scale;
+    if (i === 0) path.moveTo(x, y);
+    else if (Math.abs(x - lastX) + Math.abs(y - lastY) < STEP_PX) continue;
+    else path.lineTo(x, y);
+    [lastX, lastY] = [x, y];
+  }
+  path.closePath();
+}
