@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from shapely import Polygon
 
 import wsiseg
+from wsiseg.annotate import most_covered
 from wsiseg.errors import MissingMppError, QueryError, StoreError
 from wsiseg.inference import TileMask
-from wsiseg.pipeline import most_covered, segment
+from wsiseg.pipeline import segment
 from wsiseg.qupath import DESCRIPTION, check_dialect, clean_description
 from wsiseg.result import Result
 from wsiseg.slide import open_slide

@@ -10,45 +10,31 @@ from __future__ import annotations
 
 import logging
 import os
-import uuid
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import shapely
 
 from wsiseg import __version__
-from wsiseg.errors import ModelError, QueryError, SlideError, StoreError
-from wsiseg.geojson import Annotation, annotation_id
-from wsiseg.inference import Segmenter, TileMask
+from wsiseg.annotate import annotate, nothing_found, tile_reasoning
+from wsiseg.errors import ModelError, QueryError
+from wsiseg.geojson import Annotation
+from wsiseg.inference import Segmenter
 from wsiseg.inference.answers import answers
 from wsiseg.inference.journal import open_journals
 from wsiseg.inference.shots import InContext, Shot
-from wsiseg.mask import Canvas, Region, l0_origin, regions
+from wsiseg.mask import Canvas, regions
 from wsiseg.mask.regions import Origin
-from wsiseg.qupath import DESCRIPTION, class_color, clean_description, clean_text
-from wsiseg.result import MAX_CHAIN, Result, TileReasoning
-from wsiseg.slide import Slide, open_slide, tissue_mask
-from wsiseg.tiles import (
-    Grid,
-    GridSpec,
-    OnBadTile,
-    SlideTiles,
-    TileSource,
-    TileStore,
-    is_store,
-    plan_grid,
-    touching,
-)
+from wsiseg.plan import Box, box_of, check_source, l0_region_of, open_source, plan_passes
+from wsiseg.qupath import clean_text
+from wsiseg.result import Result, TileReasoning
+from wsiseg.tiles import Grid, OnBadTile, TileSource
 
 log = logging.getLogger(__name__)
 
 __all__ = ["Result", "TileReasoning", "segment"]
-
-Box = tuple[float, float, float, float]  # x, y, width, height
 
 
 def segment(
@@ -118,10 +104,10 @@ def segment(
 
             stack.enter_context(fixed_algorithms())
         # The slide first: what is wrong with it should not wait for a model to load.
-        opened = _open(stack, source, backend, slide_mpp, on_bad_tile)
+        opened = open_source(stack, source, backend, slide_mpp, on_bad_tile)
         segmenter = _shown(_load(model, device), examples)
-        l0_region = None if region is None else _l0_region(region, opened, origin)
-        passes = _plan(opened, queries, segmenter, mpp, l0_region, on_bad_tile)
+        l0_region = None if region is None else l0_region_of(region, opened, origin)
+        passes = plan_passes(opened, queries, segmenter, mpp, l0_region, on_bad_tile)
         done, total = 0, sum(len(tiles.grid) for tiles, _ in passes)
         skipped: list[list[float]] = []
         journals = open_journals(work, [(tiles.grid, asked) for tiles, asked in passes], segmenter, examples)
@@ -130,8 +116,7 @@ def segment(
             missing = np.ones(len(tiles.grid), bool)
             grid, spec = tiles.grid, tiles.grid.spec
             canvases = {
-                q: stack.enter_context(Canvas(grid.m_width, grid.m_height, spec.tile_size, spec.overlap))
-                for q in asked
+                q: stack.enter_context(Canvas(grid.m_width, grid.m_height, spec.tile_size, spec.overlap)) for q in asked
             }
             answered = answers(tiles, asked, segmenter, batch_size, cache=cache and not deterministic, journal=journal)
             stack.callback(answered.close)  # before the slide that it reads
@@ -140,7 +125,7 @@ def segment(
                     for i, mask in zip(indices, masks[q], strict=True):
                         m_x, m_y = grid.m_xy[i].tolist()
                         canvases[q].add(m_x, m_y, mask.probability)
-                        said[q].append(_tile_reasoning(q, grid, m_x, m_y, mask))
+                        said[q].append(tile_reasoning(q, grid, m_x, m_y, mask))
                         if hear:
                             hear(said[q][-1])
                 missing[indices] = False
@@ -159,33 +144,15 @@ def segment(
                     origin=origin,
                 )
                 if region is not None:
-                    outlines = [o for o in outlines if o.polygon.intersects(_box(region))]
-                annotations[q], said[q] = _annotate(q, outlines, said[q], grid, segmenter, examples, origin)
-        _check_source(opened, len(skipped), total)
-    slide = passes[0][0].grid.slide
-    run = {
-        "version": __version__,
-        "slide": {
-            "fingerprint": slide.fingerprint,
-            "source": clean_text(slide.source),
-            "mpp": [slide.mpp_x, slide.mpp_y],
-        },
-        "model": {"name": segmenter.name, "fingerprint": segmenter.fingerprint},
-        "queries": queries,
-        "origin": origin,
-        "parameters": {
-            "mpp": {q: tiles.grid.spec.mpp for tiles, asked in passes for q in asked},
-            "threshold": threshold,
-            "min_area_um2": min_area_um2,
-            **({} if simplify_um is None else {"simplify_um": simplify_um}),
-            **({} if region is None else {"region": list(region)}),
-        },
-        **({"skipped_tiles": skipped} if skipped else {}),
-    }
-    if examples:
-        run["examples"] = [{"image": clean_text(e.name), "fingerprint": e.fingerprint} for e in examples]
+                    outlines = [o for o in outlines if o.polygon.intersects(box_of(region))]
+                annotations[q], said[q] = annotate(q, outlines, said[q], grid, segmenter, examples, origin)
+        check_source(opened, len(skipped), total)
+    run = _record(queries, passes, segmenter, examples, origin, skipped)
+    run["parameters"] |= {"threshold": threshold, "min_area_um2": min_area_um2}
+    run["parameters"] |= {} if simplify_um is None else {"simplify_um": simplify_um}
+    run["parameters"] |= {} if region is None else {"region": list(region)}
     notes = [f"{len(skipped)} of {total} tiles could not be read and were left out"] if skipped else []
-    notes += [_nothing_found(q, said[q]) for q in queries if not annotations[q]]
+    notes += [nothing_found(q, said[q]) for q in queries if not annotations[q]]
     for note in notes:
         log.warning("%s", note)
     return Result(
@@ -204,24 +171,6 @@ def clean_queries(query: str | Sequence[str]) -> list[str]:
     return list(dict.fromkeys(queries))
 
 
-def _open(
-    stack: ExitStack,
-    source: str | os.PathLike[str],
-    backend: str | None,
-    slide_mpp: float | tuple[float, float] | None,
-    on_bad_tile: OnBadTile,
-) -> Slide | TileStore:
-    if not is_store(source):
-        slide = stack.enter_context(open_slide(source, backend=backend, slide_mpp=slide_mpp))
-        _ = slide.mpp  # raises MissingMppError
-        return slide
-    if backend is not None or slide_mpp is not None:
-        raise StoreError(
-            f"{os.fspath(source)} is a tile store: backend and slide mpp were set when it was made"
-        )
-    return TileStore.open(source, on_bad_tile=on_bad_tile)
-
-
 def _load(model: Segmenter | str | os.PathLike[str] | None, device: str | None) -> Segmenter:
     if model is None or isinstance(model, str | os.PathLike):
         from wsiseg.model import load_model
@@ -238,177 +187,37 @@ def _shown(model: Segmenter, examples: Sequence[Shot]) -> Segmenter:
     return model.with_shots(examples)
 
 
-def _box(box: Box) -> shapely.Polygon:
-    x, y, width, height = box
-    return shapely.box(x, y, x + width, y + height)
-
-
-def _l0_region(region: Box, opened: Slide | TileStore, origin: Origin) -> Box:
-    """`region` in level-0 pixels of the whole slide. QueryError if it holds nothing of it."""
-    if isinstance(opened, TileStore):
-        raise StoreError(f"{opened.path} is a tile store: a region can only be asked of a slide")
-    l0_dx, l0_dy = l0_origin(opened.l0_bounds, origin)
-    l0_box = (region[0] + l0_dx, region[1] + l0_dy, *region[2:])
-    if not (np.isfinite(region).all() and min(region[2:]) > 0):
-        raise QueryError(f"the region {_said(region)} has no area: give x, y, width and height in pixels")
-    if not _box(l0_box).intersects(shapely.box(0, 0, *opened.dimensions)):
-        raise QueryError(f"the region {_said(region)} lies outside the slide")
-    return l0_box
-
-
-def _said(region: Box) -> str:
-    return ",".join(f"{value:g}" for value in region)
-
-
-def _plan(
-    opened: Slide | TileStore,
-    queries: list[str],
-    model: Segmenter,
-    mpp: float | None,
-    l0_region: Box | None,
-    on_bad_tile: OnBadTile,
-) -> list[tuple[TileSource, list[str]]]:
-    """What to read, once for each resolution, and which queries to ask there."""
-    if isinstance(opened, TileStore):
-        stored = opened.grid.spec.mpp
-        if mpp is not None and not np.isclose(mpp, stored):
-            raise StoreError(
-                f"{opened.path} holds tiles of {stored:g} µm/px, not {mpp:g}: tile the slide again"
-            )
-        for q in queries:
-            if not 0.75 < stored / model.mpp_for(q) < 1.33:
-                wanted = model.mpp_for(q)
-                log.warning('the store has %g µm/px; for "%s" the model prefers %g', stored, q, wanted)
-        return [(opened, queries)]
-    by_mpp: dict[float, list[str]] = {}
-    for q in queries:
-        by_mpp.setdefault(mpp or model.mpp_for(q), []).append(q)
-    tissue = tissue_mask(opened, forgiving=on_bad_tile == "skip")
-    # A plain image was cut out by somebody who wants all of it looked at.
-    least = 0.0 if opened.backend == "image" else GridSpec.min_tissue
-    specs = {m: GridSpec(m, model.tile_size, model.overlap, least) for m in by_mpp}
-    passes: list[tuple[TileSource, list[str]]] = []
-    for m, asked in by_mpp.items():
-        grid = plan_grid(opened, specs[m], tissue=tissue)
-        if l0_region is not None:
-            grid = touching(grid, l0_region)
-        passes.append((SlideTiles(opened, grid, on_bad_tile), asked))
-    return passes
-
-
 def _l0_corners(grid: Grid, tiles: np.ndarray) -> list[list[float]]:
     """[x, y] in level-0 pixels, from the slide's corner, of the tiles that are marked in (N,) bool."""
     corners: list[list[float]] = (grid.m_xy[tiles] * grid.l0_per_m).tolist()
     return corners
 
 
-def _check_source(opened: Slide | TileStore, skipped: int, total: int) -> None:
-    """Raises SlideError unless the slide that was read is still the one that was opened, and some of it was read."""
-    if isinstance(opened, TileStore) or opened.backend == "image":  # which was read whole when it was opened
-        return
-    if skipped == total > 0:
-        raise SlideError(f"no tile of {opened.source} can be read: copy or download the slide again")
-    try:
-        with open_slide(opened.source, backend=opened.backend) as again:
-            unchanged = again.fingerprint == opened.fingerprint
-    except SlideError:
-        if skipped:  # perhaps for this reason; else all of it was read before it vanished
-            raise
-        return
-    if not unchanged:
-        raise SlideError(f"{opened.source} changed while it was being read: run again")
-
-
-def _tile_reasoning(query: str, grid: Grid, m_x: int, m_y: int, mask: TileMask) -> TileReasoning:
-    l0_per_x, l0_per_y = grid.l0_per_m
-    return TileReasoning(
-        query=query,
-        l0_x=m_x * l0_per_x,
-        l0_y=m_y * l0_per_y,
-        l0_width=grid.spec.tile_size * l0_per_x,
-        l0_height=grid.spec.tile_size * l0_per_y,
-        segmented=mask.probability is not None,
-        seg_probability=float(mask.seg_probability),
-        seg_position=mask.seg_position,
-        reasoning=clean_text(mask.reasoning, MAX_CHAIN),
-    )
-
-
-def _annotate(
-    query: str,
-    outlines: Sequence[Region],
-    said: Sequence[TileReasoning],
-    grid: Grid,
+def _record(
+    queries: list[str],
+    passes: Sequence[tuple[TileSource, list[str]]],
     model: Segmenter,
     examples: Sequence[Shot],
     origin: Origin,
-) -> tuple[list[Annotation], list[TileReasoning]]:
-    """Outlines as QuPath objects, each with the reasoning of the tile that it covers most; and what was said, each
-    tile with the outlines that it had a hand in."""
-    spoken = [tile for tile in said if tile.segmented]
-    l0_dx, l0_dy = l0_origin(grid.slide.l0_bounds, origin)
-    boxes = np.array([shapely.box(t.l0_x, t.l0_y, t.l0_x + t.l0_width, t.l0_y + t.l0_height) for t in spoken])
-    tree = shapely.STRtree(shapely.transform(boxes, lambda l0_xy: l0_xy - (l0_dx, l0_dy)))
-    made_by = (grid.slide.fingerprint, model.name, model.fingerprint, query, *(e.fingerprint for e in examples))
-    annotations, color = [], class_color(query)
-    for outline in outlines:
-        tile = spoken[most_covered(tree, outline.polygon)]
-        annotations.append(
-            Annotation(
-                id=annotation_id(outline.polygon, *made_by),
-                geometry=outline.polygon,
-                name=query,
-                classification=query,
-                color=color,
-                measurements={
-                    "Area µm^2": outline.area_um2,
-                    "Perimeter µm": outline.perimeter_um,
-                    "Solidity": outline.solidity,
-                    "Mean probability": outline.mean_probability,
-                },
-                metadata={
-                    "query": query,
-                    "model": f"{model.name} {model.fingerprint[:12]}",
-                    "tile": f"{tile.l0_x},{tile.l0_y}",
-                    DESCRIPTION: clean_description(tile.reasoning),
-                },
-            )
-        )
-    polygons: dict[int, list[uuid.UUID]] = {i: [] for i in range(len(spoken))}
-    for annotation in annotations:
-        for i in tree.query(annotation.geometry, predicate="intersects").tolist():
-            polygons[i].append(annotation.id)
-    spoken_polygons = iter(polygons.values())
-    return annotations, [
-        replace(tile, polygons=tuple(next(spoken_polygons))) if tile.segmented else tile for tile in said
-    ]
-
-
-def most_covered(tree: shapely.STRtree, polygon: shapely.Geometry) -> int:
-    """Index of the tile in `tree` that shares the largest area with `polygon`; of equal ones the first."""
-    near = np.sort(tree.query(polygon))
-    boxes = tree.geometries[near]
-    # No tile beats one that holds the polygon, as most are: the areas need not be worked out.
-    outer, inner = shapely.bounds(boxes), shapely.bounds(polygon)
-    around = np.flatnonzero((outer[:, :2] <= inner[:2]).all(axis=1) & (outer[:, 2:] >= inner[2:]).all(axis=1))
-    if len(around):
-        return int(near[around[0]])
-    shapely.prepare(polygon)
-    # No tile beats one that is covered whole, which is cheap to know also of a million points.
-    covered = np.flatnonzero(shapely.contains_properly(polygon, boxes))
-    if len(covered):
-        return int(near[covered[0]])
-    return int(near[np.argmax(shapely.area(shapely.intersection(polygon, boxes)))])
-
-
-def _nothing_found(query: str, said: Sequence[TileReasoning]) -> str:
-    """A sentence on what was looked at in vain, with the model's own words."""
-    if not said:
-        return f'"{query}": no tissue was found there, so nothing was looked at'
-    drawn = sum(tile.segmented for tile in said)
-    if drawn:
-        return (
-            f'"{query}": seen in {drawn} of {len(said)} tiles, but nothing passes threshold and minimum area'
-        )
-    words, _ = Counter(tile.reasoning for tile in said).most_common(1)[0]
-    return f'"{query}": not found in {len(said)} tiles; the model says: {" ".join(words.split())}'
+    skipped: list[list[float]],
+) -> dict[str, Any]:
+    """What made the result: the member `wsiseg` of the GeoJSON."""
+    slide = passes[0][0].grid.slide
+    return {
+        "version": __version__,
+        "slide": {
+            "fingerprint": slide.fingerprint,
+            "source": clean_text(slide.source),
+            "mpp": [slide.mpp_x, slide.mpp_y],
+        },
+        "model": {"name": model.name, "fingerprint": model.fingerprint},
+        "queries": queries,
+        "origin": origin,
+        "parameters": {"mpp": {q: tiles.grid.spec.mpp for tiles, asked in passes for q in asked}},
+        **({"skipped_tiles": skipped} if skipped else {}),
+        **(
+            {"examples": [{"image": clean_text(e.name), "fingerprint": e.fingerprint} for e in examples]}
+            if examples
+            else {}
+        ),
+    }

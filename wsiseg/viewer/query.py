@@ -9,7 +9,8 @@ from typing import Any
 
 from wsiseg.errors import ViewerError, WsisegError
 from wsiseg.mask.regions import l0_origin
-from wsiseg.pipeline import Box, clean_queries, segment
+from wsiseg.pipeline import clean_queries, segment
+from wsiseg.plan import Box
 from wsiseg.result import TileReasoning
 from wsiseg.viewer.session import Session
 

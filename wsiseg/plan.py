@@ -1,0 +1,111 @@
+"""What to look at: the slide or store that was named, and its tiles at the resolution that each query wants."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import ExitStack
+
+import numpy as np
+import shapely
+
+from wsiseg.errors import QueryError, SlideError, StoreError
+from wsiseg.inference import Segmenter
+from wsiseg.mask import l0_origin
+from wsiseg.mask.regions import Origin
+from wsiseg.slide import Slide, open_slide, tissue_mask
+from wsiseg.tiles import GridSpec, OnBadTile, SlideTiles, TileSource, TileStore, is_store, plan_grid, touching
+
+log = logging.getLogger(__name__)
+
+Box = tuple[float, float, float, float]  # x, y, width, height
+
+
+def open_source(
+    stack: ExitStack,
+    source: str | os.PathLike[str],
+    backend: str | None,
+    slide_mpp: float | tuple[float, float] | None,
+    on_bad_tile: OnBadTile,
+) -> Slide | TileStore:
+    """A slide, which `stack` will close, or a tile store. Raises SlideError, MissingMppError, StoreError."""
+    if not is_store(source):
+        slide = stack.enter_context(open_slide(source, backend=backend, slide_mpp=slide_mpp))
+        _ = slide.mpp  # raises MissingMppError
+        return slide
+    if backend is not None or slide_mpp is not None:
+        raise StoreError(f"{os.fspath(source)} is a tile store: backend and slide mpp were set when it was made")
+    return TileStore.open(source, on_bad_tile=on_bad_tile)
+
+
+def plan_passes(
+    opened: Slide | TileStore,
+    queries: list[str],
+    model: Segmenter,
+    mpp: float | None,
+    l0_region: Box | None,
+    on_bad_tile: OnBadTile,
+) -> list[tuple[TileSource, list[str]]]:
+    """What to read, once for each resolution, and which queries to ask there."""
+    if isinstance(opened, TileStore):
+        stored = opened.grid.spec.mpp
+        if mpp is not None and not np.isclose(mpp, stored):
+            raise StoreError(f"{opened.path} holds tiles of {stored:g} µm/px, not {mpp:g}: tile the slide again")
+        for q in queries:
+            if not 0.75 < stored / model.mpp_for(q) < 1.33:
+                wanted = model.mpp_for(q)
+                log.warning('the store has %g µm/px; for "%s" the model prefers %g', stored, q, wanted)
+        return [(opened, queries)]
+    by_mpp: dict[float, list[str]] = {}
+    for q in queries:
+        by_mpp.setdefault(mpp or model.mpp_for(q), []).append(q)
+    tissue = tissue_mask(opened, forgiving=on_bad_tile == "skip")
+    # A plain image was cut out by somebody who wants all of it looked at.
+    least = 0.0 if opened.backend == "image" else GridSpec.min_tissue
+    specs = {m: GridSpec(m, model.tile_size, model.overlap, least) for m in by_mpp}
+    passes: list[tuple[TileSource, list[str]]] = []
+    for m, asked in by_mpp.items():
+        grid = plan_grid(opened, specs[m], tissue=tissue)
+        if l0_region is not None:
+            grid = touching(grid, l0_region)
+        passes.append((SlideTiles(opened, grid, on_bad_tile), asked))
+    return passes
+
+
+def box_of(box: Box) -> shapely.Polygon:
+    x, y, width, height = box
+    return shapely.box(x, y, x + width, y + height)
+
+
+def l0_region_of(region: Box, opened: Slide | TileStore, origin: Origin) -> Box:
+    """`region` in level-0 pixels of the whole slide. QueryError if it holds nothing of it."""
+    if isinstance(opened, TileStore):
+        raise StoreError(f"{opened.path} is a tile store: a region can only be asked of a slide")
+    l0_dx, l0_dy = l0_origin(opened.l0_bounds, origin)
+    l0_box = (region[0] + l0_dx, region[1] + l0_dy, *region[2:])
+    if not (np.isfinite(region).all() and min(region[2:]) > 0):
+        raise QueryError(f"the region {_said(region)} has no area: give x, y, width and height in pixels")
+    if not box_of(l0_box).intersects(shapely.box(0, 0, *opened.dimensions)):
+        raise QueryError(f"the region {_said(region)} lies outside the slide")
+    return l0_box
+
+
+def _said(region: Box) -> str:
+    return ",".join(f"{value:g}" for value in region)
+
+
+def check_source(opened: Slide | TileStore, skipped: int, total: int) -> None:
+    """Raises SlideError unless the slide that was read is still the one that was opened, and some of it was read."""
+    if isinstance(opened, TileStore) or opened.backend == "image":  # which was read whole when it was opened
+        return
+    if skipped == total > 0:
+        raise SlideError(f"no tile of {opened.source} can be read: copy or download the slide again")
+    try:
+        with open_slide(opened.source, backend=opened.backend) as again:
+            unchanged = again.fingerprint == opened.fingerprint
+    except SlideError:
+        if skipped:  # perhaps for this reason; else all of it was read before it vanished
+            raise
+        return
+    if not unchanged:
+        raise SlideError(f"{opened.source} changed while it was being read: run again")
