@@ -77,7 +77,7 @@ def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(
 
 
 def test_two_runs_in_one_folder_are_told_at_once(store: Path, start: Path, tmp_path: Path) -> None:
-    with sole_run(tmp_path / "run", main=True), pytest.raises(DataError, match="trains in .* already"):
+    with sole_run(tmp_path / "run", main=True), pytest.raises(DataError, match=r"trains in .* already"):
         sft.train(recipe(store, start), tmp_path / "run")
     with sole_run(tmp_path / "run", main=False):  # another process of the same run
         pass
