@@ -28,8 +28,8 @@ from wsiseg.fleet.jobs import Job
 from wsiseg.mask.regions import Origin
 from wsiseg.tiles import OnBadTile
 
-# the model counts by its own fingerprint
-_HOW_FAST = ("model", "model_fingerprint", "batch_size", "device", "cache", "deterministic")
+# The model counts by its own fingerprint.
+_HOW_FAST = ("model", "model_fingerprint", "batch_size", "device", "cache")
 SUMMARY_COLUMNS = (
     "slide", "label", "query", "status", "polygons", "area_um2", "tiles", "seconds", "output", "reason",
 )  # fmt: skip
