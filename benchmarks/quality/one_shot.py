@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 import torch
 
+from wsiseg.errors import DataError
 from wsiseg.files import atomic_write
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.inference.shots import Shot
@@ -90,6 +91,8 @@ def main() -> None:
 def calibrate(data: Path, model: str, pairs: int) -> None:
     """Dice on training images for each weight of the examples' evidence; the best is the last line."""
     rows = sweep(_loaded(model), QuadrupletStore.open(data), pairs)
+    if not rows:
+        raise DataError(f"{model} drew no mask on the training images of {data} that have an example")
     click.echo("| source, structure | " + " | ".join(map(str, WEIGHTS)) + " |\n" + "|---" * (len(WEIGHTS) + 1) + "|")
     mean = np.mean(list(rows.values()), 0)
     for name, dice in [*rows.items(), ("mean", mean)]:
