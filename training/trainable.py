@@ -113,7 +113,7 @@ def changes(model: PathChatSegR1) -> dict[str, torch.Tensor]:
     from peft.tuners.lora import LoraLayer
     from peft.utils.other import TrainableTokensWrapper
 
-    found = {name: p for name, p in model.named_parameters() if p.requires_grad and not _is_adapter(name)}
+    found: dict[str, Any] = {n: p for n, p in model.named_parameters() if p.requires_grad and not _is_adapter(n)}
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer) and module.lora_B["default"].weight.requires_grad:
             found[f"{name}.weight:lora_A"] = module.lora_A["default"].weight
