@@ -12,7 +12,7 @@ import torch
 
 from wsiseg.model.config import PathChatConfig
 from wsiseg.training.augment import jitter_stain, random_crop, restain
-from wsiseg.training.composite import GLAND_LAYERS, on_other_tissue, open_lumens, stroma_ground
+from wsiseg.training.composite import on_other_tissue, open_lumens, stroma_ground
 from wsiseg.training.data.absent import NONSENSE
 from wsiseg.training.data.annotate import describe, refuse
 from wsiseg.training.data.concepts import CONCEPTS, MASKED
@@ -35,7 +35,7 @@ _EDGE_SHARE = 0.2  # views over which the edge of the tissue is drawn
 _NAMES = tuple(CONCEPTS)
 _TAUGHT = tuple(name for name, concept in CONCEPTS.items() if not concept.held_back)
 _ASKED = {"gland": 4.0, "nucleus": 4.0, "malignant": 2.0, "tissue": 0.4, "glass": 0.25}  # relative
-_FULL, _FULL_SHARE = 0.93, 0.3  # a gland that fills a view is as often stroma left unmarked: asked about less
+_COARSE_SHARE = 0.15  # of carcinomas that are asked about as glands: their outlines take the stroma between along
 _MIN_FRACTION = 0.004  # of the view; less of a structure than this is neither a fair yes nor a fair no
 
 
@@ -209,11 +209,9 @@ def ask(view: View, rng: np.random.Generator, questions: int, split: Split) -> E
     """Up to `questions` questions about `view`, at least a third of them about what is absent."""
     told = None if rng.random() < 0.15 else view.mpp
     layers = view.layers
-    shares = {name: float((layer > 0).mean()) for name, layer in layers.items()}
-    present = [name for name, share in shares.items() if share >= _MIN_FRACTION]
-    full = [name for name in present if name in GLAND_LAYERS and shares[name] > _FULL]
-    if full and rng.random() > _FULL_SHARE:
-        present = [name for name in present if name not in full]
+    present = [name for name, layer in layers.items() if (layer > 0).mean() >= _MIN_FRACTION]
+    if {"gland", "malignant"} <= set(present) and rng.random() > _COARSE_SHARE:
+        present.remove("gland")
     absent = [name for name in view.absent if name not in layers]
     # A layer that marks every instance proves absence where it is empty; a partial one (stroma, lumen) does not.
     absent += [name for name, layer in layers.items() if CONCEPTS[name].exhaustive and not layer.any()]
