@@ -78,8 +78,8 @@ def command(
         if not os.path.isdir(slide):
             if recursive:
                 raise click.UsageError("--recursive is for a folder.", ctx)
-            made = fleet.tile_slide(slide, Path(out), spec, slide_mpp=slide_mpp, **options)
-            done: list[tuple[str, TileStore | str]] = [(slide, made)]
+            store = fleet.tile_slide(slide, Path(out), spec, slide_mpp=slide_mpp, **options)
+            done: list[tuple[str, TileStore | str]] = [(slide, store)]
         else:
             jobs = fleet.jobs_in_folder(slide, None, recursive=recursive, slide_mpp=slide_mpp)
             done = [(job.source, made) for job, made in fleet.tile_slides(jobs, Path(out), spec, **options)]

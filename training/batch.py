@@ -11,6 +11,7 @@ from wsiseg.model.config import PathChatConfig
 from wsiseg.model.pathchat import PathChatSegR1, chat_prompt, interleaved_positions, tiles_to_tensor
 from wsiseg.model.prompt import PromptTokenizer
 from wsiseg.training.examples import Example
+from wsiseg.training.shots import ShotView
 
 _IGNORE = -100
 
@@ -43,7 +44,9 @@ class Batch:
 def collate(examples: list[Example], config: PathChatConfig, tokenizer: PromptTokenizer) -> Batch:
     """Examples → one `Batch`. Targets begin with the first token of the answer and end with `<SEG>` or the end."""
     rows, image_of, present, masks, prompts = [], [], [], [], []
-    shots, shot_of, images = [], [], []
+    shots: list[ShotView] = []
+    shot_of: list[int] = []
+    images: list[int] = []
     for index, example in enumerate(examples):
         for question in example.questions:
             prompt = chat_prompt(config, tokenizer, question.query, example.mpp, int(question.shot is not None))

@@ -6,12 +6,14 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import wsiseg.model
 from tests.fleet.slides import NAMES, outlines, small_slides
 from wsiseg.cli.main import main
+from wsiseg.inference import TileMask
 from wsiseg.testing import FakeModel
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -21,10 +23,17 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
 
 
+class Pathologist(FakeModel):
+    """Finds under the names that a reader of the docs would use."""
+
+    def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
+        return super().segment_tiles(tiles, query.replace("nuclei", "olive").replace("glands", "orange"), mpp)
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the slides and the manifest of the docs, and the fake model."""
-    monkeypatch.setattr(wsiseg.model, "load_model", lambda *_, **__: FakeModel(tile_size=128, overlap=32))
+    monkeypatch.setattr(wsiseg.model, "load_model", lambda *_, **__: Pathologist(tile_size=128, overlap=32))
     monkeypatch.chdir(tmp_path)
     small_slides(tmp_path / "slides")
     (tmp_path / "slides.csv").write_text(blocks("batch.md", "csv")[0])

@@ -205,7 +205,8 @@ def _aperio_polygons(path: Path) -> list[shapely.Polygon]:
 
 def _asap_tumour(path: Path) -> shapely.Geometry:
     """Tumour of an ASAP file less what its groups exclude, in level-0 pixels."""
-    inside, outside = [], []
+    inside: list[shapely.Geometry] = []
+    outside: list[shapely.Geometry] = []
     for annotation in _xml(path).iter("Annotation"):
         points = sorted(annotation.iter("Coordinate"), key=lambda point: _number(point, "Order", path))
         ring = [(_number(point, "X", path), _number(point, "Y", path)) for point in points]

@@ -124,12 +124,12 @@ def read_shot(image: str | os.PathLike[str], mask: str | os.PathLike[str], mpp: 
 def _read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     try:
         with Image.open(path) as image:
-            values = np.asarray(image)
+            values: np.ndarray = np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise SlideError(f"{os.fspath(path)} cannot be read as the mask of an example: {error}") from error
     if values.ndim == 3:
         values = values[..., : 3 if values.shape[2] >= 3 else 1].any(axis=2)  # without what is transparent
-    return values > 0
+    return np.asarray(values > 0)
 
 
 def _starts(length: int, size: int) -> list[int]:

@@ -63,6 +63,7 @@ def tiles_are_inside(page: tifffile.TiffPage | tifffile.TiffFrame, size: int) ->
 
 def has_all_tiles(page: tifffile.TiffPage | tifffile.TiffFrame) -> bool:
     """Whether a page has just the tiles that its dimensions need; if not, its header lies about them."""
+    page = page.aspage()  # a frame is a page whose tags were not read yet
     if not page.is_tiled:
         return True
     sides = (page.imagewidth, page.tilewidth), (page.imagelength, page.tilelength), (page.imagedepth, page.tiledepth)
