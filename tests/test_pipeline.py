@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -235,7 +236,8 @@ def test_a_region_gives_the_outlines_of_the_whole_slide_from_few_tiles(folder: P
     assert len(inside) == 2
     assert part.annotations == inside
     assert 0 < len(part.reasoning) < len(whole.reasoning) / 3
-    assert sorted(heard, key=repr) == sorted(part.reasoning, key=repr)
+    told = [replace(tile, polygons=()) for tile in part.reasoning]  # outlines are not known yet when a tile is heard
+    assert sorted(heard, key=repr) == sorted(told, key=repr)
     assert part.run["parameters"]["region"] == list(box)
 
 

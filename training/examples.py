@@ -35,7 +35,7 @@ _EDGE_SHARE = 0.2  # views over which the edge of the tissue is drawn
 _NAMES = tuple(CONCEPTS)
 _TAUGHT = tuple(name for name, concept in CONCEPTS.items() if not concept.held_back)
 _ASKED = {"gland": 4.0, "nucleus": 4.0, "malignant": 2.0, "tissue": 0.4, "glass": 0.25}  # relative
-_COARSE_SHARE = 0.15  # of carcinomas that are asked about as glands: their outlines take the stroma between along
+_COARSE_SHARE = 0.15  # of views of carcinoma in which glands may be asked for: outlines there include the stroma
 _MIN_FRACTION = 0.004  # of the view; less of a structure than this is neither a fair yes nor a fair no
 
 

@@ -110,7 +110,9 @@ def segment(
         passes = plan_passes(opened, queries, segmenter, mpp, l0_region, on_bad_tile)
         done, total = 0, sum(len(tiles.grid) for tiles, _ in passes)
         skipped: list[list[float]] = []
-        journals = open_journals(work, [(tiles.grid, asked) for tiles, asked in passes], segmenter, examples)
+        # Other answers than those of a deterministic run would end that.
+        how = ("deterministic", device, batch_size) if deterministic else ()
+        journals = open_journals(work, [(tiles.grid, asked) for tiles, asked in passes], segmenter, examples, how)
         for (tiles, asked), journal in zip(passes, journals, strict=True):
             stack.enter_context(journal)
             missing = np.ones(len(tiles.grid), bool)
@@ -133,6 +135,7 @@ def segment(
                 if progress:
                     progress(done, total)
             skipped += _l0_corners(grid, missing)
+            done += int(missing.sum())
             for q in asked:
                 canvases[q].finish()
                 outlines = regions(

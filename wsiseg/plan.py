@@ -96,10 +96,14 @@ def _said(region: Box) -> str:
 
 def check_source(opened: Slide | TileStore, skipped: int, total: int) -> None:
     """Raises SlideError unless the slide that was read is still the one that was opened, and some of it was read."""
-    if isinstance(opened, TileStore) or opened.backend == "image":  # which was read whole when it was opened
+    if isinstance(opened, TileStore):
+        if skipped == total > 0:
+            raise StoreError(f"{opened.path} holds no tile that could be read: mend the slide and tile it again")
         return
     if skipped == total > 0:
         raise SlideError(f"no tile of {opened.source} can be read: copy or download the slide again")
+    if opened.backend == "image":  # which was read whole when it was opened
+        return
     try:
         with open_slide(opened.source, backend=opened.backend) as again:
             unchanged = again.fingerprint == opened.fingerprint

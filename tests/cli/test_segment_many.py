@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,11 @@ def test_a_signal_ends_it_cleanly_and_soon(
     out = tmp_path / "out"
     args = ["segment", str(slides), "--recursive", "--query", "the olive", "--out", str(out)]
     environment = os.environ | {"FAKE_SECONDS": "30"}
-    process = subprocess.Popen([*RUN_FAKE, *args], stderr=subprocess.PIPE, text=True, env=environment)
+    # What runs in the background of a shell begins with SIGINT ignored, and so would the child.
+    restored = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        [*RUN_FAKE, *args], stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=restored
+    )
     deadline = time.monotonic() + 120
     while not (out / ".wsiseg" / "a.tif.claim").exists():
         assert time.monotonic() < deadline

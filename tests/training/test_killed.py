@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,9 @@ def test_a_signal_ends_it_soon_and_says_how_to_go_on(
     command = [sys.executable, "-m", "wsiseg.cli.main", "train", "--stage", "sft", "--data", str(store), "--model"]
     command += [str(start), "--out", str(out), "--steps", "5000", "batch_images=2", "validation_images=0", "workers=0"]
     with open(tmp_path / "stderr", "wb") as stderr:
-        process = subprocess.Popen(command, stderr=stderr, cwd=ROOT)
+        # What runs in the background of a shell begins with SIGINT ignored, and so would the child.
+        restored = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(command, stderr=stderr, cwd=ROOT, preexec_fn=restored)
     deadline = time.monotonic() + 200
     while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").stat().st_size:
         assert time.monotonic() < deadline

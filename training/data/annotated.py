@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,7 @@ def _tiles(entry: AnnotatedSlide, classes: list[str], mpp: float, source: str) -
                         label="",
                         group=entry.patient,
                         split=split_of(entry.patient),
-                        name=f"{source}/{entry.slide.stem} {m_x},{m_y}",
+                        name=f"{entry.slide.stem} {m_x},{m_y}",
                         mpp=mpp,
                     )
 
@@ -137,11 +138,13 @@ def _is_region(annotation: Annotation) -> bool:
 
 def raster(m_geometry: shapely.Geometry, m_x: int, m_y: int, width: int, height: int) -> np.ndarray:
     """Pixels (height, width) bool whose centres lie in the geometry; m_x, m_y is the corner of the first."""
-    left, top, right, bottom = np.array(m_geometry.bounds) - (m_x, m_y, m_x, m_y)
-    columns = slice(max(0, int(left)), max(0, min(width, int(np.ceil(right)))))
-    rows = slice(max(0, int(top)), max(0, min(height, int(np.ceil(bottom)))))
+    out = np.zeros((height, width), bool)
+    if not m_geometry.intersects(shapely.box(m_x, m_y, m_x + width, m_y + height)):
+        return out
+    left, top, right, bottom = m_geometry.bounds
+    columns = slice(max(0, math.floor(left) - m_x), min(width, math.ceil(right) - m_x))
+    rows = slice(max(0, math.floor(top) - m_y), min(height, math.ceil(bottom) - m_y))
     y, x = np.mgrid[rows, columns] + 0.5
     shapely.prepare(m_geometry)
-    out = np.zeros((height, width), bool)
     out[rows, columns] = shapely.contains_xy(m_geometry, x + m_x, y + m_y)
     return out

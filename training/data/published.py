@@ -43,7 +43,7 @@ def glas(folder: Path) -> Iterator[Sample]:
             label="colon",
             group=patient,
             split=split_of(patient) if name.startswith("train") else "test",
-            name=f"glas/{name}",
+            name=name,
             mpp=0.62,
         )
 
@@ -75,7 +75,7 @@ def crag(folder: Path) -> Iterator[Sample]:
                 label="colon",
                 group=path.stem,
                 split=split,
-                name=f"crag/{path.stem}",
+                name=path.stem,
                 mpp=0.55,
             )
 
@@ -103,7 +103,7 @@ def monuseg(folder: Path) -> Iterator[Sample]:
             label="tcga",
             group=case,
             split="test" if test else split_of(case),
-            name=f"monuseg/{path.stem}",
+            name=path.stem,
             mpp=0.25,
         )
 
@@ -130,7 +130,7 @@ def pannuke(folder: Path) -> Iterator[Sample]:
                 label="tissue",
                 group=f"fold {number}",
                 split=split,
-                name=f"pannuke/{number}-{i}",
+                name=f"{number}-{i}",
                 mpp=0.25,
             )
 
@@ -151,7 +151,8 @@ def camelyon16(folder: Path) -> Iterator[Sample]:
 
     From every slide up to 24 tissue tiles of 512 px at 1 µm per pixel that tumour touches, and as many that it
     does not. Slides without an XML are free of tumour, as the set states of its normal ones; of test slides only
-    those with one are taken. One training slide in five validates.
+    those with one are taken. One training slide in five validates. The set's README lists tumour slides whose
+    outlines are not exhaustive: leave these out of the folder, as what they do not outline counts as free.
     """
     outlines = {path.stem.casefold(): path for path in folder.rglob("*.xml")}
     for path in _some(folder, "**/*.tif", "CAMELYON16's images"):
@@ -185,7 +186,7 @@ def _camelyon_tiles(path: Path, xml: Path | None, split: str) -> Iterator[Sample
                     label="lymph node",
                     group=path.stem,
                     split=split,
-                    name=f"camelyon16/{path.stem} {m_x},{m_y}",
+                    name=f"{path.stem} {m_x},{m_y}",
                     mpp=_CAMELYON_MPP,
                     background=True,
                 )

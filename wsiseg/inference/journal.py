@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -114,7 +113,9 @@ class Journal:
         log.info("answers are not kept for the case of an interruption: %s", error.strerror or error)
         if self._file is not None and self._path is not None:
             self._file.close()
-            shutil.rmtree(self._path.parent, ignore_errors=True)
+            with suppress(OSError):
+                self._path.unlink()
+                self._path.parent.rmdir()  # unless something else lies there
         self._file = self._path = None
 
     @staticmethod
@@ -146,19 +147,21 @@ def open_journals(
     passes: Sequence[tuple[Grid, Sequence[str]]],
     model: Segmenter,
     examples: Sequence[Shot] = (),
+    how: Sequence[object] = (),
 ) -> list[Journal]:
     """The journals in `folder` for these queries, with these examples, on these grids to this model.
 
-    Those of other questions go.
+    Those of other questions go. how: whatever else decides the answers.
 
     None: journals that keep nothing.
     """
     if folder is None:
         return [Journal(None, grid.spec.tile_size) for grid, _ in passes]
-    shown = [example.fingerprint for example in examples]
-    paths = [folder / f"{_key(grid, [*queries, *shown], model)}.answers" for grid, queries in passes]
+    further = [*(example.fingerprint for example in examples), *map(str, how)]
+    paths = [folder / f"{_key(grid, [*queries, *further], model)}.answers" for grid, queries in passes]
     for other in set(folder.glob("*.answers")) - set(paths):
-        other.unlink(missing_ok=True)
+        with suppress(OSError):
+            other.unlink()
     return [Journal(path, grid.spec.tile_size) for path, (grid, _) in zip(paths, passes, strict=True)]
 
 

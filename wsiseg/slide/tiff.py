@@ -63,11 +63,11 @@ def tiles_are_inside(page: tifffile.TiffPage | tifffile.TiffFrame, size: int) ->
 
 def has_all_tiles(page: tifffile.TiffPage | tifffile.TiffFrame) -> bool:
     """Whether a page has just the tiles that its dimensions need; if not, its header lies about them."""
-    page = page.aspage()  # a frame is a page whose tags were not read yet
-    if not page.is_tiled:
+    key = page.keyframe  # a frame has the tags of another page
+    if not key.is_tiled:
         return True
-    sides = (page.imagewidth, page.tilewidth), (page.imagelength, page.tilelength), (page.imagedepth, page.tiledepth)
-    planes = page.samplesperpixel if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE else 1
+    sides = (key.imagewidth, key.tilewidth), (key.imagelength, key.tilelength), (key.imagedepth, key.tiledepth)
+    planes = key.samplesperpixel if key.planarconfig == tifffile.PLANARCONFIG.SEPARATE else 1
     return len(page.dataoffsets) == planes * math.prod(-(-length // tile) for length, tile in sides)
 
 
