@@ -23,9 +23,9 @@ def command() -> None:
 def import_command(name: str, path: str, out: str, label: str | None, mpp: float | None) -> None:
     """Import SET from PATH.
 
-    SET is glas, monuseg, ebhi_seg, nuinsseg, … (a known set, with its index.csv), `open` (all known sets
-    below PATH that may train shared weights), `folder` (any images/ and masks/ with equal names), or `qupath`
-    (what export.groovy writes of a QuPath project; see docs/qupath.md).
+    SET is glas, crag, monuseg, pannuke or camelyon16 (as downloaded), ebhi_seg, nuinsseg, … (with an index.csv),
+    `open` (all known sets below PATH that may train shared weights), `folder` (any images/ and masks/ with equal
+    names), or `qupath` (what export.groovy writes of a QuPath project; see docs/qupath.md).
     """
     from wsiseg.training.data.build import import_folder, import_open, import_qupath, import_set
 
@@ -43,9 +43,7 @@ def import_command(name: str, path: str, out: str, label: str | None, mpp: float
         store = import_set(name, path, out)
     asked = store.quadruplets
     absent = sum(not question.present for question in asked)
-    click.echo(
-        f"{out}: {len(store)} images, {len(asked)} questions, {absent} of them for what is absent", err=True
-    )
+    click.echo(f"{out}: {len(store)} images, {len(asked)} questions, {absent} of them for what is absent", err=True)
 
 
 @command.command("stats")
@@ -61,9 +59,7 @@ def stats_command(path: str) -> None:
 
     store = QuadrupletStore.open(path)
     parts = sorted({(record.source, record.split) for record in store.records})
-    asked = Counter(
-        (store.records[q.image].source, store.records[q.image].split, q.present) for q in store.quadruplets
-    )
+    asked = Counter((store.records[q.image].source, store.records[q.image].split, q.present) for q in store.quadruplets)
     table = Table("source", "split", "images", "groups", "structures", "there", "absent", box=None)
     for source, split in parts:
         records = [record for record in store.records if (record.source, record.split) == (source, split)]
@@ -81,9 +77,7 @@ def stats_command(path: str) -> None:
     console.print(table)
     for info in store.sources.values():
         limits = " RESEARCH ONLY: train no weights that you share." if info.research_only else ""
-        console.print(
-            f"{info.name}: {info.licence}; {info.attribution}; scale {info.mpp}.{limits}", highlight=False
-        )
+        console.print(f"{info.name}: {info.licence}; {info.attribution}; scale {info.mpp}.{limits}", highlight=False)
 
 
 @command.command("stain-stats")

@@ -44,11 +44,15 @@ def command(
     """
     from rich.console import Console
 
-    from wsiseg.files import atomic_write
+    from wsiseg.files import atomic_write, check_writable
     from wsiseg.inference.shots import read_shot
     from wsiseg.model import load_model
     from wsiseg.training.evaluate import evaluate_all, open_stores, report_json, report_table
 
+    if example_mpp and not example_files:
+        raise click.UsageError("--example-mpp is for an --example.")
+    if json_path:
+        check_writable(json_path)
     stores = open_stores(data)
     examples = [read_shot(image, mask, example_mpp) for image, mask in example_files]
     segmenter = load_model(model, device=device)

@@ -102,7 +102,10 @@ class Region(click.ParamType):
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Tiles at once.")
 @on_bad_tile_option
 @click.option(
-    "--no-cache", "cache", flag_value=False, default=True,
+    "--no-cache",
+    "cache",
+    flag_value=False,
+    default=True,
     help="Of a tile store: do not keep in it what the model saw, for later queries.",
 )
 @click.option("--deterministic", is_flag=True, help="The same bytes on the same device; slower.")
@@ -143,14 +146,19 @@ def command(
     if run_json is not None or is_many(source or ""):
         if out == "-":
             raise click.UsageError("many slides need --out FOLDER.", ctx)
-        for name, value in (("--reasoning", reasoning), ("--region", region), ("--example", example_files or None)):
+        shown = example_files or example_mpp
+        for name, value in (("--reasoning", reasoning), ("--region", region), ("--example", shown or None)):
             if value is not None:
                 raise click.UsageError(f"{name} is for one slide.", ctx)
+        if run_json is not None and recursive:
+            raise click.UsageError("--from repeats a run as it was: leave --recursive out.", ctx)
         ctx.exit(segment_many(ctx, source, queries, Path(out), recursive, shard, scheduler, run_json, options))
     if not queries:
         raise click.UsageError("Missing option '--query'.", ctx)
     if recursive or shard or scheduler:
         raise click.UsageError("--recursive, --shard and --scheduler are for a folder or manifest.", ctx)
+    if example_mpp and not example_files:
+        raise click.UsageError("--example-mpp is for an --example.", ctx)
     examples = [(image, mask, example_mpp) for image, mask in example_files]
     segment_one(str(source), queries, out, reasoning, examples, {**options, "region": region})
 
@@ -266,9 +274,7 @@ def _repeated(
     from wsiseg import fleet
 
     may_differ = {"device", "batch_size", "model", "cache", "deterministic"}
-    given = [
-        name for name in options if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-    ]
+    given = [name for name in options if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT]
     if source or queries or not set(given) <= may_differ:
         raise click.UsageError("--from repeats a run as it was: give no SOURCE, --query or other parameters.", ctx)
     jobs, settings = fleet.read_run(run_json)
@@ -281,7 +287,5 @@ def _tell(records: list[Record], out: Path) -> int:
         slide = "" if record.source in record.reason else f"{record.source}: "
         click.echo("wsiseg: error: " + " ".join(f"{slide}{record.reason}".split()), err=True)
     if failed:
-        click.echo(
-            f"wsiseg: error: {len(failed)} of {len(records)} slides failed, the others are in {out}", err=True
-        )
+        click.echo(f"wsiseg: error: {len(failed)} of {len(records)} slides failed, the others are in {out}", err=True)
     return FAILED_SLIDES if failed else 0

@@ -68,6 +68,7 @@ def test_every_variant_is_made_once_asked_and_written_down(recipe: Path, tmp_pat
     lisa = json.loads((out / "seed0" / "lisa" / "asked-val-None.json").read_text())
     assert set(lisa) == {"dice", "emission", "false_emission", "bleu4", "token_f1"}
     weights = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
+    trained = (out / "seed0" / "so" / "model" / "model.safetensors").read_bytes()
     # A run that was killed after its last checkpoint, and one before its first.
     (out / "seed0" / "so" / "done.json").unlink()
     (out / "seed0" / "lisa" / "done.json").unlink()
@@ -75,8 +76,9 @@ def test_every_variant_is_made_once_asked_and_written_down(recipe: Path, tmp_pat
     CliRunner().invoke(main, command, catch_exceptions=False)
     assert json.loads((out / "seed0" / "so" / "done.json").read_text())["resumed"]
     assert not json.loads((out / "seed0" / "lisa" / "done.json").read_text())["resumed"]
-    untouched = [p for p in weights if "lisa" not in p.parts and "policies" not in p.parts]
+    untouched = [p for p in weights if not {"lisa", "so"} & set(p.parts)]
     assert all(p.stat().st_mtime_ns == weights[p] for p in untouched)
+    assert (out / "seed0" / "so" / "model" / "model.safetensors").read_bytes() == trained
     assert (out / "seed0" / "so" / "metrics.jsonl").exists()
     assert "gradient_variance" in dynamics(out / "seed0" / "so")
 

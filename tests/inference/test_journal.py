@@ -101,6 +101,22 @@ def test_answers_to_another_question_are_never_taken(slide: Path, whole: bytes, 
     assert not before & set(work.iterdir())
 
 
+def test_a_deterministic_run_takes_no_answers_of_another(slide: Path, whole: bytes, tmp_path: Path) -> None:
+    everything, _ = gone_on(slide, tmp_path / "never", tmp_path)
+    stopped_after(slide, 3, tmp_path / "work")
+    assert gone_on(slide, tmp_path / "work", tmp_path, deterministic=True) == (everything, whole)
+
+
+def test_what_else_lies_in_the_folder_of_a_journal_is_left_alone(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "mine.txt").write_text("mine")
+    journal = Journal(work / "a.answers", 128)
+    journal.add(np.arange(1), {"q": [TileMask(None, "no", 0.0)]})
+    journal._give_up(OSError(28, "No space left on device"))
+    assert [path.name for path in work.iterdir()] == ["mine.txt"]
+
+
 def test_masks_come_back_as_they_were_given_out(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     said = [TileMask(rng.random((64, 64), np.float32), "ein Wort µ", 0.1 + 0.2), TileMask(None, "", 1e-9)]

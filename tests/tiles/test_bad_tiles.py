@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,9 @@ def test_skipped_tiles_are_those_that_touch_the_damage_and_the_rest_is_as_ever(
     assert left.run["skipped_tiles"] == expected
     assert left.notes == [f"{len(expected)} of {len(whole.reasoning)} tiles could not be read and were left out"]
     assert "skipped_tiles" not in whole.run
-    assert [t for t in whole.reasoning if not touches_bad(t.l0_x, t.l0_y)] == left.reasoning
+    # but for the ids of outlines, which the slide's fingerprint goes into
+    said, expected_said = ([replace(t, polygons=()) for t in r.reasoning] for r in (left, whole))
+    assert said == [t for t in expected_said if not touches_bad(t.l0_x, t.l0_y)]
     assert [a.geometry for a in left.annotations] == [a.geometry for a in whole.annotations]
 
 

@@ -36,8 +36,8 @@ def import_set(name: str, folder: str | Path, out: str | Path) -> QuadrupletStor
     """
     known = IMPORTERS if (Path(folder) / INDEX).exists() else IMPORTERS | PUBLISHED
     if name not in known:
-        names = ", ".join(sorted(IMPORTERS | PUBLISHED))
-        raise DataError(f"no importer called {name!r}; known: {names}, folder, qupath")
+        where = f" for a folder with {INDEX}" if len(known) < len(IMPORTERS | PUBLISHED) else ""
+        raise DataError(f"no importer called {name!r}{where}; known: {', '.join(sorted(known))}, folder, qupath")
     return _write_with_questions(out, known[name](Path(folder)), {name: SOURCES[name]})
 
 

@@ -127,9 +127,9 @@ def _read_mask(path: str | os.PathLike[str]) -> np.ndarray:
             values: np.ndarray = np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise SlideError(f"{os.fspath(path)} cannot be read as the mask of an example: {error}") from error
-    if values.ndim == 3:
-        values = values[..., : 3 if values.shape[2] >= 3 else 1].any(axis=2)  # without what is transparent
-    return np.asarray(values > 0)
+    if values.ndim == 2:
+        return np.asarray(values > 0)
+    return np.asarray((values[..., : 3 if values.shape[2] >= 3 else 1] > 0).any(axis=2))  # without what is transparent
 
 
 def _starts(length: int, size: int) -> list[int]:

@@ -6,6 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -203,7 +204,8 @@ class Slide(ABC):
             for x in range(0, width, _BLOCK_PX):
                 block = out[y : y + _BLOCK_PX, x : x + _BLOCK_PX]
                 try:
-                    block[...] = self._read(level, r_x + x, r_y + y, block.shape[1], block.shape[0])
+                    box = (level, r_x + x, r_y + y, block.shape[1], block.shape[0])
+                    block[...] = patiently(self.source, partial(self._read, *box))
                 except PixelError:
                     if unreadable is None:
                         raise

@@ -64,7 +64,7 @@ def tiles_are_inside(page: tifffile.TiffPage | tifffile.TiffFrame, size: int) ->
 def has_all_tiles(page: tifffile.TiffPage | tifffile.TiffFrame) -> bool:
     """Whether a page has just the tiles that its dimensions need; if not, its header lies about them."""
     key = page.keyframe  # a frame has the tags of another page
-    if not key.is_tiled:
+    if key is None or not key.is_tiled:
         return True
     sides = (key.imagewidth, key.tilewidth), (key.imagelength, key.tilelength), (key.imagedepth, key.tiledepth)
     planes = key.samplesperpixel if key.planarconfig == tifffile.PLANARCONFIG.SEPARATE else 1
