@@ -83,8 +83,8 @@ def save_state(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def recover_state(folder: Path) -> None:
-    """Put the new state in its place, if `save_state` was killed just before it did."""
+def _recover_state(folder: Path) -> None:
+    """Put the new state in its place, if `save_state` was killed just before it did. For the folder's sole run."""
     fresh = _fresh(folder)
     if not folder.exists() and (fresh / "state.json").exists():
         with suppress(FileNotFoundError):  # another process of this run was faster
@@ -93,8 +93,7 @@ def recover_state(folder: Path) -> None:
 
 def has_state(out: Path) -> bool:
     """Whether the run in `out` came to a checkpoint."""
-    recover_state(out / "state")
-    return (out / "state").exists()
+    return (out / "state").exists() or (_fresh(out / "state") / "state.json").exists()
 
 
 def _fresh(folder: Path) -> Path:
@@ -142,6 +141,7 @@ def load_state(folder: Path, module: nn.Module, optimizer: Any, average: Average
     Raises:
         DataError: the state does not fit the recipe.
     """
+    _recover_state(folder)
     numbers = json.loads((folder / "state.json").read_text())
     tensors = load_file(folder / "state.safetensors")
 
