@@ -188,7 +188,8 @@ class Figures:
             file.writelines(line.encode() + b"\n" for line in kept)
 
     def add(self, step: int, kind: str, values: dict[str, float]) -> None:
-        with open(self._path, "a") as file:
+        """Write down the figures of a step. OutputError if that fails."""
+        with full_disk_told(self._path.parent), open(self._path, "a") as file:
             file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
         for name, value in values.items():
             self._writer.add_scalar(f"{kind}/{name}", value, step)

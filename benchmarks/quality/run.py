@@ -37,6 +37,7 @@ has no channel for it never outlines, so its silence there is given, not earned.
 - gIoU, as LISA: mean over all questions, silence about what is absent scoring 1; "+/−" its two halves.
 - cIoU: all intersections over all unions.
 - "+ found": a mask where one is due. "− silent": no mask where none is due. presence: both.
+- Rows of one set are of the same questions only where n is the same: a row keeps the questions of the run that made it.
 - An interval without width means that all groups agree, not that nothing is uncertain.
 - BLEU-4, token F1: the chain against the annotator's. s: seconds per question, on the machine of that run.
 """

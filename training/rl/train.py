@@ -26,7 +26,7 @@ from wsiseg.training.rl.rewards import Ending
 from wsiseg.training.rl.rollout import roll_out
 from wsiseg.training.rl.update import Learner, accumulate
 from wsiseg.training.rl.value import explained_variance
-from wsiseg.training.run import Average, Figures, load_state, sole_run
+from wsiseg.training.run import Average, Figures, full_disk_told, load_state, sole_run
 from wsiseg.training.start import begin, keep_make, outline
 from wsiseg.training.trainable import set_trainable
 
@@ -128,7 +128,8 @@ def _train(
         if step % recipe.validate_every == 0 or last:
             validate()
         if main and (step % recipe.checkpoint_every == 0 or last):
-            save_policy(model, out / "policies", step)
+            with full_disk_told(out):
+                save_policy(model, out / "policies", step)
             checkpoint(out, step, learner, model, optimizer, average)
     if figures:
         for at, distance in _distances(learner, store, recipe, out / "policies", world).items():

@@ -48,8 +48,11 @@ def _save(model: PathChatSegR1, state: Mapping[str, torch.Tensor], folder: Path)
     save_config(model.config, folder / CONFIG)
     model.tokenizer.tokenizer.save(str(folder / TOKENIZER))
     temporary = folder / (WEIGHTS + ".tmp")
-    save_file({key: value.contiguous().cpu() for key, value in state.items()}, temporary, metadata={"format": "pt"})
-    temporary.replace(folder / WEIGHTS)
+    try:
+        save_file({key: value.contiguous().cpu() for key, value in state.items()}, temporary, metadata={"format": "pt"})
+        temporary.replace(folder / WEIGHTS)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_folder(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PathChatSegR1:
