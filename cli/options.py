@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,10 @@ import click
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from wsiseg.slide import Slide
+
+log = logging.getLogger(__name__)
 
 
 class SlideMpp(click.ParamType):
@@ -71,6 +76,14 @@ origin_of_file_option = click.option(
     type=click.Choice(["qupath", "slide"]),
     help="Where 0,0 of the GeoJSON lies; by default what the file says, else as in QuPath.",
 )
+def warn_if_foreign(run: dict[str, Any], slide: Slide) -> None:
+    """Say so if the GeoJSON whose member `wsiseg` is `run` was made on another slide."""
+    from wsiseg.belonging import not_of_this_slide
+
+    if warning := not_of_this_slide(run, slide):
+        log.warning("%s", warning)
+
+
 PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 

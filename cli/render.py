@@ -14,6 +14,7 @@ from wsiseg.cli.options import (
     origin_of_file_option,
     save_picture,
     slide_mpp_option,
+    warn_if_foreign,
 )
 
 
@@ -43,6 +44,7 @@ def command(
     if origin is None:
         origin = "slide" if run.get("origin") == "slide" else "qupath"
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
+        warn_if_foreign(run, opened)
         picture = overlay(opened, annotations, origin=origin, max_px=max_px)
     save_picture(picture, out)
     click.echo(f"wsiseg: drew {len(annotations):,} annotations on {out}", err=True)

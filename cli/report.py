@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from wsiseg.cli.options import backend_option, origin_of_file_option, slide_mpp_option
+from wsiseg.cli.options import backend_option, origin_of_file_option, slide_mpp_option, warn_if_foreign
 
 
 @click.command("report")
@@ -32,5 +32,6 @@ def command(slide: str, geojson: Path, out: Path, origin: Any, slide_mpp: Any, b
     if origin is None:
         origin = "slide" if run.get("origin") == "slide" else "qupath"
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened, atomic_write(out) as file:
+        warn_if_foreign(run, opened)
         write_report(opened, annotations, run, file, origin=origin)
     click.echo(f"wsiseg: reported on {len(annotations):,} annotations in {out}", err=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from wsiseg.cli.options import backend_option, device_option, origin_of_file_option, slide_mpp_option
+from wsiseg.cli.options import backend_option, device_option, origin_of_file_option, slide_mpp_option, warn_if_foreign
 
 
 @click.command("view")
@@ -16,7 +16,7 @@ from wsiseg.cli.options import backend_option, device_option, origin_of_file_opt
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where the page saves; by default GEOJSON itself, or a new file here that is named after the slide.",
+    help="Where the page saves; by default GEOJSON itself if wsiseg made it, else a new file.",
 )
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1; by default a free one.")
@@ -50,6 +50,7 @@ def command(
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
         asking = Asking(model=model, device=device, slide_mpp=slide_mpp)
         session = Session(opened, geojson, out=out, origin=origin, asking=asking)
+        warn_if_foreign(session.run, opened)
         serve(
             session,
             port=port,

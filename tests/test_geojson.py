@@ -144,6 +144,20 @@ def test_batches_are_joined(tmp_path: Path) -> None:
     assert read_geojson(written(many, tmp_path / "a.geojson")) == many
 
 
+def test_polygons_read_in_bulk_are_those_read_one_by_one(tmp_path: Path) -> None:
+    kinds = [annotation(shape) for shape in (RING, TWO, SQUARE, RING)]
+    path = written(kinds, tmp_path / "a.geojson")
+    in_bulk = read_geojson(path)
+    assert in_bulk == kinds
+    corner = json.loads(path.read_text())["features"][2]["geometry"]["coordinates"][0][1]
+    edited(path, "features", 2, "geometry", "coordinates", 0, 1, value=[*corner, 7])  # with a z: one by one
+    assert read_geojson(path) == in_bulk
+    bow_tie = [[[0, 0], [9, 9], [9, 0], [0, 9], [0, 0]]]
+    edited(path, "features", 3, "geometry", "coordinates", value=bow_tie)
+    with pytest.raises(GeoJSONError, match="feature 3: invalid geometry: Self-intersection"):
+        read_geojson(path)
+
+
 @pytest.mark.parametrize(
     "geometry",
     [shapely.Point(1, 2), shapely.LineString([(0, 0), (1, 1)]), shapely.Polygon(), SQUARE.boundary],

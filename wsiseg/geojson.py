@@ -110,9 +110,9 @@ def read_collection(path: str | os.PathLike[str]) -> tuple[list[Annotation], dic
     if not isinstance(features, list):
         raise GeoJSONError(f"{path}: `features` is not a list")
     annotations: list[Annotation] = []
-    for i, feature in enumerate(features):
+    for i, (feature, shape) in enumerate(zip(features, _plain_polygons(features), strict=True)):
         try:
-            annotations.extend(_annotations(feature))
+            annotations.extend(_annotations(feature, shape))
         except (GeoJSONError, TypeError, ValueError, OverflowError, RecursionError, GEOSException) as error:
             raise GeoJSONError(f"{path}: feature {i}: {error}") from error
     return annotations, run if isinstance(run, dict) else {}
@@ -221,8 +221,8 @@ def _parse(data: bytes, path: str | os.PathLike[str]) -> Any:
         raise GeoJSONError(f"{path} is not GeoJSON: {error}") from error
 
 
-def _annotations(feature: Any) -> Iterator[Annotation]:
-    """One feature and its children."""
+def _annotations(feature: Any, shape: shapely.Polygon | None = None) -> Iterator[Annotation]:
+    """One feature and its children. shape: its geometry where that is built already."""
     if not isinstance(feature, dict) or feature.get("type") != "Feature":
         raise GeoJSONError("not a Feature")
     properties = feature.get("properties", {})
@@ -237,7 +237,7 @@ def _annotations(feature: Any) -> Iterator[Annotation]:
         raise GeoJSONError(f"name is not a text: {_short(name)}")
     yield Annotation(
         id=_id(feature.get("id")),
-        geometry=_geometry(feature.get("geometry")),
+        geometry=_geometry(feature.get("geometry")) if shape is None else shape,
         name=name,
         classification=classification,
         color=color,
@@ -271,6 +271,42 @@ def _geometry(geometry: Any) -> shapely.Polygon | shapely.MultiPolygon:
     if shape.is_empty:
         raise GeoJSONError("geometry is empty")
     return shape
+
+
+def _plain_polygons(features: list[Any]) -> np.ndarray:
+    """(N,) the valid Polygons among features, built all at once; None for what `_geometry` has to look at.
+
+    One by one they would cost several times as much. Features one after the other have the better messages.
+    """
+    shapes = np.full(len(features), None, object)
+    try:
+        plain = [i for i, feature in enumerate(features) if _has_plain_rings(feature)]
+        polygons = [features[i]["geometry"]["coordinates"] for i in plain]
+        rings = [ring for polygon in polygons for ring in polygon]
+        xy = np.array([position for ring in rings for position in ring], np.float64)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return shapes
+    if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
+        return shapes
+    ring_ends = np.cumsum([0, *map(len, rings)])
+    polygon_ends = np.cumsum([0, *map(len, polygons)])
+    built = shapely.from_ragged_array(shapely.GeometryType.POLYGON, xy, (ring_ends, polygon_ends))
+    built[~shapely.is_valid(built) | shapely.is_empty(built)] = None
+    shapes[plain] = built
+    return shapes
+
+
+def _has_plain_rings(feature: Any) -> bool:
+    """Whether the geometry is a Polygon whose rings are closed lists; what they hold is not looked at."""
+    geometry = feature.get("geometry") if isinstance(feature, dict) else None
+    if not isinstance(geometry, dict) or geometry.get("type") != "Polygon":
+        return False
+    rings = geometry.get("coordinates")
+    return (
+        isinstance(rings, list)
+        and bool(rings)
+        and all(isinstance(ring, list) and len(ring) > 3 and ring[0] == ring[-1] for ring in rings)
+    )
 
 
 def _polygon(rings: Any) -> shapely.Polygon:

@@ -76,7 +76,8 @@ def segment(
         origin: "qupath" counts pixels as QuPath shows the slide (less its OpenSlide bounds), "slide" from the
             corner of level 0.
         region: look only at this box (x, y, width, height), in the coordinates that `origin` names: at the
-            tiles that touch it, for the outlines that touch it. Within it they are those of the whole slide.
+            tiles that touch it, for the outlines that touch it. Inside the box they are those of the whole slide;
+            one that reaches beyond the tiles at its edge is cut there.
         batch_size: tiles that the model sees at once.
         device: where a model that is loaded here runs: cpu, cuda, cuda:1, mps; None is the best there is.
         examples: what one query means, shown on other images (see `wsiseg.read_shot`).

@@ -86,6 +86,36 @@ def test_the_page_stands_alone_and_tells_areas_and_counts(slide_path: Path, geoj
         assert wanted in page.text
 
 
+def test_rejected_outlines_count_only_as_rejected(slide_path: Path, geojson: Path, tmp_path: Path) -> None:
+    annotations, run = read_collection(geojson)
+    wrong = [a for a in annotations if a.classification == "orange" or a.geometry.area > 20_000]
+    reviewed = [replace(a, metadata={**a.metadata, "review": "rejected"}) if a in wrong else a for a in annotations]
+    with open(geojson, "wb") as file:
+        write_geojson(reviewed, file, run=run)
+    assert report(slide_path, geojson, "--out", tmp_path / "r.html").exit_code == 0
+    page = Reader((tmp_path / "r.html").read_text())
+    assert "2 outlines" in page.text
+    assert "Rejected outlines (2)" in page.text
+    row = re.search(r"olive\s+2\s+([\d.]+) mm²\s.*?\s1 rejected", page.text, re.DOTALL)
+    assert row
+    assert float(row[1]) == pytest.approx(sum(s.area for s in SHAPES["olive"][1:]) * 0.25 / 1e6, rel=0.03)
+    assert re.search(r"orange\s+0\s+0 mm²\s+0 %\s+–\s+–\s+1 rejected", page.text)
+    assert len(page.sources) == 1 + 2
+    assert page.tags.count("svg") == 1
+
+
+def test_shares_are_of_the_scanned_part_and_no_folder_or_signature_is_told(tmp_path: Path) -> None:
+    synthetic_slide(tmp_path / "s.scn", {}, l0_bounds_xy=(334, 222))
+    quarter = Annotation(uuid.uuid4(), shapely.box(0, 0, 600, 400), "a", "a", (1, 2, 3))
+    with open(tmp_path / "o.geojson", "wb") as file:
+        write_geojson([quarter], file, run={"slide": {"source": "https://host/mrs-doe/s.scn?signature=x"}})
+    assert report(tmp_path / "s.scn", tmp_path / "o.geojson", "--out", tmp_path / "r.html").exit_code == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "<td>25 %</td>" in page
+    for private in (str(tmp_path), "mrs-doe", "signature"):
+        assert private not in page
+
+
 def test_hostile_names_stay_text(slide_path: Path, geojson: Path, tmp_path: Path) -> None:
     evil = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>&lt;"
     annotations, _ = read_collection(geojson)

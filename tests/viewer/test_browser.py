@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import shapely
 
 from wsiseg.geojson import read_collection, write_geojson
 from wsiseg.qupath import DESCRIPTION, check_dialect
@@ -174,8 +176,6 @@ def test_a_review_is_done_undone_and_saved(slide_path, geojson, running_view, op
 
 
 def test_an_outline_is_changed_with_the_mouse(slide_path, geojson, running_view, open_page) -> None:
-    import shapely
-
     square = shapely.box(400, 300, 600, 500)
     annotations, run = read_collection(geojson)
     with open(geojson, "wb") as file:
@@ -242,6 +242,62 @@ def test_a_query_streams_and_becomes_a_class_that_is_saved(
     assert {a.classification for a in read_collection(tmp_path / "both.geojson")[0]} == {"olive", "the orange"}
 
 
+def test_a_find_disturbs_no_edit_and_undo_takes_back_one_point(slide_path, geojson, running_view, open_page) -> None:
+    before = {a.id: a.geometry for a in read_collection(geojson)[0]}
+    address = running_view(slide_path, geojson)
+    page = open_page(address)
+    click_slide(page, 300, 300)
+    page.click("#edit")
+    settled(page)
+    page.keyboard.press("Shift+ArrowLeft")
+    page.keyboard.press("Shift+ArrowLeft")
+    page.keyboard.press("Control+z")
+    page.fill("#query", "the orange")
+    page.check("[name=scope][value=slide]", force=True)
+    page.click("#ask-start")
+    page.wait_for_selector("#run-state:has-text('Found 1 outline')")
+    assert page.locator("#classes .name").all_inner_texts() == ["olive", "the orange"]
+    assert (text(page, "#object-class"), text(page, "#edit")) == ("olive", "Done")
+    assert open_page(address).locator("#save").is_enabled()  # a page that is loaded anew knows of the find
+    page.bring_to_front()
+    page.click("#edit")
+    page.click("#save")
+    page.wait_for_selector("#banner:has-text('Saved 4 objects')")
+    (changed,) = [a for a in read_collection(geojson)[0] if "edited" in a.metadata]
+    old, new = (shapely.get_coordinates(shape) for shape in (before[changed.id], changed.geometry))
+    between = np.linalg.norm(old[:, None] - new[None], axis=-1)
+    (left,), (moved,) = (np.unique(xy[between.min(axis) > 0.05], axis=0) for xy, axis in ((old, 1), (new, 0)))
+    assert np.hypot(*(left - moved)) == pytest.approx(10, abs=0.1)
+    page.keyboard.press("v")  # nobody judges what is hidden
+    assert page.locator("#details").is_hidden()
+
+
+def test_an_outline_that_was_moved_far_is_found_again_where_it_was(slide_path, running_view, open_page) -> None:
+    page = open_page(running_view(slide_path))
+    found = page.evaluate(
+        """async () => {
+            const { Shapes } = await import(new URL("static/shapes.js", document.baseURI));
+            const square = (x) => [x, 0, x + 10, 0, x + 10, 10, x, 10];
+            const block = (x) => ({
+                objects: 1,
+                objectStart: Uint32Array.of(0, 1),
+                ringStart: Uint32Array.of(0, 4),
+                xy: Float32Array.from(square(x)),
+            });
+            const shapes = new Shapes();
+            const at = (x) => shapes.at(x, 5, () => true);
+            shapes.add(block(0));
+            shapes.add(block(1000));
+            shapes.change(0, [square(5000)]);
+            shapes.add(block(2000)); // a find, while the outline lies elsewhere
+            const moved = [at(5), at(5005), at(2005)];
+            shapes.change(0, null);
+            return [...moved, at(5), at(5005)];
+        }"""
+    )
+    assert found == [-1, 0, 2, 0, -1]
+
+
 def test_the_visible_region_is_asked_alone_and_a_query_is_cancelled(
     slide_path, geojson, running_view, open_page
 ) -> None:
@@ -281,6 +337,8 @@ def test_all_is_done_without_a_mouse(slide_path, geojson, running_view, open_pag
     for wanted in ("Skip to the query", "What to outline", "Ask", "Show olive", "Opacity of olive", "Next ›"):
         assert wanted in names
     page.evaluate("document.activeElement.blur()")
+    press("a")
+    page.wait_for_selector("#banner:has-text('No object is chosen')")
     press("d")  # by doubt
     press("n")
     doubtful = min(before, key=lambda a: a.measurements["Mean probability"])

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import sys
+import threading
 import time
+import uuid
+import webbrowser
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import shapely
+import uvicorn
+from click.testing import CliRunner
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from tests.viewer.conftest import MODEL, PORT, TOKEN
-from wsiseg.geojson import read_collection
+from wsiseg.cli.main import main
+from wsiseg.geojson import Annotation, read_collection, write_geojson
 from wsiseg.inference import TileMask
 from wsiseg.qupath import DESCRIPTION, check_dialect
 from wsiseg.slide import open_slide
@@ -22,6 +31,8 @@ from wsiseg.testing import FakeModel, disk, synthetic_slide
 from wsiseg.viewer import Asking, Session
 from wsiseg.viewer.app import STATIC, make_app
 from wsiseg.viewer.edits import Edits
+from wsiseg.viewer.serve import leading_to, serve
+from wsiseg.viewer.session import not_outlined
 
 HOME = f"http://127.0.0.1:{PORT}"
 
@@ -133,12 +144,24 @@ def test_a_query_can_be_cancelled_and_two_do_not_run_at_once(session: Session, c
     assert len(session.annotations) == 3
 
 
+def test_a_query_whose_finds_cannot_be_taken_in_ends_too(
+    session: Session, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(session, "add", lambda _: 1 / 0)
+        number = client.post("queries", json={"query": "olive"}).json()["number"]
+        assert "ZeroDivisionError" in events(client, number)[-1]["message"]
+    assert events(client, client.post("queries", json={"query": "olive"}).json()["number"])[-1]["kind"] == "done"
+
+
 def test_what_is_saved_is_what_was_decided(client: TestClient, geojson: Path) -> None:
     before, _ = read_collection(geojson)
     events(client, client.post("queries", json={"query": "the orange"}).json()["number"])
     square = [[[0, 0], [40, 0], [40, 40], [0, 40]]]
     edits = {"deleted": [1], "review": {"0": "accepted", "3": "rejected"}, "rings": {"2": square}}
-    assert client.post("save", json=edits).json() == {"out": str(geojson), "written": 3}
+    assert client.get("slide").json()["unsaved"] is True
+    assert client.post("save", json=edits).json() == {"out": str(geojson), "written": 3, "saves": 1, "note": ""}
+    assert client.get("slide").json()["unsaved"] is False
     assert check_dialect(geojson) == []
     after, run = read_collection(geojson)
     assert [a.id for a in after[:2]] == [before[0].id, before[2].id]
@@ -178,6 +201,79 @@ def test_without_a_geojson_a_new_file_is_made_and_none_overwritten(
     assert len(read_collection(tmp_path / "slide-1.geojson")[0]) == 3
 
 
+def test_a_page_that_missed_a_save_is_refused(client: TestClient, geojson: Path) -> None:
+    assert client.post("save?after=0", json={"deleted": [0]}).json()["saves"] == 1
+    data = geojson.read_bytes()
+    missed = client.post("save?after=0", json={})
+    assert missed.status_code == 400
+    assert "another page" in missed.text
+    assert geojson.read_bytes() == data
+    assert client.post("save?after=1", json={}).json()["saves"] == 2
+
+
+def test_what_is_not_ours_or_has_changed_is_not_written_over(slide_path: Path, geojson: Path) -> None:
+    annotations, _ = read_collection(geojson)
+    with open_slide(slide_path) as slide:
+        session = Session(slide, geojson)
+        with open(geojson, "ab") as file:
+            file.write(b"\n")  # by somebody else
+        theirs = geojson.read_bytes()
+        saved = session.save(Edits())
+        assert Path(saved["out"]).name == "olive-1.geojson"
+        assert "olive.geojson has changed since it was opened" in saved["note"]
+        assert session.save(Edits())["note"] == ""
+        assert geojson.read_bytes() == theirs
+        with open(geojson, "wb") as file:
+            write_geojson(annotations, file)  # as QuPath would have it: nothing says that wsiseg made it
+        session = Session(slide, geojson)
+        assert session.describe()["out"] is None
+        assert Path(session.save(Edits())["out"]) == geojson.with_name("olive-2.geojson")
+        assert Session(slide, geojson, out=geojson).save(Edits())["out"] == str(geojson)  # the person says so
+
+
+def test_gz_is_saved_compressed(slide_path: Path, geojson: Path) -> None:
+    packed = geojson.with_name("olive.geojson.gz")
+    with open_slide(slide_path) as slide:
+        Session(slide, geojson, out=packed).save(Edits(frozenset([0])))
+    assert packed.read_bytes()[:2] == b"\x1f\x8b"
+    assert read_collection(packed)[0] == read_collection(geojson)[0][1:]
+    assert check_dialect(packed) == []
+
+
+def test_outlines_of_another_slide_are_warned_of(slide_path: Path, geojson: Path, tmp_path: Path) -> None:
+    synthetic_slide(tmp_path / "other.tif", {"olive": [disk(300, 300, 90)]})
+    with open_slide(slide_path) as slide, open_slide(tmp_path / "other.tif") as other:
+        assert Session(slide, geojson).describe()["warning"] == ""
+        assert "another slide" in Session(other, geojson).describe()["warning"]
+    told = CliRunner().invoke(
+        main, ["report", str(tmp_path / "other.tif"), str(geojson), "--out", str(tmp_path / "r.html")]
+    )
+    assert told.exit_code == 0
+    assert "the outlines were made on another slide" in told.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode there")
+def test_a_name_that_is_no_text_is_shown_all_the_same(slide_path: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "caf\udce9.tif"
+    shutil.copy(slide_path, odd)
+    with open_slide(odd) as slide:
+        app = make_app(Session(slide, out=tmp_path / "\udce9.geojson"), token=TOKEN, port=PORT)
+        with TestClient(app, base_url=f"{HOME}/{TOKEN}/") as client:
+            assert client.get("slide").json()["name"] == "caf?.tif"
+            assert client.post("save", json={}).json()["out"].endswith("?.geojson")
+
+
+def test_a_piece_of_a_known_outline_is_not_another_object() -> None:
+    def made(shape: shapely.Geometry, name: str) -> Annotation:
+        return Annotation(uuid.uuid4(), shape, name, name, (1, 2, 3))
+
+    known = [made(shapely.box(0, 0, 100, 60), "gland")]  # cut at the edge of its tiles
+    whole, less_than_half = made(shapely.box(0, 0, 100, 100), "gland"), made(shapely.box(0, 0, 100, 29), "gland")
+    other, far = made(shapely.box(0, 0, 100, 60), "lumen"), made(shapely.box(200, 0, 300, 60), "gland")
+    assert not_outlined([whole, less_than_half, other, far], known) == [less_than_half, other, far]
+    assert not_outlined([], known) == []
+
+
 def test_the_file_says_where_its_coordinates_begin(slide_path: Path, geojson: Path) -> None:
     with open_slide(slide_path) as slide:
         Session(slide, geojson, origin="slide").save(Edits())  # said by the person, against what the file says
@@ -214,6 +310,16 @@ def test_a_foreign_origin_is_refused(client: TestClient, geojson: Path, method: 
         assert client.request(method, "save", headers=foreign, json={"deleted": [0]}).status_code == 403
     assert geojson.read_bytes() == data
     assert client.post("save", headers={"Origin": HOME}, json={}).status_code == 200
+
+
+def test_a_foreign_page_may_lead_to_the_page_and_no_further(client: TestClient) -> None:
+    led = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert client.get(f"{HOME}/{TOKEN}/", headers=led).status_code == 200
+    for path in ("slide", "polygons", "static/app.js"):
+        assert client.get(path, headers=led).status_code == 403
+    assert client.post("save", headers=led, json={}).status_code == 403
+    assert client.get(f"{HOME}/wrong/", headers=led).status_code == 403
+    assert client.get(f"{HOME}/{TOKEN}/", headers={**led, "Sec-Fetch-Mode": "no-cors"}).status_code == 403
 
 
 def test_there_is_no_websocket(client: TestClient) -> None:
@@ -278,6 +384,9 @@ def test_browsers_are_told_to_run_our_scripts_only(client: TestClient) -> None:
         assert "default-src 'none'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["referrer-policy"] == "no-referrer"
+    assert client.get("static/app.js").headers["content-type"].startswith("text/javascript")
+    finest = client.get("slide").json()["lastLevel"]
+    assert client.get(f"tiles/{finest}/0_0.jpg").headers["cache-control"] == "no-store"
 
 
 # The command
@@ -291,6 +400,37 @@ def test_the_command_serves_on_this_machine_alone(slide_path: Path, geojson: Pat
     assert httpx.get(f"http://127.0.0.1:{port}/slide").status_code == 403
     with pytest.raises(OSError, match="refused"):
         socket.create_connection((other_address(), port), timeout=2)
+
+
+def test_the_browser_is_not_told_the_token_where_ps_shows_it(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    opened: list[str] = []
+    told: list[str] = []
+    looked = threading.Event()
+    seen: dict[str, Any] = {}
+
+    def browser(address: str) -> None:
+        opened.append(address)
+        looked.set()
+
+    def run(*_: Any, **__: Any) -> None:  # in place of the server
+        assert looked.wait(10)
+        (file,) = tmp_path.glob("wsiseg-view-*.html")
+        seen.update(uri=file.as_uri(), mode=file.stat().st_mode & 0o777, text=file.read_text())
+
+    monkeypatch.setattr(webbrowser, "open", browser)
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    serve(session, tell=told.append)
+    assert opened == [seen["uri"]]
+    assert told[0].split("/")[3] not in opened[0]
+    assert seen["mode"] == 0o600
+    assert f"url={told[0]}" in seen["text"]
+    assert list(tmp_path.glob("wsiseg-view-*")) == []
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    with leading_to("http://127.0.0.1:1/t/") as file:
+        assert file is None
 
 
 def other_address() -> str:

@@ -7,7 +7,6 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from wsiseg.qupath import DESCRIPTION
 from wsiseg.render import close_up, overlay
 from wsiseg.report.histogram import histogram_svg
 from wsiseg.report.summary import ClassSummary, extremes, probability, summarize
+from wsiseg.review import is_kept
 from wsiseg.slide import Slide
 
 _OVERVIEW_PX, _CLOSE_UP_PX = 1100, 300
@@ -38,7 +38,7 @@ def write_report(
     *,
     origin: Origin = "qupath",
 ) -> None:
-    """Write the report of `annotations` on `slide` to a binary file.
+    """Write the report of `annotations` on `slide` to a binary file. Rejected ones only count as such.
 
     run: the member `wsiseg` of the GeoJSON: what made it. origin: where (0, 0) of the coordinates lies.
 
@@ -57,26 +57,30 @@ def _page(
         mpp = None
     unit = "µm²" if mpp else "px²"
     classes = summarize(annotations, mpp)
-    name = escape(Path(slide.source).name)
+    kept = [annotation for annotation in annotations if is_kept(annotation.metadata)]
+    name = escape(_file_name(slide.source))
     yield _HEAD.format(name=name, style=_STYLE)
     width, height = slide.dimensions
     scale = f"{mpp[0]:.4g} µm/px" if mpp else "no scale stated"
-    yield f"<header><h1>{name}</h1><p>{width:,} × {height:,} px · {scale} · {len(annotations):,} outlines</p></header>"
+    yield f"<header><h1>{name}</h1><p>{width:,} × {height:,} px · {scale} · {len(kept):,} outlines</p></header>"
     yield "<p class=note>For research use only: not a medical device, not for diagnosis.</p>"
-    picture = overlay(slide, annotations, origin=origin, max_px=_OVERVIEW_PX)
+    picture = overlay(slide, kept, origin=origin, max_px=_OVERVIEW_PX)
     yield f'<img class=overview src="{_data_uri(picture)}" alt="The slide with all outlines">'
     yield f"<h2>Classes</h2>{_class_table(classes, unit, slide, mpp)}"
-    if classes:
-        yield f"<h2>Sizes of objects</h2><div class=cards>{''.join(_histogram(c, unit) for c in classes)}</div>"
-    sure, doubtful = extremes(annotations, _CLOSE_UPS)
-    tree = shapely.STRtree([annotation.geometry for annotation in annotations])
+    if rejected := len(annotations) - len(kept):
+        yield f"<p>Rejected outlines ({rejected:,}) are left out of all figures but the last column.</p>"
+    if kept:
+        histograms = "".join(_histogram(c, unit) for c in classes if len(c.areas))
+        yield f"<h2>Sizes of objects</h2><div class=cards>{histograms}</div>"
+    sure, doubtful = extremes(kept, _CLOSE_UPS)
+    tree = shapely.STRtree([annotation.geometry for annotation in kept])
     for title, chosen in (("Most confident", sure), ("Most doubtful", doubtful)):
         if chosen:
             yield f"<h2>{title}</h2><div class=cards>"
             for annotation in chosen:
-                yield _card(slide, annotation, annotations, tree, origin)
+                yield _card(slide, annotation, kept, tree, origin)
             yield "</div>"
-    if annotations and not sure:
+    if kept and not sure:
         yield "<p>No outline states a mean probability, so none is shown as sure or doubtful.</p>"
     yield f"<h2>How it was made</h2>{_table(_made_by(slide, run, origin))}</main></body></html>\n"
 
@@ -86,7 +90,8 @@ def _class_table(
 ) -> str:
     if not classes:
         return "<p>There is no outline in the file.</p>"
-    whole = math.prod(slide.dimensions) * (mpp[0] * mpp[1] if mpp else 1)
+    width, height = slide.l0_bounds[2:] if slide.l0_bounds else slide.dimensions
+    whole = width * height * (mpp[0] * mpp[1] if mpp else 1)
     rows = []
     for c in classes:
         total = float(c.areas.sum())
@@ -96,7 +101,7 @@ def _class_table(
             f"{len(c.areas):,}",
             f"{total / 1e6:.4g} mm²" if mpp else f"{total:.4g} px²",
             f"{100 * total / whole:.3g} %",
-            f"{np.median(c.areas):.4g} {unit}",
+            f"{np.median(c.areas):.4g} {unit}" if len(c.areas) else "–",
             "–" if math.isnan(c.mean_probability) else f"{c.mean_probability:.3f}",
             decided or "–",
         ]
@@ -138,14 +143,24 @@ def _card(
 
 
 def _made_by(slide: Slide, run: Mapping[str, Any], origin: Origin) -> list[tuple[str, str]]:
+    made = dict(run)
+    if isinstance(facts := made.get("slide"), dict) and isinstance(facts.get("source"), str):
+        made["slide"] = {**facts, "source": _file_name(facts["source"])}
     rows = [
-        ("slide", slide.source),
+        ("slide", _file_name(slide.source)),
         ("slide fingerprint", slide.fingerprint),
         ("read by", f"{slide.backend} ({slide.vendor})"),
         ("0,0 of the coordinates", "the corner of the whole slide" if origin == "slide" else "as in QuPath"),
         ("report by wsiseg", __version__),
     ]
-    return rows + [row for key, value in run.items() if key != "origin" for row in _flat(f"outlines: {key}", value)]
+    return rows + [row for key, value in made.items() if key != "origin" for row in _flat(f"outlines: {key}", value)]
+
+
+def _file_name(source: str) -> str:
+    """The last part of a path or URL: folders name patients, and what follows the "?" of a URL may open it."""
+    if "://" in source:
+        source = source.partition("?")[0]
+    return source.replace("\\", "/").rpartition("/")[2]
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:

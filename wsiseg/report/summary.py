@@ -10,14 +10,14 @@ import shapely
 
 from wsiseg.geojson import Annotation
 from wsiseg.qupath import Color
-from wsiseg.review import REVIEW
+from wsiseg.review import REVIEW, REVIEWS, is_kept
 
 
 @dataclass(frozen=True)
 class ClassSummary:
-    """One class. areas: (n,) of its objects, in µm², or in px² where the slide states no scale.
+    """One class. areas: (n,) of its objects that were not rejected, in µm², or in px² where there is no scale.
 
-    mean_probability: NaN where no object states one. reviews: decision → number of objects.
+    mean_probability: theirs, NaN where none states one. reviews: decision → number of objects, the rejected too.
     """
 
     name: str
@@ -36,20 +36,22 @@ def summarize(annotations: Sequence[Annotation], mpp: tuple[float, float] | None
     groups: dict[str, list[Annotation]] = {}
     for annotation in annotations:
         groups.setdefault(annotation.classification, []).append(annotation)
-    return [
-        ClassSummary(
-            name=name or "no class",
-            color=group[0].color,
-            areas=shapely.area(np.array([a.geometry for a in group], object)) * um2_per_px,
-            mean_probability=_mean([p for a in group if (p := probability(a)) is not None]),
-            reviews={
-                decision: count
-                for decision in ("accepted", "rejected")
-                if (count := sum(a.metadata.get(REVIEW) == decision for a in group))
-            },
-        )
-        for name, group in groups.items()
-    ]
+    return [_summary(name, group, um2_per_px) for name, group in groups.items()]
+
+
+def _summary(name: str, group: Sequence[Annotation], um2_per_px: float) -> ClassSummary:
+    kept = [a for a in group if is_kept(a.metadata)]
+    return ClassSummary(
+        name=name or "no class",
+        color=group[0].color,
+        areas=shapely.area(np.array([a.geometry for a in kept], object)) * um2_per_px,
+        mean_probability=_mean([p for a in kept if (p := probability(a)) is not None]),
+        reviews={
+            decision: count
+            for decision in REVIEWS[1:]
+            if (count := sum(a.metadata.get(REVIEW) == decision for a in group))
+        },
+    )
 
 
 def probability(annotation: Annotation) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import mimetypes
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,12 +18,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from wsiseg.errors import WsisegError
+from wsiseg.qupath import clean_text
 from wsiseg.viewer.edits import parse_edits
 from wsiseg.viewer.guard import Guard
 from wsiseg.viewer.query import Queries, parse_region
 from wsiseg.viewer.session import Session
 
 STATIC = Path(__file__).parent / "static"
+mimetypes.add_type("text/javascript", ".js")  # Windows' registry may say text/plain, which browsers do not run
 _TICK_S = 0.1  # how often a stream of events looks for new ones
 
 
@@ -46,7 +49,7 @@ def make_app(session: Session, *, token: str, port: int) -> Guard:
         data = session.deepzoom.tile(*map(int, numbers.groups())) if numbers else None
         if data is None:
             return PlainTextResponse("There is no such tile.", 404)
-        return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
+        return Response(data, media_type="image/jpeg")
 
     def polygons(request: Request) -> Response:
         first = _number(request.query_params.get("first", "0"))
@@ -61,7 +64,8 @@ def make_app(session: Session, *, token: str, port: int) -> Guard:
 
     async def save(request: Request) -> Response:
         edits = parse_edits(await request.body(), len(session.annotations))
-        return _json(await run_in_threadpool(session.save, edits))
+        after = _number(request.query_params.get("after", ""))
+        return _json(await run_in_threadpool(session.save, edits, after=after))
 
     async def ask(request: Request) -> Response:
         try:
@@ -101,7 +105,7 @@ def make_app(session: Session, *, token: str, port: int) -> Guard:
         return StreamingResponse(stream(), media_type="text/event-stream")
 
     async def refuse(_: Request, error: Exception) -> Response:
-        return PlainTextResponse(" ".join(str(error).split()), 400)
+        return PlainTextResponse(" ".join(clean_text(str(error)).split()), 400)
 
     app = Starlette(
         routes=[

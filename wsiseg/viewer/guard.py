@@ -2,7 +2,8 @@
 
 Anything on the machine, and through DNS rebinding any web page in the world, can reach a local port. So a
 request needs the token (the first part of its path), a Host that is ours, no foreign Origin, and a body of
-bearable size. The answers tell browsers to run only our own scripts.
+bearable size. One thing a foreign page may do, if it knows the token: lead the browser to our page (`serve.py`).
+The answers tell browsers to run only our own scripts.
 """
 
 from __future__ import annotations
@@ -91,7 +92,12 @@ class Guard:
             return PlainTextResponse("This server answers only to its own address.", 403)
         if any(origin not in self.origins for origin in headers.getlist("origin")):
             return PlainTextResponse("Other pages may not ask this server.", 403)
-        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        opens_page = (
+            scope["method"] == "GET"
+            and headers.get("sec-fetch-mode") == "navigate"
+            and scope["path"].split("/")[2:] == [""]  # nothing after the token, which is looked at below
+        )
+        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not opens_page:
             return PlainTextResponse("Other pages may not ask this server.", 403)
         token = scope["path"].split("/", 2)[1] if scope["path"].count("/") >= 2 else ""
         if not secrets.compare_digest(token.encode("utf-8", "replace"), self.token.encode()):

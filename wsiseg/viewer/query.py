@@ -11,6 +11,7 @@ from wsiseg.errors import ViewerError, WsisegError
 from wsiseg.mask.regions import l0_origin
 from wsiseg.pipeline import clean_queries, segment
 from wsiseg.plan import Box
+from wsiseg.qupath import clean_text
 from wsiseg.result import TileReasoning
 from wsiseg.viewer.session import Session
 
@@ -65,15 +66,16 @@ class Query:
                 progress=self._unless_cancelled(lambda done, total: self._tell("progress", done=done, total=total)),
                 hear=self._unless_cancelled(self._hear),
             )
+            if self._cancelled.is_set():  # while it traced, nothing was told
+                raise Cancelled
+            new = session.add(result)
+            self._tell("done", first=first, found=len(result.annotations), new=new, notes=result.notes)
         except Cancelled:
             self._tell("cancelled")
         except WsisegError as error:
-            self._tell("failed", message=str(error))
+            self._tell("failed", message=clean_text(str(error)))
         except Exception as error:  # a thread must not die in silence, the page would wait for ever
-            self._tell("failed", message=f"{type(error).__name__}: {error}")
-        else:
-            found = session.add(result)
-            self._tell("done", first=first, found=len(result.annotations), new=found, notes=result.notes)
+            self._tell("failed", message=clean_text(f"{type(error).__name__}: {error}"))
 
     def _hear(self, tile: TileReasoning) -> None:
         session = self._session

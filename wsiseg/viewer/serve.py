@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import secrets
 import socket
+import tempfile
 import threading
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 
 from wsiseg.errors import ViewerError
 from wsiseg.viewer.session import Session
@@ -39,6 +42,29 @@ def serve(session: Session, *, port: int = 0, browse: bool = True, tell: Callabl
             timeout_graceful_shutdown=1,  # a stream of events must not keep it alive
         )
         tell(address)
-        if browse:
-            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        uvicorn.Server(config).run(sockets=[bound])
+        led: AbstractContextManager[Path | None] = leading_to(address) if browse else nullcontext()
+        with led as file:
+            if file is not None:
+                threading.Thread(target=webbrowser.open, args=(file.as_uri(),), daemon=True).start()
+            uvicorn.Server(config).run(sockets=[bound])
+
+
+@contextmanager
+def leading_to(address: str) -> Iterator[Path | None]:
+    """A file that only this user may read and that leads a browser to `address`; None if it cannot be written.
+
+    What a browser is started with, every user of the machine can read (`ps`), and the address holds the token.
+    In the home folder, since browsers in a sandbox (snap, flatpak) see no other.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(  # its mode is 0600
+            "w", dir=Path.home(), prefix="wsiseg-view-", suffix=".html", delete=False
+        ) as file:
+            file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">')
+    except (OSError, RuntimeError):
+        yield None
+        return
+    try:
+        yield Path(file.name)
+    finally:
+        Path(file.name).unlink(missing_ok=True)

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
+
+import numpy as np
+import shapely
 
 from wsiseg import __version__
-from wsiseg.errors import MissingMppError
+from wsiseg.belonging import not_of_this_slide
+from wsiseg.errors import MissingMppError, ViewerError
 from wsiseg.files import atomic_write
 from wsiseg.geojson import Annotation, read_collection, write_geojson
 from wsiseg.inference import Segmenter
 from wsiseg.mask.regions import Origin, l0_origin
+from wsiseg.qupath import clean_text
 from wsiseg.result import Result
 from wsiseg.slide import Slide
 from wsiseg.viewer.deepzoom import OVERLAP_PX, TILE_PX, DeepZoom
 from wsiseg.viewer.edits import Edits, apply
 from wsiseg.viewer.packing import pack
+
+_SAME = 0.5  # shared part of the larger of two outlines, from which they outline the same thing
 
 
 @dataclass(frozen=True)
@@ -45,13 +54,19 @@ class Session:
         origin: Origin | None = None,
         asking: Asking | None = None,
     ) -> None:
+        stamp = _stamp(geojson)
         self.annotations, self.run = read_collection(geojson) if geojson else ([], {})
         if origin is None:
             origin = "slide" if self.run.get("origin") == "slide" else "qupath"
         self.slide, self.origin, self.asking = slide, origin, asking or Asking()
         self.deepzoom = DeepZoom(slide)
         self.edits = Edits()
-        self.out = out or geojson
+        # What somebody else made is never written over unless the person says so.
+        self.out = out or (geojson if "version" in self.run else None)
+        self.warning = not_of_this_slide(self.run, slide)
+        self._beside = geojson or Path(_geojson_name(Path(slide.source).name))
+        self._stamp = _stamp(out) if out else stamp
+        self._saves, self._unsaved = 0, False
         self._classes = with_classes({}, self.annotations)
         self._ids = {annotation.id for annotation in self.annotations}
         self._lock = threading.Lock()
@@ -69,7 +84,7 @@ class Session:
         if self.origin == "slide":
             left, top, width, height = 0, 0, *self.slide.dimensions
         return {
-            "name": Path(self.slide.source).name,
+            "name": clean_text(Path(self.slide.source).name),
             "width": self.slide.dimensions[0],
             "height": self.slide.dimensions[1],
             "origin": l0_origin(self.slide.l0_bounds, self.origin),
@@ -81,8 +96,11 @@ class Session:
             "firstLevel": self.deepzoom.first_level,
             "lastLevel": self.deepzoom.last_level,
             "objects": len(self.annotations),
-            "out": str(self.out) if self.out else None,
+            "out": clean_text(str(self.out)) if self.out else None,
             "edits": self.edits.to_json(),
+            "saves": self._saves,
+            "unsaved": self._unsaved,
+            "warning": self.warning,
             "version": __version__,
         }
 
@@ -107,30 +125,59 @@ class Session:
     def add(self, result: Result) -> int:
         """Take in what a query found, and return how many of it are new.
 
-        The same outline found again (a query that was asked twice) is one object.
+        The same outline found again (a query that was asked twice, or on a region that overlaps an earlier one)
+        is one object, the earlier one.
         """
         with self._lock:
             new = [annotation for annotation in result.annotations if annotation.id not in self._ids]
+            new = not_outlined(new, self.annotations)
             self._ids.update(annotation.id for annotation in new)
             self._classes = with_classes(self._classes, new)
             self.annotations = [*self.annotations, *new]
             self.run = merged_run(self.run, result.run)
+            self._unsaved = self._unsaved or bool(new)
         return len(new)
 
-    def save(self, edits: Edits) -> dict[str, Any]:
+    def save(self, edits: Edits, *, after: int | None = None) -> dict[str, Any]:
         """Write the annotations with `edits` laid on them, whole or not at all.
 
+        A file that somebody else has changed since it was opened or saved is left as it is; a new one is written
+        beside it. after: how many saves the caller knows of.
+
         Raises:
-            ViewerError: a changed outline has no area.
+            ViewerError: a changed outline has no area, or another page has saved meanwhile.
             OutputError: the file cannot be written.
         """
         with self._lock:
-            out = self.out or free_name(Path(self.slide.source).name)
+            if after is not None and after != self._saves:
+                raise ViewerError(
+                    "another page of this session has saved meanwhile: reload this page (its changes are lost)"
+                )
+            out, note = self.out or free_name(self._beside), ""
+            if self.out and _stamp(out) not in (None, self._stamp):
+                note = f"{out.name} has changed since it was opened, and was left as it is"
+                out = free_name(out)
             run = {"version": __version__, **self.run, "origin": self.origin}
-            with atomic_write(out) as file:
+            with _writing(out) as file:
                 written = write_geojson(apply(self.annotations, edits, self.mpp), file, run=run)
-            self.edits, self.out = edits, out
-        return {"out": str(out), "written": written}
+            self.edits, self.out, self._stamp = edits, out, _stamp(out)
+            self._saves, self._unsaved = self._saves + 1, False
+            saves = self._saves
+        return {"out": clean_text(str(out)), "written": written, "saves": saves, "note": clean_text(note)}
+
+
+def not_outlined(found: Sequence[Annotation], known: Sequence[Annotation]) -> list[Annotation]:
+    """Those of `found` that share at most half of the larger area with each of the `known` of their class."""
+    is_new = np.ones(len(found), bool)
+    for name in {annotation.classification for annotation in found}:
+        members = np.flatnonzero([annotation.classification == name for annotation in found])
+        theirs = np.array([found[i].geometry for i in members], object)
+        ours = np.array([annotation.geometry for annotation in known if annotation.classification == name], object)
+        i, j = shapely.STRtree(ours).query(theirs, predicate="intersects")
+        shared = shapely.area(shapely.intersection(theirs[i], ours[j]))
+        is_same = shared > _SAME * np.maximum(shapely.area(theirs[i]), shapely.area(ours[j]))
+        is_new[members[i[is_same]]] = False
+    return [annotation for annotation, new in zip(found, is_new, strict=True) if new]
 
 
 def merged_run(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
@@ -149,13 +196,36 @@ def with_classes(known: dict[str, int], annotations: Sequence[Annotation]) -> di
     return {name: index for index, name in enumerate(names)}
 
 
-def free_name(slide_name: str) -> Path:
-    """A file in the working folder that is named after the slide and does not exist yet."""
-    stem = slide_name.rpartition(".")[0] or slide_name
-    name, number = Path(f"{stem}.geojson"), 1
+def free_name(wanted: Path) -> Path:
+    """A GeoJSON file that does not exist yet, named after `wanted` and in its folder."""
+    plain = wanted.with_name(_geojson_name(wanted.name.removesuffix(".gz")))
+    name, number = plain, 1
     while name.exists():
-        name, number = Path(f"{stem}-{number}.geojson"), number + 1
+        name, number = plain.with_name(f"{plain.stem}-{number}.geojson"), number + 1
     return name
+
+
+def _geojson_name(name: str) -> str:
+    return f"{name.rpartition('.')[0] or name}.geojson"
+
+
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    """What changes when somebody writes the file; None where there is no file."""
+    if path is None or not path.is_file():
+        return None
+    state = path.stat()
+    return state.st_mtime_ns, state.st_size
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[IO[bytes]]:
+    """`atomic_write`, compressed if the name ends in .gz."""
+    with atomic_write(out) as raw:
+        if out.suffix != ".gz":
+            yield raw
+            return
+        with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
+            yield cast("IO[bytes]", packed)
 
 
 def _texts(value: Any) -> list[str]:

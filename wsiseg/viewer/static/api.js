@@ -22,7 +22,7 @@ export const slide = () => request("slide").then((response) => response.json());
 export const tileUrl = (level, x, y) => `tiles/${level}/${x}_${y}.jpg`;
 export const polygons = (first) => request(`polygons?first=${first}`).then((response) => response.arrayBuffer());
 export const details = (index) => request(`objects/${index}`).then((response) => response.json());
-export const save = (edits) => post("save", edits);
+export const save = (edits, after) => post(`save?after=${after}`, edits);
 export const ask = (query, region) => post("queries", { query, region });
 export const cancel = (number) => post(`queries/${number}/cancel`);
 

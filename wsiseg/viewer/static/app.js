@@ -20,7 +20,7 @@ const stage = new Stage($("slide"), slide);
 const view = () => stage.view();
 const layer = new Polygons($("outlines"), $("overlay"), store, view);
 const scale = new Scale($("scale-bar"), $("place"), slide);
-const editor = new Editor(store, () => layer.soon(), announce);
+const editor = new Editor(store, () => layer.soon(), announce, banner);
 const query = new QueryPanel({
   region: () => stage.region(),
   draw: () => layer.soon(),
@@ -71,7 +71,7 @@ function ordered() {
 function step(by) {
   if (editor.isOpen) editor.close();
   const objects = ordered();
-  if (!objects.length) return announce("There is nothing to step through");
+  if (!objects.length) return banner("There is nothing to step through");
   const at = objects.indexOf(selected);
   const next = at < 0 ? (by > 0 ? 0 : objects.length - 1) : (at + by + objects.length) % objects.length;
   select(objects[next], { move: true });
@@ -99,16 +99,16 @@ function position() {
 function refresh() {
   panel.classes();
   panel.object(selected, position(), editor.isOpen).catch((error) => banner(error.message, true));
-  $("undo").disabled = !store.done.length;
+  $("undo").disabled = !store.done.length && !editor.isOpen;
   $("redo").disabled = !store.undone.length;
-  $("save").disabled = !store.count || !(store.isDirty || !slide.out || unsaved);
+  $("save").disabled = saving || !store.count || !(store.isDirty || !slide.out || unsaved);
   layer.soon();
 }
 
 // What a person does to an object.
 
 function decide(decision) {
-  if (selected < 0) return announce("No object is chosen: N goes to the first");
+  if (selected < 0) return banner("No object is chosen: N goes to the first");
   if (editor.isOpen) editor.close();
   store.decide(selected, store.review(selected) === decision ? "" : decision);
   announce(store.review(selected) || "undecided");
@@ -122,7 +122,7 @@ function remove() {
   const next = objects[objects.indexOf(object) + 1] ?? -1;
   store.delete(object);
   select(next);
-  announce("Deleted. Ctrl+Z brings it back");
+  banner("Deleted. Ctrl+Z brings it back");
 }
 
 function toggleEdit() {
@@ -138,7 +138,10 @@ function toggleEdit() {
 }
 
 function undo() {
-  if (editor.isOpen) return editor.cancel(), refresh();
+  if (editor.isOpen) {
+    if (!editor.undo()) editor.cancel();
+    return refresh();
+  }
   const undone = store.undo();
   if (undone) reveal(undone, "Undone");
 }
@@ -149,34 +152,40 @@ function redo() {
 }
 
 function reveal({ object, label }, what) {
-  select(store.isDeleted(object) ? -1 : object);
+  select(store.isShown(object) ? object : -1);
+  if (!stage.isSeen(store.shapes.box(object))) stage.show(store.shapes.box(object));
   announce(`${what}: ${label}`);
 }
 
-let unsaved = false; // found since the last save
+let { unsaved, saves } = slide; // whether something was found since the last save; how many saves this page knows of
+let saving = false;
 
 async function save() {
   if (editor.isOpen) editor.close();
   if ($("save").disabled) return;
-  const at = store.done.length;
-  $("save").disabled = true;
+  // What is done or found while the server writes is not saved yet.
+  const [step, was] = [store.done.at(-1), unsaved];
+  unsaved = false;
+  $("save").disabled = saving = true;
   try {
-    const { out, written } = await api.save(store.edits());
-    slide.out = out;
-    unsaved = false;
-    store.saved(at);
-    banner(`Saved ${written.toLocaleString()} objects to ${out}`);
+    const saved = await api.save(store.edits(), saves);
+    slide.out = saved.out;
+    saves = saved.saves;
+    store.saved(step);
+    banner(`Saved ${saved.written.toLocaleString()} objects to ${saved.out}${saved.note && ` (${saved.note})`}`, saved.note);
   } catch (error) {
+    unsaved ||= was;
     banner(error.message, true);
   }
+  saving = false;
   refresh();
 }
 
 // Take in what a query found.
 async function takeIn({ first }) {
-  store.add(await api.polygons(store.count));
   unsaved = true;
-  select(first);
+  store.add(await api.polygons(store.count));
+  if (selected < 0 && !editor.isOpen) select(first);
 }
 
 // The pointer.
@@ -282,6 +291,7 @@ stage.viewer.addHandler("tile-load-failed", () => banner("A part of the slide ca
 for (const kind of ["added", "styled", "changed", "saved"]) {
   store.addEventListener(kind, () => {
     order = null;
+    if (kind === "styled" && selected >= 0 && !store.isShown(selected)) return select(-1); // none is judged unseen
     refresh();
   });
 }
@@ -378,7 +388,7 @@ for (const id of ["by-doubt", "undecided"]) {
   });
 }
 window.addEventListener("beforeunload", (event) => {
-  if (store.isDirty || unsaved) event.preventDefault();
+  if (store.isDirty || unsaved || saving) event.preventDefault();
 });
 
 // Begin.
@@ -394,5 +404,6 @@ if (slide.objects) {
   store.restore(slide.edits);
 }
 refresh();
+if (slide.warning) banner(slide.warning, true);
 if (slide.running !== null) query.follow(slide.running);
 document.documentElement.dataset.ready = "yes"; // for those who drive the page by script

@@ -6,8 +6,9 @@ const REACH_PX = 9;
 const MIDDLE_FROM_PX = 26; // edges shorter than this show no point that could be added
 
 export class Editor {
-  constructor(store, draw, announce) {
-    Object.assign(this, { store, draw, announce, object: -1, rings: [], ring: 0, point: 0, dragging: false });
+  // announce tells screen readers, warn everybody.
+  constructor(store, draw, announce, warn) {
+    Object.assign(this, { store, draw, announce, warn, object: -1, rings: [], ring: 0, point: 0, dragging: false, past: [] });
   }
 
   get isOpen() {
@@ -18,7 +19,7 @@ export class Editor {
     this.object = object;
     this.rings = this.store.shapes.rings(object).map((ring) => Array.from(ring));
     this.before = JSON.stringify(this.rings);
-    [this.ring, this.point, this.dragging] = [0, 0, false];
+    [this.ring, this.point, this.dragging, this.past] = [0, 0, false, []];
     this.draw();
   }
 
@@ -35,6 +36,21 @@ export class Editor {
     this.draw();
   }
 
+  // Before each change, so that `undo` goes back to here.
+  remember() {
+    this.past.push([this.rings.map((ring) => [...ring]), this.ring, this.point]);
+  }
+
+  // Whether there was a change to take back.
+  undo() {
+    if (!this.past.length) return false;
+    [this.rings, this.ring, this.point] = this.past.pop();
+    this.dragging = false;
+    this.announce("Undone");
+    this.draw();
+    return true;
+  }
+
   // Pointer down at screen position x, y: whether a point was taken hold of.
   press(x, y, view, remove) {
     const hit = this.nearest(x, y, view);
@@ -44,12 +60,15 @@ export class Editor {
     else {
       if (hit.middle) this.insert();
       this.dragging = true;
+      this.grabbed = hit.middle; // what was just added is one step with where it is dragged
     }
     this.draw();
     return true;
   }
 
   drag(x, y, view) {
+    if (!this.grabbed) this.remember();
+    this.grabbed = true;
     this.moveTo((x - view.x) / view.scale, (y - view.y) / view.scale);
   }
 
@@ -64,6 +83,7 @@ export class Editor {
     const ring = this.rings[this.ring];
     if (moves[event.key]) {
       const [dx, dy] = moves[event.key];
+      this.remember();
       this.moveTo(ring[2 * this.point] + dx, ring[2 * this.point + 1] + dy);
     } else if (event.key === "." || event.key === ",") this.choose(event.key === "." ? 1 : -1);
     else if (event.key === "i") this.insert();
@@ -90,6 +110,7 @@ export class Editor {
 
   // A new point halfway to the next one.
   insert() {
+    this.remember();
     const ring = this.rings[this.ring];
     const next = (2 * this.point + 2) % ring.length;
     const middle = [(ring[2 * this.point] + ring[next]) / 2, (ring[2 * this.point + 1] + ring[next + 1]) / 2];
@@ -101,7 +122,8 @@ export class Editor {
 
   remove() {
     const ring = this.rings[this.ring];
-    if (ring.length <= 6) return this.announce("An outline keeps three points: delete the object instead");
+    if (ring.length <= 6) return this.warn("An outline keeps three points: delete the object instead");
+    this.remember();
     ring.splice(2 * this.point, 2);
     this.point %= ring.length / 2;
     this.announce("Point removed");

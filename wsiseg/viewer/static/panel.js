@@ -72,6 +72,7 @@ export class Panel {
     $("edit").textContent = editing ? "Done" : "Edit";
     $("edit-hint").hidden = !editing;
     this.shown = object;
+    if (!this.known.has(object)) for (const id of ["measurements", "chain", "metadata"]) $(id).replaceChildren();
     const known = await this.details(object);
     if (this.shown !== object) return;
     const changed = store.shapes.changed.has(object);

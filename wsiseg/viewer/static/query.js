@@ -40,6 +40,8 @@ export class QueryPanel {
     try {
       this.follow((await api.ask(query, region)).number);
     } catch (error) {
+      const { running } = await api.slide().catch(() => ({ running: null }));
+      if (running !== null) return this.follow(running); // one that this page lost sight of
       this.run.hidden = false;
       this.end(error.message, true);
     }
@@ -102,7 +104,7 @@ export class QueryPanel {
 
   async done(event) {
     const outlines = `${event.found.toLocaleString()} outline${event.found === 1 ? "" : "s"}`;
-    const known = event.found - event.new ? `, ${(event.found - event.new).toLocaleString()} of them known already` : "";
+    const known = event.found - event.new ? `, ${(event.found - event.new).toLocaleString()} of them already outlined` : "";
     this.end(event.found ? `Found ${outlines}${known}.` : event.notes.join(" "));
     if (event.new) await this.found(event);
   }

@@ -126,7 +126,10 @@ export class Shapes {
   }
 
   // A grid of cells, each with the objects whose boxes touch it: one list, and where each cell begins in it.
+  // By the packed outlines: a changed one is looked for without the grid, and may become the packed one again.
   index() {
+    const changed = this.changed;
+    this.changed = new Map();
     this.boxes = new Float32Array(4 * this.count);
     let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
     for (let o = 0; o < this.count; o++) {
@@ -159,6 +162,8 @@ export class Shapes {
     this.cellItems = new Uint32Array(counts[counts.length - 1]);
     const next = counts.slice();
     each((o, cell) => cell >= 0 && (this.cellItems[next[cell]++] = o));
+    this.changed = changed;
+    for (const o of changed.keys()) this.measure(o);
   }
 }
 

@@ -86,6 +86,13 @@ export class Stage {
     this.viewport.applyConstraints();
   }
 
+  // Whether the middle of a box is on the screen.
+  isSeen([x0, y0, x1, y1]) {
+    const view = this.view();
+    const [x, y] = [((x0 + x1) / 2) * view.scale + view.x, ((y0 + y1) / 2) * view.scale + view.y];
+    return x >= 0 && y >= 0 && x <= view.width && y <= view.height;
+  }
+
   // Bring a box into the middle, with some of what surrounds it; at most `zoom` screen pixels for one of the slide.
   show([x0, y0, x1, y1], around = 4, zoom = 2) {
     const [dx, dy] = this.slide.origin;

@@ -17,7 +17,7 @@ export class Store extends EventTarget {
     this.read = new Uint8Array(0); // the decisions as the files have them
     this.done = [];
     this.undone = [];
-    this.savedAt = 0;
+    this.savedStep = undefined; // the last step that is in the file; undefined is the beginning
   }
 
   get count() {
@@ -91,7 +91,6 @@ export class Store extends EventTarget {
     const step = { label, object, before, after: { ...before, ...after } };
     this.done.push(step);
     this.undone = [];
-    if (this.savedAt > this.done.length - 1) this.savedAt = -1; // what was saved can not be reached any more
     this.lay(object, step.after);
   }
 
@@ -123,11 +122,11 @@ export class Store extends EventTarget {
   }
 
   get isDirty() {
-    return this.done.length !== this.savedAt;
+    return this.done.at(-1) !== this.savedStep;
   }
 
-  saved(at) {
-    this.savedAt = at;
+  saved(step) {
+    this.savedStep = step;
     this.tell("saved");
   }
 

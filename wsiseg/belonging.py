@@ -1,0 +1,18 @@
+"""Whether the outlines of a file belong to a slide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wsiseg.slide import Slide
+
+
+def not_of_this_slide(run: Mapping[str, Any], slide: Slide) -> str:
+    """A warning if `run`, the member `wsiseg` of a GeoJSON, says that it was made on another slide; else ""."""
+    made_on = run.get("slide")
+    fingerprint = made_on.get("fingerprint") if isinstance(made_on, dict) else None
+    if fingerprint in (None, slide.fingerprint):
+        return ""
+    return "the outlines were made on another slide, or on this one before its file was changed: they may lie wrong"
