@@ -171,7 +171,7 @@ def not_outlined(found: Sequence[Annotation], known: Sequence[Annotation]) -> li
     is_new = np.ones(len(found), bool)
     for name in {annotation.classification for annotation in found}:
         members = np.flatnonzero([annotation.classification == name for annotation in found])
-        theirs = np.array([found[i].geometry for i in members], object)
+        theirs = np.array([found[i].geometry for i in members.tolist()], dtype=object)
         ours = np.array([annotation.geometry for annotation in known if annotation.classification == name], object)
         i, j = shapely.STRtree(ours).query(theirs, predicate="intersects")
         shared = shapely.area(shapely.intersection(theirs[i], ours[j]))
