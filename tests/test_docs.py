@@ -8,12 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import wsiseg.model
+from tests.typed import parse
 from wsiseg.cli.main import main
 from wsiseg.inference import TileMask
 from wsiseg.testing import FakeModel
@@ -35,14 +35,7 @@ def test_every_command_is_one(page: str, line: str, tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     for folder in ("PATH", "my-images", "wsiseg-export", "MODEL", "ADAPTER"):
         Path(folder).mkdir()
-    words = shlex.split(line.split(" > ")[0])[1:]
-    command: click.Command = main
-    context = click.Context(main)
-    while isinstance(command, click.Group):
-        found = command.get_command(context, words.pop(0))
-        assert found is not None, line
-        command = found
-    command.make_context(command.name, words)  # parses, and does not run
+    parse(line)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -10,10 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
 
-from wsiseg.cli.main import main
+from tests.typed import parse
 from wsiseg.qupath import check_dialect
 
 ROOT = Path(__file__).parents[1]
@@ -28,14 +27,7 @@ BUNDLED = ROOT / "wsiseg" / "assets" / "tiny" / "config.json"
 def test_every_command_names_what_exists(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my-images").mkdir()
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(line.split(">")[0])[1:]
-    command: click.Command = main
-    context = click.Context(main)
-    while isinstance(command, click.Group):
-        found = command.get_command(context, words.pop(0))
-        assert found is not None, line
-        command = found
-    command.make_context(command.name, words)  # parses, and does not run
+    parse(line)
 
 
 def test_the_test_command_is_what_ci_runs() -> None:
