@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 import wsiseg.model
 from tests.fleet.slides import NAMES, outlines, small_slides
 from wsiseg.cli.main import main
+from wsiseg.fleet import work
 from wsiseg.inference import TileMask
 from wsiseg.testing import FakeModel
 
@@ -31,13 +33,15 @@ class Pathologist(FakeModel):
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with the slides and the manifest of the docs, and the fake model."""
+    work.load.cache_clear()  # it may hold the model of another test
     monkeypatch.setattr(wsiseg.model, "load_model", lambda *_, **__: Pathologist(tile_size=128, overlap=32))
     monkeypatch.chdir(tmp_path)
     small_slides(tmp_path / "slides")
     (tmp_path / "slides.csv").write_text(blocks("batch.md", "csv")[0])
-    return tmp_path
+    yield tmp_path
+    work.load.cache_clear()
 
 
 @pytest.mark.parametrize("page", ["batch.md", "cluster.md"])
