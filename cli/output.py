@@ -7,10 +7,26 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import IO
 
+import click
+
 from wsiseg.errors import OutputError
+
+FAILED_SLIDES = 3  # exit code: the others are done
+
+
+def tell_failed(failed: Sequence[tuple[str, str]], slides: int, out: str | os.PathLike[str]) -> int:
+    """Say on stderr which of `slides` slides (source, reason) failed; returns the exit code."""
+    for source, reason in failed:
+        slide = "" if source in reason else f"{source}: "
+        click.echo("wsiseg: error: " + " ".join(f"{slide}{reason}".split()), err=True)
+    if failed:
+        click.echo(
+            f"wsiseg: error: {len(failed)} of {slides} slides failed, the others are in {os.fspath(out)}", err=True
+        )
+    return FAILED_SLIDES if failed else 0
 
 
 def write_stdout(write: Callable[[IO[bytes]], None]) -> None:

@@ -36,13 +36,13 @@ def command(
     backend: str | None,
 ) -> None:
     """Draw the outlines of GEOJSON over SLIDE, with a legend and a scale bar."""
+    from wsiseg.belonging import origin_of
     from wsiseg.geojson import read_collection
     from wsiseg.render import overlay
     from wsiseg.slide import open_slide
 
     annotations, run = read_collection(geojson)
-    if origin is None:
-        origin = "slide" if run.get("origin") == "slide" else "qupath"
+    origin = origin or origin_of(run)
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
         warn_if_foreign(run, opened)
         picture = overlay(opened, annotations, origin=origin, max_px=max_px)

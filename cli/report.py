@@ -23,14 +23,14 @@ def command(slide: str, geojson: Path, out: Path, origin: Any, slide_mpp: Any, b
     It shows the slide with its outlines, areas and counts by class, sizes of objects, the most confident and the
     most doubtful outlines with what the model said, and what made them.
     """
+    from wsiseg.belonging import origin_of
     from wsiseg.files import atomic_write
     from wsiseg.geojson import read_collection
     from wsiseg.report import write_report
     from wsiseg.slide import open_slide
 
     annotations, run = read_collection(geojson)
-    if origin is None:
-        origin = "slide" if run.get("origin") == "slide" else "qupath"
+    origin = origin or origin_of(run)
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened, atomic_write(out) as file:
         warn_if_foreign(run, opened)
         write_report(opened, annotations, run, file, origin=origin)

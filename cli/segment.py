@@ -21,12 +21,10 @@ from wsiseg.cli.options import (
     slide_mpp_option,
     told_when_stopped,
 )
-from wsiseg.cli.output import write_stdout
+from wsiseg.cli.output import tell_failed, write_stdout
 
 if TYPE_CHECKING:
     from wsiseg.fleet import Job, Record, Settings
-
-FAILED_SLIDES = 3  # exit code: the others are done
 
 
 class Shard(click.ParamType):
@@ -282,10 +280,5 @@ def _repeated(
 
 
 def _tell(records: list[Record], out: Path) -> int:
-    failed = [record for record in records if record.status != "done"]
-    for record in failed:
-        slide = "" if record.source in record.reason else f"{record.source}: "
-        click.echo("wsiseg: error: " + " ".join(f"{slide}{record.reason}".split()), err=True)
-    if failed:
-        click.echo(f"wsiseg: error: {len(failed)} of {len(records)} slides failed, the others are in {out}", err=True)
-    return FAILED_SLIDES if failed else 0
+    failed = [(record.source, record.reason) for record in records if record.status != "done"]
+    return tell_failed(failed, len(records), out)

@@ -15,11 +15,11 @@ from wsiseg.cli.options import (
     slide_mpp_option,
     told_when_stopped,
 )
+from wsiseg.cli.output import tell_failed
 
 if TYPE_CHECKING:
     from wsiseg.tiles import TileStore
 
-FAILED_SLIDES = 3  # exit code, as of `segment`
 
 @click.command("tile")
 @click.argument("slide")
@@ -83,14 +83,9 @@ def command(
         else:
             jobs = fleet.jobs_in_folder(slide, None, recursive=recursive, slide_mpp=slide_mpp)
             done = [(job.source, made) for job, made in fleet.tile_slides(jobs, Path(out), spec, **options)]
-    for source, made in done:
-        if isinstance(made, str):
-            click.echo("wsiseg: error: " + made if source in made else f"wsiseg: error: {source}: {made}", err=True)
-        else:
+    for _, made in done:
+        if not isinstance(made, str):
             left_out = len(made.attributes.left_out)
             short = f", {left_out} of them left out" if left_out else ""
             click.echo(f"{made.path}: {len(made.grid)} tiles of {tile_size} px at {mpp:g} µm/px{short}", err=True)
-    failed = sum(isinstance(made, str) for _, made in done)
-    if failed:
-        click.echo(f"wsiseg: error: {failed} of {len(done)} slides failed, the others are in {out}", err=True)
-        ctx.exit(FAILED_SLIDES)
+    ctx.exit(tell_failed([(source, made) for source, made in done if isinstance(made, str)], len(done), out))

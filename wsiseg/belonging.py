@@ -1,4 +1,4 @@
-"""Whether the outlines of a file belong to a slide."""
+"""Whether the outlines of a file belong to a slide, and where on it their coordinates begin."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wsiseg.mask.regions import Origin
     from wsiseg.slide import Slide
+
+
+def origin_of(run: Mapping[str, Any]) -> Origin:
+    """The origin that `run`, the member `wsiseg` of a GeoJSON, states; without one QuPath's."""
+    return "slide" if run.get("origin") == "slide" else "qupath"
 
 
 def not_of_this_slide(run: Mapping[str, Any], slide: Slide) -> str:

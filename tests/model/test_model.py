@@ -16,7 +16,7 @@ from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model import load_model
 from wsiseg.model.config import load_config, paper, save_config, tiny
 from wsiseg.model.folder import build_model, load_folder, save_model
-from wsiseg.model.pathchat import mrope_positions
+from wsiseg.model.pathchat import interleaved_positions
 from wsiseg.model.prompt import PromptTokenizer
 
 
@@ -44,7 +44,7 @@ def test_positions_of_several_images_equal_transformers_rope_index(texts: tuple[
 
 def test_positions_by_hand() -> None:
     # Two words, a 2 × 2 image at counter 2, two words: the text goes on at 2 + 2.
-    assert mrope_positions(2, 2, 2).tolist() == [
+    assert interleaved_positions((2, 2), 2).tolist() == [
         [0, 1, 2, 2, 2, 2, 4, 5],
         [0, 1, 2, 2, 3, 3, 4, 5],
         [0, 1, 2, 3, 2, 3, 4, 5],

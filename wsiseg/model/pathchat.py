@@ -85,7 +85,7 @@ class PathChatSegR1(nn.Module):
         return self.vlm.model.language_model.embed_tokens(ids)
 
     def positions(self, before: int, after: int) -> torch.Tensor:
-        """M-RoPE positions (3, before + image + after): see `mrope_positions`."""
+        """M-RoPE positions (3, before + image + after): see `interleaved_positions`."""
         return self.interleaved_positions((before, after))
 
     def interleaved_positions(self, texts: Sequence[int]) -> torch.Tensor:
@@ -121,11 +121,6 @@ def tiles_to_tensor(tiles: np.ndarray, device: torch.device | str = "cpu") -> to
     # torch warns of arrays that cannot be written, though it is only read here: those alone are copied.
     tensor = torch.from_numpy(np.require(tiles, requirements=["C", "W"])).to(device)
     return tensor.permute(0, 3, 1, 2).float().div_(255.0).contiguous(memory_format=torch.channels_last)
-
-
-def mrope_positions(before: int, side: int, after: int) -> torch.Tensor:
-    """Positions (3, before + side² + after) of text, one image of side × side merged cells, text."""
-    return interleaved_positions((before, after), side)
 
 
 def interleaved_positions(texts: Sequence[int], side: int) -> torch.Tensor:

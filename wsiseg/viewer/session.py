@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 
 from wsiseg import __version__
-from wsiseg.belonging import not_of_this_slide
+from wsiseg.belonging import not_of_this_slide, origin_of
 from wsiseg.errors import MissingMppError, ViewerError
 from wsiseg.files import atomic_write
 from wsiseg.geojson import Annotation, read_collection, write_geojson
@@ -56,9 +56,7 @@ class Session:
     ) -> None:
         stamp = _stamp(geojson)
         self.annotations, self.run = read_collection(geojson) if geojson else ([], {})
-        if origin is None:
-            origin = "slide" if self.run.get("origin") == "slide" else "qupath"
-        self.slide, self.origin, self.asking = slide, origin, asking or Asking()
+        self.slide, self.origin, self.asking = slide, origin or origin_of(self.run), asking or Asking()
         self.deepzoom = DeepZoom(slide)
         self.edits = Edits()
         # What somebody else made is never written over unless the person says so.
