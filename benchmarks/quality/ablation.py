@@ -116,8 +116,8 @@ def read_ablation(path: Path) -> Ablation:
     for variant in ablation.variants:
         for name in ablation.chain(variant.run):
             stage = ablation.runs[name].get("stage")
-            if stage != "imagenet" and stage not in STAGES:
-                raise DataError(f"run {name}: stage {stage!r} is none of imagenet, {', '.join(STAGES)}")
+            if stage not in STAGES and stage not in ("copy", "imagenet"):
+                raise DataError(f"run {name}: stage {stage!r} is none of copy, imagenet, {', '.join(STAGES)}")
     return ablation
 
 
@@ -133,7 +133,9 @@ def make(ablation: Ablation, run: str, seed: int, out: Path) -> Path:
     began, resume = time.monotonic(), (folder / "state").exists()
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed before its first checkpoint
-    if stage == "imagenet":
+    if stage == "copy":
+        shutil.copytree(model_folder(model), folder / "model")
+    elif stage == "imagenet":
         general_encoder(model, str(ablation.stem_weights), folder / "model")
     else:
         recipe_class, train = STAGES[stage]

@@ -1,7 +1,7 @@
 r"""Train the closed-set U-Net on the views that the model is trained on, for a given wall time.
 
     python -m benchmarks.quality.train_unet open.zarr --out runs/unet.pt --parameters 10.7e6 --minutes 60 \
-        --recipe training/recipes/tiny-sft.yaml
+        --recipe training/recipes/tiny-sft.yaml --stem-weights efficientnet-lite0-57934424.pth
 
 Run again with the same --out it continues where it stopped; a finished run starts nothing. Minutes count
 training only, over all starts. Views are addressed by position, so a resumed run sees the data it would have
@@ -28,6 +28,7 @@ from wsiseg.files import atomic_write
 from wsiseg.model.config import tiny
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import ExampleStream
+from wsiseg.training.loop import mixed_precision
 from wsiseg.training.losses import mask_loss
 from wsiseg.training.recipe import load_recipe
 from wsiseg.training.sft import SftRecipe
@@ -88,6 +89,7 @@ def train(
     seed: int = 0,
     workers: int = 1,
     device: str = "cpu",
+    stem_weights: str | None = None,
     max_steps: int | None = None,
 ) -> dict[str, Any]:
     """Train until `minutes` are spent (or `max_steps` done) and return the checkpoint that lies in `out`.
@@ -102,9 +104,13 @@ def train(
         "batch": batch,
         "seed": seed,
         "data": str(store.path),
+        "stem_weights": stem_weights,
     }
     torch.manual_seed(seed)
-    network = UNet(settings["width"], len(channels)).to(device, memory_format=torch.channels_last)  # type: ignore[arg-type,call-overload]
+    network = UNet(width_for(parameters, len(channels)), len(channels))
+    if stem_weights:
+        network.load_imagenet_weights(stem_weights)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(network.parameters(), peak_rate, weight_decay=0.02)
     step, seconds, loss_mean = 0, 0.0, float("nan")
     if out.exists():
@@ -140,6 +146,7 @@ def train(
         )
     )
     network.train()
+    precision = mixed_precision("bf16")
     saved = seconds
     while seconds < minutes * 60 and (max_steps is None or step < max_steps):
         began = time.monotonic()
@@ -147,8 +154,8 @@ def train(
             group["lr"] = learning_rate(peak_rate, seconds / (minutes * 60))
         batch_of: Target = next(loader)
         pixels = batch_of.image.to(device, memory_format=torch.channels_last)
-        # bf16 and channels last, as the model itself is trained
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        # as the model itself is trained: channels last, and bf16 where the device computes in it
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
             logits = network(pixels)
         known = batch_of.known.to(device)
         loss = mask_loss(logits.float()[known], batch_of.masks.to(device)[known])
@@ -183,6 +190,7 @@ def load(path: Path, device: str = "cpu") -> tuple[UNet, dict[str, Any]]:
 @click.option("--minutes", type=float, required=True, help="Wall time of training in all.")
 @click.option("--batch", type=int, default=12, show_default=True)
 @click.option("--recipe", type=click.Path(exists=True), help="The model's recipe, for the weights of its sources.")
+@click.option("--stem-weights", type=click.Path(exists=True), help="EfficientNet-Lite0 of ImageNet, for the encoder.")
 @click.option("--size", type=int, default=256, show_default=True, help="Side of a view: the model's tiles.")
 @click.option("--threads", type=int, help="CPU threads of torch. [default: torch's]")
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes that cut views.")
@@ -196,6 +204,7 @@ def main(
     minutes: float,
     batch: int,
     recipe: str | None,
+    stem_weights: str | None,
     size: int,
     threads: int | None,
     workers: int,
@@ -217,6 +226,7 @@ def main(
         seed=seed,
         workers=workers,
         device=device,
+        stem_weights=stem_weights,
     )
     network, _ = load(out)
     print(f"{count_parameters(network):,} parameters, {state['step']} steps, {state['seconds'] / 60:.1f} min")

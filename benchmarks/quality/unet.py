@@ -1,46 +1,58 @@
-"""A closed-set U-Net of a given size: what the same images, parameters and minutes give without language.
+"""A closed-set U-Net of a given size: what the same images, start and parameters give without language.
 
-Ronneberger, Fischer & Brox 2015 with batch normalisation, bilinear up-sampling and padded convolutions, so
-that the output has the input's size; one sigmoid channel per concept, because a data set labels only some.
+Ronneberger, Fischer & Brox 2015 over the encoder that the model's own image stems have, EfficientNet-Lite0, so
+that it can start from the same ImageNet weights. Bilinear up-sampling and padded convolutions: the output has the
+input's size. One sigmoid channel per concept, because a data set labels only some.
 """
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_left
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-LEVELS = 5  # 256 px -> 16 px at the bottom, as in the original
+from wsiseg.model.efficientnet import CHANNELS, EfficientNetLite0
+from wsiseg.model.published import IMAGENET_MEAN, IMAGENET_STD
+
+STRIDES = (16, 8, 4, 2, 1)  # of the blocks on the way up
 
 
 class UNet(nn.Module):
-    """(B, 3, H, W) float in [0, 1] -> (B, classes, H, W) logits; H and W are multiples of 16.
+    """(B, 3, H, W) float in [0, 1] -> (B, classes, H, W) logits; H and W are multiples of 32.
 
     Args:
-        width: channels at full resolution; they double with each halving of the resolution.
+        width: channels of the last block, at full resolution; they double with each halving of the resolution.
         classes: number of output channels.
     """
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
-        channels = [width * 2**level for level in range(LEVELS)]
-        self.down = nn.ModuleList(_convolutions(a, b) for a, b in pairwise([3, *channels]))
-        self.up = nn.ModuleList(_convolutions(deep + skip, skip) for skip, deep in pairwise(channels))
+        self.encoder = EfficientNetLite0(32)
+        channels = [width * stride for stride in (32, *STRIDES)]
+        self.bottom = _convolutions(CHANNELS[32], channels[0])
+        self.up = nn.ModuleList(
+            _convolutions(deep + CHANNELS.get(stride, 0), here)
+            for (deep, here), stride in zip(pairwise(channels), STRIDES, strict=True)
+        )
         self.head = nn.Conv2d(width, classes, 1)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = images * 2 - 1
-        skips: list[torch.Tensor] = []
-        for level, block in enumerate(self.down):
-            x = block(F.max_pool2d(x, 2) if level else x)
-            skips.append(x)
-        for level in reversed(range(LEVELS - 1)):
+        features = self.encoder((images - self.mean) / self.std)
+        x = self.bottom(features[32])
+        for stride, block in zip(STRIDES, self.up, strict=True):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-            x = self.up[level](torch.cat([x, skips[level]], dim=1))
+            x = block(torch.cat([x, features[stride]], dim=1) if stride in features else x)
         return self.head(x)
+
+    def load_imagenet_weights(self, path: str | Path) -> None:
+        """Start the encoder from the file that the model's recipe calls `stem_weights`."""
+        self.encoder.load_imagenet_weights(path)
 
 
 def _convolutions(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -59,10 +71,11 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def width_for(parameters: int, classes: int) -> int:
-    """The width whose U-Net comes nearest to a number of parameters."""
-    guess = round(math.sqrt(parameters / 7670))  # nearly all are in 3 × 3 kernels: 7670 · width² of them
-    with torch.device("meta"):
-        sizes = {
-            width: count_parameters(UNet(width, classes)) for width in range(max(1, guess - 1), guess + 2)
-        }
-    return min(sizes, key=lambda width: abs(sizes[width] - parameters))
+    """The width whose U-Net comes nearest to a number of parameters, from 1 to 128."""
+
+    def size(width: int) -> int:
+        with torch.device("meta"):
+            return count_parameters(UNet(width, classes))
+
+    above = bisect_left(range(128), parameters, lo=1, key=size)
+    return min((max(1, above - 1), above), key=lambda width: abs(size(width) - parameters))

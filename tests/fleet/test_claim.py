@@ -59,6 +59,7 @@ def test_a_claim_keeps_others_out_and_is_given_back(tmp_path: Path) -> None:
         ("elsewhere", 1, 0, False),
         ("elsewhere", 1, 10 * claim.STALE_S, True),
     ],
+    ids=["dead", "alive", "another's by now", "elsewhere", "silent elsewhere"],
 )
 def test_a_stale_claim_is_taken_over(tmp_path: Path, host: str, pid: object, seconds_ago: float, stale: bool) -> None:
     path = tmp_path / "a.claim"
