@@ -5,7 +5,7 @@
 | --slide-mpp   | x       | x    | x         | x    | x      | x    | x      |
 | --backend     | x       | x    | x         | x    | x      | x    | x      |
 | --origin      | x       |      |           |      | x      | x    | x      |
-| --device      | x       |      |           |      |        | x    |        |
+| --device(s)   | x       |      |           |      |        | x    |        |
 | --example     | x       |      |           |      |        |      |        |
 | --max-px      |         |      | x         |      | x      |      |        |
 | --on-bad-tile | x       |      |           | x    |        |      |        |
@@ -118,7 +118,12 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         picture.save(file, PICTURE_FORMATS[path.suffix.lower()])
 
 
-device_option = click.option("--device", help="cpu, cuda, cuda:1, mps; by default the best there is.")
+device_option = click.option(
+    "--device",
+    "--devices",
+    "device",
+    help="cpu, cuda, cuda:1, mps; by default the best there is. Several GPUs, such as 0,1, share a slide's tiles.",
+)
 
 example_option = click.option(
     "--example",

@@ -23,6 +23,7 @@ from wsiseg.errors import ModelError, QueryError
 from wsiseg.geojson import Annotation
 from wsiseg.inference import Segmenter
 from wsiseg.inference.answers import answers
+from wsiseg.inference.devices import SeveralDevices
 from wsiseg.inference.journal import open_journals
 from wsiseg.inference.shots import InContext, Shot
 from wsiseg.mask import Canvas, regions
@@ -79,7 +80,8 @@ def segment(
             tiles that touch it, for the outlines that touch it. Inside the box they are those of the whole slide;
             one that reaches beyond the tiles at its edge is cut there.
         batch_size: tiles that the model sees at once.
-        device: where a model that is loaded here runs: cpu, cuda, cuda:1, mps; None is the best there is.
+        device: where a model that is loaded here runs: cpu, cuda, cuda:1, mps; None is the best there is. Several
+            GPUs, such as "0,1", share the tiles of the slide, with the same result.
         examples: what one query means, shown on other images (see `wsiseg.read_shot`).
         on_bad_tile: "stop" ends with an error when a tile cannot be decoded; "skip" leaves it out, and the result's
             `run["skipped_tiles"]` says where.
@@ -107,6 +109,8 @@ def segment(
         # The slide first: what is wrong with it should not wait for a model to load.
         opened = open_source(stack, source, backend, slide_mpp, on_bad_tile)
         segmenter = _shown(_load(model, device), examples)
+        if deterministic and isinstance(segmenter, SeveralDevices):
+            raise ModelError("a deterministic run takes one device, such as --device cuda:0")
         l0_region = None if region is None else l0_region_of(region, opened, origin)
         passes = plan_passes(opened, queries, segmenter, mpp, l0_region, on_bad_tile)
         done, total = 0, sum(len(tiles.grid) for tiles, _ in passes)

@@ -1,5 +1,6 @@
 """The paper's ablations in miniature: every variant over several seeds, resumable, in one table.
 
+    wsiseg data stain-stats open.zarr
     python -m benchmarks.quality.ablation benchmarks/quality/ablation.yaml --out runs/ablation --write docs/ablation.md
 
 Runs, variants and held-out sets are those of the recipe file. A run is a folder OUT/seed<N>/<run>: done, it is never

@@ -9,10 +9,12 @@ from functools import partial
 import numpy as np
 
 from wsiseg.inference import IMAGE_TOKENS, Encoder, Segmenter, TileMask
+from wsiseg.inference.devices import SeveralDevices, in_turn
 from wsiseg.inference.journal import Journal, rounded
 from wsiseg.tiles import Embeddings, TileSource, TileStore
 from wsiseg.tiles.stream import batch_indices
 
+_Batch = tuple[np.ndarray, Callable[[], np.ndarray]]  # indices (B,), and how to read their tiles
 # Indices (B,) int64 of tiles in their grid, and for each query an answer for each of them.
 Answers = Generator[tuple[np.ndarray, dict[str, list[TileMask]]], None, None]
 
@@ -52,7 +54,9 @@ def _new_answers(
 ) -> Answers:
     """About the tiles from `first` on."""
     mpp, size = source.grid.spec.mpp, source.grid.spec.tile_size
-    if not isinstance(model, Encoder):
+    copies: Sequence[Segmenter] = model.copies if isinstance(model, SeveralDevices) else [model]
+    encoders = [copy for copy in copies if isinstance(copy, Encoder)]
+    if not encoders:
         with closing(source.batches(batch_size, first)) as batches:
             for indices, tiles in batches:
                 yield indices, {q: model.segment_tiles(tiles, q, mpp) for q in queries}
@@ -60,11 +64,19 @@ def _new_answers(
     kept = None
     if isinstance(source, TileStore) and cache:
         kept = Embeddings(source, model_name=model.name, model_fingerprint=model.fingerprint)
+
+    def ask(copy: Encoder, batch: _Batch) -> tuple[np.ndarray, dict[str, list[TileMask]]]:
+        indices, read = batch
+        features = copy.look(indices, (size, size), read, kept)
+        return indices, {q: copy.answer(features, q, mpp) for q in queries}
+
     try:
-        with closing(_batches(source, kept, batch_size, first)) as lazy:
-            for indices, read in lazy:
-                features = model.look(indices, (size, size), read, kept)
-                yield indices, {q: model.answer(features, q, mpp) for q in queries}
+        with (
+            closing(_batches(source, kept, batch_size, first)) as batches,
+            closing(in_turn(ask, encoders, batches)) as answered,
+        ):
+            for indices, masks in answered:
+                yield indices, masks
                 if kept is not None:
                     kept.flush(before=int(indices[-1]) + 1)
     finally:
@@ -74,7 +86,7 @@ def _new_answers(
 
 def _batches(
     source: TileSource, kept: Embeddings | None, size: int, first: int
-) -> Generator[tuple[np.ndarray, Callable[[], np.ndarray]], None, None]:
+) -> Generator[_Batch, None, None]:
     """Indices, and how to read their tiles: those of a store that every tile was seen of are read only if needed."""
     if kept is not None and isinstance(source, TileStore) and kept.has_all(IMAGE_TOKENS):
         for indices in batch_indices(len(source.grid), size, first):

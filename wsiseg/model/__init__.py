@@ -10,40 +10,58 @@ from wsiseg.errors import ModelError
 
 if TYPE_CHECKING:
     from wsiseg.inference import Segmenter
+    from wsiseg.model.quantised import Weights
 
 BUNDLED = "tiny"
 
 
-def load_model(name_or_folder: str | os.PathLike[str] | None = None, *, device: str | None = None) -> Segmenter:
+def load_model(
+    name_or_folder: str | os.PathLike[str] | None = None, *, device: str | None = None, weights: Weights = "full"
+) -> Segmenter:
     """The bundled model (None or "tiny"), or the one in a model folder.
 
     Args:
-        device: torch device; None takes CUDA, then Apple's MPS, then the CPU.
+        device: torch device; None takes CUDA, then Apple's MPS, then the CPU. Several, such as "cuda:0,cuda:1" or
+            "0,1", hold a copy each and share the tiles of a slide.
+        weights: of the language model's layers: as they are stored, or in 8 or 4 bits (see `wsiseg.model.quantised`).
+            Others are another model, and `fingerprint` says so.
 
     Raises:
         ModelError: unknown name, folder without a model, damaged weights, weights that no one has trained yet,
-            unknown device.
+            unknown device, bitsandbytes missing.
     """
     folder = model_folder(name_or_folder)
     import torch
 
+    from wsiseg.inference.devices import SeveralDevices
     from wsiseg.inference.engine import PathChatSegmenter
     from wsiseg.model.config import load_config
     from wsiseg.model.folder import folder_fingerprint, load_folder, running_dtype
+    from wsiseg.model.quantised import quantise_language
 
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    devices = [f"cuda:{name}" if name.isdecimal() else name for name in map(str.strip, device.split(","))]
+    for name in devices:
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     if untrained := load_config(folder / "config.json").untrained:
         raise ModelError(
             f"the model in {folder} is a start for training: its {' and '.join(untrained)} are not trained, so that "
             "it cannot outline anything; train it with `wsiseg train`"
         )
-    model = load_folder(folder, device=device, dtype=running_dtype(folder, device))
-    return PathChatSegmenter(model, name=model.config.name, fingerprint=folder_fingerprint(folder))
+    fingerprint = folder_fingerprint(folder) + ("" if weights == "full" else f"-{weights}")
+    copies = []
+    for name in devices:
+        dtype = running_dtype(folder, name)
+        if weights == "full":
+            model = load_folder(folder, device=name, dtype=dtype)
+        else:
+            model = quantise_language(load_folder(folder, dtype=dtype), weights, name)
+        copies.append(PathChatSegmenter(model, name=model.config.name, fingerprint=fingerprint))
+    return copies[0] if len(copies) == 1 else SeveralDevices(copies)
 
 
 def model_folder(name_or_folder: str | os.PathLike[str] | None) -> Path:

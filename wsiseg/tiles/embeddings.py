@@ -17,6 +17,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -34,7 +35,7 @@ Row = list[np.ndarray]  # the float16 arrays of one tile
 
 
 class Embeddings:
-    """The embeddings of one model in a tile store. Read from any thread; added to from one."""
+    """The embeddings of one model in a tile store, for any number of threads; one of them calls `flush`."""
 
     def __init__(self, store: TileStore, *, model_name: str, model_fingerprint: str) -> None:
         self.folder = store.path / "embeddings" / f"{model_fingerprint}-{__version__}"
@@ -47,6 +48,7 @@ class Embeddings:
         self._waiting: dict[tuple[str, int], dict[int, bytes]] = {}  # part, shard -> encoded rows by place
         self._shapes: dict[str, list[tuple[int, ...]]] = {}
         self._writable = os.access(store.path, os.W_OK)
+        self._lock = Lock()  # of _waiting
 
     def read(self, part: str, tiles: Sequence[int] | np.ndarray) -> list[Row | None]:
         """The rows of these tiles, None for those that are not kept or damaged."""
@@ -84,23 +86,26 @@ class Embeddings:
             shard, place = divmod(int(tile), SHARD_TILES)
             self._shapes.setdefault(part, [array.shape for array in row])
             flat = np.concatenate([array.ravel() for array in row], dtype="<f2")
-            self._waiting.setdefault((part, shard), {})[place] = encode_chunk(flat)
+            chunk = encode_chunk(flat)
+            with self._lock:
+                self._waiting.setdefault((part, shard), {})[place] = chunk
 
     def flush(self, before: int | None = None) -> None:
         """Write what was added: all of it, or only whole shards of tiles below `before`.
 
         A disk that is full, or a store that cannot be written, ends the keeping with a warning.
         """
-        for part, shard in sorted(self._waiting):
-            if before is not None and (shard + 1) * SHARD_TILES > before:
-                continue
-            added = self._waiting.pop((part, shard))
+        with self._lock:
+            whole = [key for key in sorted(self._waiting) if before is None or (key[1] + 1) * SHARD_TILES <= before]
+            ready = [(*key, self._waiting.pop(key)) for key in whole]
+        for part, shard, added in ready:
             try:
                 self._write(part, shard, added)
             except OutputError as error:
                 log.warning("embeddings are no longer kept for later queries: %s", error)
                 self._writable = False
-                self._waiting.clear()
+                with self._lock:
+                    self._waiting.clear()
                 return
 
     def _kept(self, part: str, shard: int, places: Iterable[int]) -> dict[int, bytes]:

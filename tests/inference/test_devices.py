@@ -1,0 +1,94 @@
+"""Several devices share a slide's tiles: the same answers, in the same order, at the same time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import wsiseg
+from tests.model.small import small_model
+from wsiseg.errors import ModelError
+from wsiseg.inference.answers import answers
+from wsiseg.inference.devices import SeveralDevices, in_turn
+from wsiseg.inference.engine import PathChatSegmenter
+from wsiseg.slide import open_slide
+from wsiseg.testing import synthetic_slide
+from wsiseg.tiles import GridSpec, TileStore, plan_grid, write_store
+
+
+def test_devices_work_at_the_same_time_and_answer_in_order() -> None:
+    both = threading.Barrier(2, timeout=10)
+    seen: dict[str, list[int]] = {"a": [], "b": []}
+
+    def ask(copy: str, item: int) -> int:
+        both.wait()  # broken, and the test fails, unless two items are asked at once
+        seen[copy].append(item)
+        return item * item
+
+    assert list(in_turn(ask, ["a", "b"], range(10))) == [i * i for i in range(10)]
+    assert seen == {"a": [0, 2, 4, 6, 8], "b": [1, 3, 5, 7, 9]}
+
+
+def test_reading_ahead_is_bounded_and_an_error_comes_in_its_turn() -> None:
+    read: list[int] = []
+
+    def items() -> Iterator[int]:
+        for i in range(100):
+            read.append(i)
+            yield i
+
+    def ask(copy: str, item: int) -> int:
+        if item == 5:
+            raise ModelError("the fifth")
+        return item
+
+    run = in_turn(ask, ["a", "b"], items())
+    assert next(run) == 0
+    assert len(read) <= 4
+    assert [next(run) for _ in range(4)] == [1, 2, 3, 4]
+    with pytest.raises(ModelError, match="the fifth"):
+        next(run)
+    assert not [t for t in threading.enumerate() if t.name.startswith("device-")]
+
+
+def test_a_store_is_answered_and_its_embeddings_kept_as_by_one_device(tmp_path: Path) -> None:
+    synthetic_slide(tmp_path / "slide.tif", {}, l0_width=700, l0_height=600)
+
+    def copy() -> PathChatSegmenter:
+        return PathChatSegmenter(small_model(seed=4, stops=1.5), name="small", fingerprint="one")
+
+    found, kept = [], []
+    for model in (copy(), SeveralDevices([copy(), copy(), copy()])):
+        with open_slide(tmp_path / "slide.tif") as slide:
+            path = tmp_path / f"{len(found)}.zarr"
+            store: TileStore = write_store(slide, plan_grid(slide, GridSpec(0.5, 128, 32)), path)
+        run = answers(store, ["nuclei", "glands"], model, batch_size=3)
+        found.append([(i.tolist(), str(masks), [m.probability for m in masks["nuclei"]]) for i, masks in run])
+        shards = sorted(p for p in (path / "embeddings").rglob("*") if p.is_file())
+        kept.append({str(p.relative_to(path)): p.read_bytes() for p in shards})
+    one, three = found
+    assert [said for *said, _ in one] == [said for *said, _ in three]
+    drawn = [(a, b) for x, y in zip(one, three, strict=True) for a, b in zip(x[2], y[2], strict=True)]
+    assert any(a is not None for a, _ in drawn)
+    assert all((a is None and b is None) or (a == b).all() for a, b in drawn)
+    assert len(kept[0]) > 4
+    assert kept[0] == kept[1]
+
+
+def test_a_slide_gives_the_same_file_on_two_devices(sample_slide: Path) -> None:
+    one, two = (
+        wsiseg.segment(sample_slide, "outline the nuclei", device=device, region=(500, 900, 350, 200), batch_size=1)
+        for device in ("cpu", "cpu,cpu")
+    )
+    assert len(one.annotations) > 3
+    assert one.to_geojson() == two.to_geojson()
+
+
+def test_what_devices_cannot_do_is_said(sample_slide: Path) -> None:
+    with pytest.raises(ModelError, match="device 'gpu' cannot be used here"):
+        wsiseg.load_model(device="cpu,gpu")
+    with pytest.raises(ModelError, match="a deterministic run takes one device"):
+        wsiseg.segment(sample_slide, "nuclei", device="cpu,cpu", deterministic=True)

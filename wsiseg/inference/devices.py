@@ -1,0 +1,61 @@
+"""One model on several devices: they take whole batches of tiles in turn, and answers come in the tiles' order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, TypeVar
+
+from wsiseg.inference.shots import Shot
+
+if TYPE_CHECKING:
+    from wsiseg.inference.engine import PathChatSegmenter
+
+T = TypeVar("T")
+R = TypeVar("R")
+C = TypeVar("C")
+
+# Batches that wait for a device while it works: it should not wait while its last answers are blended and traced.
+_WAITING = 1
+
+
+class SeveralDevices:
+    """Copies of one model, each on its device. As one `Segmenter` it is the first of them."""
+
+    def __init__(self, copies: Sequence[PathChatSegmenter]) -> None:
+        first = copies[0]
+        self.copies = tuple(copies)
+        self.name, self.fingerprint = first.name, first.fingerprint
+        self.tile_size, self.overlap = first.tile_size, first.overlap
+        self.mpp_for, self.segment_tiles = first.mpp_for, first.segment_tiles
+
+    def with_shots(self, shots: Sequence[Shot]) -> SeveralDevices:
+        """See `InContext`."""
+        return SeveralDevices([copy.with_shots(shots) for copy in self.copies])
+
+
+def in_turn(ask: Callable[[C, T], R], copies: Sequence[C], items: Iterable[T]) -> Generator[R, None, None]:
+    """`ask(copy, item)` of each item, in order; copy k is asked items k, k + n, …, one at a time, in a thread.
+
+    One copy is asked in the caller's thread. What `ask` raises is raised when its item's turn has come. `items` is
+    read at most `len(copies)` × 2 ahead.
+    """
+    if len(copies) == 1:
+        for item in items:
+            yield ask(copies[0], item)
+        return
+    with ExitStack() as stack:
+        threads = [ThreadPoolExecutor(1, thread_name_prefix=f"device-{k}") for k in range(len(copies))]
+        for thread in threads:
+            stack.callback(thread.shutdown, cancel_futures=True)
+        running: deque[Future[R]] = deque()
+        for i, item in enumerate(items):
+            k = i % len(copies)
+            running.append(threads[k].submit(ask, copies[k], item))
+            if len(running) == (1 + _WAITING) * len(copies):
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
