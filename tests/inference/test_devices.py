@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import wsiseg
@@ -92,3 +95,15 @@ def test_what_devices_cannot_do_is_said(sample_slide: Path) -> None:
         wsiseg.load_model(device="cpu,gpu")
     with pytest.raises(ModelError, match="a deterministic run takes one device"):
         wsiseg.segment(sample_slide, "nuclei", device="cpu,cpu", deterministic=True)
+
+
+def test_a_model_that_no_one_holds_leaves_memory_at_once() -> None:
+    model = PathChatSegmenter(small_model(seed=4, stops=1.5), name="small", fingerprint="one")
+    model.segment_tiles(np.zeros((1, 128, 128, 3), np.uint8), "nuclei", 0.5)
+    gone = weakref.ref(model)
+    gc.disable()
+    try:
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any, TypeVar
+from weakref import WeakMethod
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from wsiseg.model.pathchat import PathChatSegR1, tiles_to_tensor
 from wsiseg.model.prototypes import Prototypes, prototypes
 from wsiseg.tiles import Embeddings
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _MAX_QUERY_TOKENS = 256
 # What convolutions make of more tiles than this overflows a CPU's caches: 16 at once cost 2.7 times as much as 4 by 4.
@@ -36,11 +39,11 @@ class PathChatSegmenter:
         self.name, self.fingerprint = name, fingerprint
         self.tile_size, self.overlap = model.config.tile_size, model.config.overlap
         self._largest: int | None = None  # batch size that is known to fit
-        self._prefix = lru_cache(maxsize=16)(self._encode_prefix)
+        self._prefix = _remembered(self._encode_prefix, 16)
         self.shots = tuple(shots)
-        self._views = lru_cache(maxsize=4)(self._view_shots)
-        self._prototypes = lru_cache(maxsize=4)(self._compare_shots)
-        self._trust = lru_cache(maxsize=16)(self._try_on_shots)
+        self._views = _remembered(self._view_shots, 4)
+        self._prototypes = _remembered(self._compare_shots, 4)
+        self._trust = _remembered(self._try_on_shots, 16)
 
     def with_shots(self, shots: Sequence[Shot]) -> PathChatSegmenter:
         """See `InContext`. The weights are shared."""
@@ -162,6 +165,18 @@ class PathChatSegmenter:
             0 * mask if a.probability is None else a.probability > 0.5 for a, mask in zip(answers, masks, strict=True)
         ]
         return float(np.mean([_dice(a, b) for a, b in zip(drawn, masks, strict=True)]))
+
+
+def _remembered(method: Callable[..., T], size: int) -> Callable[..., T]:
+    """`method`, its last `size` results kept. Its object does not hold itself: its memory is free at once."""
+    weak = WeakMethod(method)
+
+    def call(*key: Any) -> T:
+        alive = weak()
+        assert alive is not None
+        return alive(*key)
+
+    return lru_cache(size)(call)
 
 
 def _dice(drawn: np.ndarray, marked: np.ndarray) -> float:
