@@ -88,7 +88,7 @@ class Result:
         """Write `reasoning` as JSON lines, one a tile. OutputError if that fails."""
         with atomic_write(path) as file:
             for tile in self.reasoning:
-                file.write(orjson.dumps(vars(tile), default=list) + b"\n")
+                file.write(orjson.dumps(vars(tile), list, orjson.OPT_PASSTHROUGH_DATACLASS) + b"\n")
 
     def to_geojson(self) -> dict[str, Any]:
         """The GeoJSON as Python values."""

@@ -114,9 +114,10 @@ def _to_level0(m_polygons: np.ndarray, grid: Grid, origin: Origin) -> np.ndarray
 
 
 def _mean_probability(canvas: Canvas, m_polygons: np.ndarray, points: np.ndarray) -> np.ndarray:
+    if not len(m_polygons):
+        return np.empty(0)
     _, m_top, _, m_bottom = shapely.total_bounds(m_polygons)
-    rows = (math.floor(m_top), math.ceil(m_bottom)) if len(m_polygons) else (0, 0)
-    mean = mean_inside(canvas.bands(*rows), m_polygons)
+    mean = mean_inside(canvas.bands(math.floor(m_top), math.ceil(m_bottom)), m_polygons)
     for i in np.flatnonzero(np.isnan(mean)):  # thinner than a pixel
         m_x, m_y = int(points[i].x), int(points[i].y)
         mean[i] = canvas.window(m_x, m_y, 1, 1)[0, 0]
