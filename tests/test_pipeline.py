@@ -208,7 +208,7 @@ def test_a_slide_without_tissue_gives_an_empty_collection_and_a_sentence(folder:
     path = folder / "glass.tif"
     synthetic_slide(path, {}, texture=np.full((50, 50, 3), 244, np.uint8))
     result = segment(path, "outline the olive", model=MODEL)
-    assert result.annotations == result.reasoning == []
+    assert list(result.annotations) == result.reasoning == []
     assert "no tissue was found" in result.notes[0]
 
 
@@ -216,7 +216,7 @@ def test_a_threshold_or_area_that_nothing_passes_is_said(folder: Path) -> None:
     path = folder / "small.tif"
     synthetic_slide(path, {"olive": [disk(400, 400, 20)]})
     result = segment(path, "olive", model=MODEL, min_area_um2=10_000)
-    assert result.annotations == []
+    assert list(result.annotations) == []
     assert "nothing passes threshold and minimum area" in result.notes[0]
 
 
@@ -234,7 +234,7 @@ def test_a_region_gives_the_outlines_of_the_whole_slide_from_few_tiles(folder: P
     part = segment(path, QUERIES, model=MODEL, origin=origin, region=box, hear=heard.append)
     inside = [a for a in whole.annotations if a.geometry.within(shapely.box(*box[:2], box[0] + 300, box[1] + 160))]
     assert len(inside) == 2
-    assert part.annotations == inside
+    assert list(part.annotations) == inside
     assert 0 < len(part.reasoning) < len(whole.reasoning) / 3
     told = [replace(tile, polygons=()) for tile in part.reasoning]  # outlines are not known yet when a tile is heard
     assert sorted(heard, key=repr) == sorted(told, key=repr)

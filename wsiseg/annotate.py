@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import shapely
@@ -16,8 +16,10 @@ from wsiseg.inference.shots import Shot
 from wsiseg.mask import Region, l0_origin
 from wsiseg.mask.regions import Origin
 from wsiseg.qupath import DESCRIPTION, class_color, clean_description, clean_text
-from wsiseg.result import MAX_CHAIN, TileReasoning
+from wsiseg.result import MAX_CHAIN, Ids, TileReasoning
 from wsiseg.tiles import Grid
+
+_HAND = np.dtype([("place", "<i8"), ("id", "V16")])
 
 
 def tile_reasoning(query: str, grid: Grid, m_x: int, m_y: int, mask: TileMask) -> TileReasoning:
@@ -38,52 +40,66 @@ def tile_reasoning(query: str, grid: Grid, m_x: int, m_y: int, mask: TileMask) -
 
 def annotate(
     query: str,
-    outlines: Sequence[Region],
+    outlines: Iterable[Region],
     said: Sequence[TileReasoning],
     grid: Grid,
     model: Segmenter,
     examples: Sequence[Shot],
     origin: Origin,
-) -> tuple[list[Annotation], list[TileReasoning]]:
-    """Outlines as QuPath objects, each with the reasoning of the tile that it covers most; and what was said, each
-    tile with the outlines that it had a hand in."""
+    add: Callable[[Annotation, int], None],
+) -> list[TileReasoning]:
+    """Outlines as QuPath objects, each with the reasoning of the tile that it covers most.
+
+    Args:
+        add: called with each object and its place in their order.
+
+    Returns:
+        What was said, each tile with the outlines that it had a hand in.
+    """
     spoken = [tile for tile in said if tile.segmented]
     l0_dx, l0_dy = l0_origin(grid.slide.l0_bounds, origin)
     boxes = np.array([shapely.box(t.l0_x, t.l0_y, t.l0_x + t.l0_width, t.l0_y + t.l0_height) for t in spoken])
     tree = shapely.STRtree(shapely.transform(boxes, lambda l0_xy: l0_xy - (l0_dx, l0_dy)))
     made_by = (grid.slide.fingerprint, model.name, model.fingerprint, query, *(e.fingerprint for e in examples))
-    annotations, color = [], class_color(query)
+    color = class_color(query)
+
+    @lru_cache(1024)
+    def metadata(spoken_index: int) -> dict[str, str]:
+        tile = spoken[spoken_index]
+        return {
+            "query": query,
+            "model": f"{model.name} {model.fingerprint[:12]}",
+            "tile": f"{tile.l0_x},{tile.l0_y}",
+            DESCRIPTION: clean_description(tile.reasoning),
+        }
+
+    hands = [bytearray() for _ in spoken]  # records of _HAND
     for outline in outlines:
-        tile = spoken[most_covered(tree, outline.polygon)]
-        annotations.append(
-            Annotation(
-                id=annotation_id(outline.polygon, *made_by),
-                geometry=outline.polygon,
-                name=query,
-                classification=query,
-                color=color,
-                measurements={
-                    "Area µm^2": outline.area_um2,
-                    "Perimeter µm": outline.perimeter_um,
-                    "Solidity": outline.solidity,
-                    "Mean probability": outline.mean_probability,
-                },
-                metadata={
-                    "query": query,
-                    "model": f"{model.name} {model.fingerprint[:12]}",
-                    "tile": f"{tile.l0_x},{tile.l0_y}",
-                    DESCRIPTION: clean_description(tile.reasoning),
-                },
-            )
+        annotation = Annotation(
+            id=annotation_id(outline.polygon, *made_by),
+            geometry=outline.polygon,
+            name=query,
+            classification=query,
+            color=color,
+            measurements={
+                "Area µm^2": outline.area_um2,
+                "Perimeter µm": outline.perimeter_um,
+                "Solidity": outline.solidity,
+                "Mean probability": outline.mean_probability,
+            },
+            metadata=metadata(most_covered(tree, outline.polygon)),
         )
-    polygons: dict[int, list[uuid.UUID]] = {i: [] for i in range(len(spoken))}
-    for annotation in annotations:
-        for i in tree.query(annotation.geometry, predicate="intersects").tolist():
-            polygons[i].append(annotation.id)
-    spoken_polygons = iter(polygons.values())
-    return annotations, [
-        replace(tile, polygons=tuple(next(spoken_polygons))) if tile.segmented else tile for tile in said
-    ]
+        add(annotation, outline.place)
+        hand = np.array((outline.place, annotation.id.bytes), _HAND).tobytes()
+        for i in tree.query(outline.polygon, predicate="intersects").tolist():
+            hands[i] += hand
+    polygons = map(_in_place_order, hands)
+    return [replace(tile, polygons=next(polygons)) if tile.segmented else tile for tile in said]
+
+
+def _in_place_order(hand: bytearray) -> Ids:
+    records = np.frombuffer(hand, _HAND)
+    return Ids(records["id"][np.argsort(records["place"])].tobytes())
 
 
 def most_covered(tree: shapely.STRtree, polygon: shapely.Geometry) -> int:

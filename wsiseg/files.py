@@ -58,3 +58,9 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         probe.unlink()
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def no_room(what: str, folder: Path, error: OSError) -> OutputError:
+    """The error for a temporary file that a run keeps `what` in."""
+    reason = error.strerror or os.strerror(error.errno or 0)
+    return OutputError(f"cannot keep {what} in {folder}: {reason}; point TMPDIR at a disk with room")

@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ import numpy as np
 from wsiseg import __version__
 from wsiseg.annotate import annotate, nothing_found, tile_reasoning
 from wsiseg.errors import ModelError, QueryError
-from wsiseg.geojson import Annotation
 from wsiseg.inference import Segmenter
 from wsiseg.inference.answers import answers
 from wsiseg.inference.devices import SeveralDevices
@@ -31,6 +31,7 @@ from wsiseg.mask.regions import Origin
 from wsiseg.plan import Box, box_of, check_source, l0_region_of, open_source, plan_passes
 from wsiseg.qupath import clean_text
 from wsiseg.result import Result, TileReasoning
+from wsiseg.spill import SpilledAnnotations
 from wsiseg.tiles import Grid, OnBadTile, TileSource
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def segment(
     queries = clean_queries(query)
     if examples and len(queries) > 1:
         raise QueryError("examples show one structure: ask for one query at a time")
-    annotations: dict[str, list[Annotation]] = {}
+    found = SpilledAnnotations()
     said: dict[str, list[TileReasoning]] = {q: [] for q in queries}
     with ExitStack() as stack:
         if deterministic:
@@ -152,19 +153,21 @@ def segment(
                     origin=origin,
                 )
                 if region is not None:
-                    outlines = [o for o in outlines if o.polygon.intersects(box_of(region))]
-                annotations[q], said[q] = annotate(q, outlines, said[q], grid, segmenter, examples, origin)
+                    box = box_of(region)
+                    outlines = (o for o in outlines if o.polygon.intersects(box))
+                add = partial(found.add, queries.index(q))
+                said[q] = annotate(q, outlines, said[q], grid, segmenter, examples, origin, add)
         check_source(opened, len(skipped), total)
     run = _record(queries, passes, segmenter, examples, origin, skipped)
     run["parameters"] |= {"threshold": threshold, "min_area_um2": min_area_um2}
     run["parameters"] |= {} if simplify_um is None else {"simplify_um": simplify_um}
     run["parameters"] |= {} if region is None else {"region": list(region)}
     notes = [f"{len(skipped)} of {total} tiles could not be read and were left out"] if skipped else []
-    notes += [nothing_found(q, said[q]) for q in queries if not annotations[q]]
+    notes += [nothing_found(q, said[q]) for q in queries if not any(tile.polygons for tile in said[q])]
     for note in notes:
         log.warning("%s", note)
     return Result(
-        annotations=[annotation for q in queries for annotation in annotations[q]],
+        annotations=found,
         reasoning=[tile for q in queries for tile in said[q]],
         run=run,
         notes=notes,

@@ -13,7 +13,7 @@ from wsiseg.errors import QueryError, SlideError, StoreError
 from wsiseg.inference import Segmenter
 from wsiseg.mask import l0_origin
 from wsiseg.mask.regions import Origin
-from wsiseg.slide import Slide, open_slide, tissue_mask
+from wsiseg.slide import Slide, check_unchanged, open_slide, tissue_mask
 from wsiseg.tiles import GridSpec, OnBadTile, SlideTiles, TileSource, TileStore, is_store, plan_grid, touching
 
 log = logging.getLogger(__name__)
@@ -102,14 +102,4 @@ def check_source(opened: Slide | TileStore, skipped: int, total: int) -> None:
         return
     if skipped == total > 0:
         raise SlideError(f"no tile of {opened.source} can be read: copy or download the slide again")
-    if opened.backend == "image":  # which was read whole when it was opened
-        return
-    try:
-        with open_slide(opened.source, backend=opened.backend) as again:
-            unchanged = again.fingerprint == opened.fingerprint
-    except SlideError:
-        if skipped:  # perhaps for this reason; else all of it was read before it vanished
-            raise
-        return
-    if not unchanged:
-        raise SlideError(f"{opened.source} changed while it was being read: run again")
+    check_unchanged(opened, all_read=not skipped)

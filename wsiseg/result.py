@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import uuid
-from dataclasses import asdict, dataclass, field
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any, overload
 
 import orjson
 
@@ -37,18 +38,39 @@ class TileReasoning:
     seg_probability: float
     seg_position: int | None
     reasoning: str
-    polygons: tuple[uuid.UUID, ...] = ()
+    polygons: Sequence[uuid.UUID] = ()
+
+
+@dataclass(frozen=True)
+class Ids(Sequence[uuid.UUID]):
+    """Ids of outlines, 16 bytes each: a slide may have millions."""
+
+    packed: bytes
+
+    def __len__(self) -> int:
+        return len(self.packed) // 16
+
+    @overload
+    def __getitem__(self, index: int) -> uuid.UUID: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[uuid.UUID]: ...
+    def __getitem__(self, index: int | slice) -> uuid.UUID | list[uuid.UUID]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        at = 16 * range(len(self))[index]
+        return uuid.UUID(bytes=self.packed[at : at + 16])
 
 
 @dataclass(frozen=True)
 class Result:
     """The outlines on one slide, and the reasoning about every tile that was looked at.
 
+    annotations: in the order of the queries, of each from top to bottom; kept on disk (`wsiseg.spill`).
     run: what made it (slide, model, queries, parameters, version): the member `wsiseg` of the GeoJSON.
     notes: for each query without an outline, a sentence that says so.
     """
 
-    annotations: list[Annotation]
+    annotations: Sequence[Annotation]
     reasoning: list[TileReasoning]
     run: dict[str, Any]
     notes: list[str] = field(default_factory=list)
@@ -66,7 +88,7 @@ class Result:
         """Write `reasoning` as JSON lines, one a tile. OutputError if that fails."""
         with atomic_write(path) as file:
             for tile in self.reasoning:
-                file.write(orjson.dumps(asdict(tile)) + b"\n")
+                file.write(orjson.dumps(vars(tile), list, orjson.OPT_PASSTHROUGH_DATACLASS) + b"\n")
 
     def to_geojson(self) -> dict[str, Any]:
         """The GeoJSON as Python values."""

@@ -1,12 +1,13 @@
 """Peak memory of the whole road without a model, on ever larger slides: it should not grow with them.
 
     python -m benchmarks.speed.memory --size 10000 --size 40000 --size 100000
+    python -m benchmarks.speed.memory --size 10000 --dust
 
 Each size in a process of its own. The slides are synthetic pyramids, written as a stream: an ellipse of tissue
 (one patch, turned and mirrored) on white, so that a slide of 100,000 x 100,000 px needs disk (about 2 GB), no memory.
 
-The model answers in blocks of 128 px, so that outlines are few: what is measured is the pixels' road. Outlines
-are held until they are written, and cost memory by their number, whatever the slide's size.
+The model answers in blocks of 128 px, so that outlines are few and what is measured is the pixels' road; with
+`--dust` it answers pixel by pixel, a hundred outlines to a tile and several times as many specks that are too small.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import tifffile
 from PIL import Image
 
 from benchmarks.speed.road import RedThreshold
-from benchmarks.speed.rows import measure_cost
+from benchmarks.speed.rows import Cost, measure_cost
 from benchmarks.speed.run import SAMPLE
 from wsiseg.inference import TileMask
 
@@ -37,10 +38,13 @@ class BlockThreshold(RedThreshold):
         return [TileMask(_blocks(tile), "", 1.0) for tile in tiles]
 
 
-def segment_in_blocks(slide: Path, out: Path) -> None:
+def segment(slide: Path, out: Path, dust: bool) -> int:
+    """Number of outlines."""
     import wsiseg
 
-    wsiseg.segment(slide, "tissue", model=BlockThreshold()).write(out)
+    result = wsiseg.segment(slide, "tissue", model=RedThreshold() if dust else BlockThreshold())
+    result.write(out)
+    return len(result.annotations)
 
 
 def write_large_pyramid(path: Path, size: int) -> None:
@@ -67,12 +71,12 @@ def write_large_pyramid(path: Path, size: int) -> None:
                 return
 
 
-def peak_mb(size: int, folder: Path) -> float:
-    """Of a process that segments such a slide."""
+def measure(size: int, folder: Path, *, dust: bool = False) -> Cost:
+    """Of a process that segments such a slide; the result is the number of outlines."""
     slide = folder / f"{size}.tif"
     write_large_pyramid(slide, size)
     try:
-        return measure_cost(segment_in_blocks, slide, folder / f"{size}.geojson").peak_mb
+        return measure_cost(segment, slide, folder / f"{size}.geojson", dust)
     finally:
         slide.unlink()
 
@@ -108,11 +112,13 @@ def _tiles(length: int, tissue: list[bytes], glass: bytes) -> Iterator[bytes]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, action="append", help="side in pixels (may be repeated)")
+    parser.add_argument("--dust", action="store_true", help="outlines by the ten thousand")
     arguments = parser.parse_args()
-    print("| side, px | peak MB |\n|---|---|")
+    print("| side, px | outlines | peak MB | CPU s |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="wsiseg-memory-") as folder:
         for size in arguments.size or [10_000, 20_000]:
-            print(f"| {size:,} | {peak_mb(size, Path(folder)):,.0f} |", flush=True)
+            cost = measure(size, Path(folder), dust=arguments.dust)
+            print(f"| {size:,} | {cost.result:,} | {cost.peak_mb:,.0f} | {cost.cpu_s:,.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,14 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import wsiseg.model
 from tests.fleet.slides import NAMES, outlines, small_slides
+from tests.fleet.worker_with_fake import load_fake
 from wsiseg.cli.main import main
 from wsiseg.fleet import work
-from wsiseg.inference import TileMask
-from wsiseg.testing import FakeModel
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -25,18 +23,11 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
 
 
-class Pathologist(FakeModel):
-    """Finds under the names that a reader of the docs would use."""
-
-    def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
-        return super().segment_tiles(tiles, query.replace("nuclei", "olive").replace("glands", "orange"), mpp)
-
-
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with the slides and the manifest of the docs, and the fake model."""
     work.load.cache_clear()  # it may hold the model of another test
-    monkeypatch.setattr(wsiseg.model, "load_model", lambda *_, **__: Pathologist(tile_size=128, overlap=32))
+    monkeypatch.setattr(wsiseg.model, "load_model", load_fake)
     monkeypatch.chdir(tmp_path)
     small_slides(tmp_path / "slides")
     (tmp_path / "slides.csv").write_text(blocks("batch.md", "csv")[0])
@@ -65,14 +56,3 @@ def test_every_command_does_what_the_page_says(place: Path, page: str) -> None:
 def test_the_python_of_batch_runs(place: Path) -> None:
     exec(compile(blocks("batch.md", "python")[0], "batch.md", "exec"), {})
     assert len(outlines(place / "results")) == 3
-
-
-def test_the_slurm_recipe_is_one_that_dask_jobqueue_takes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobqueue = pytest.importorskip("dask_jobqueue")
-    (recipe,) = blocks("cluster.md", "python")
-    call = recipe[recipe.index("SLURMCluster(") : recipe.index("cluster.scale")]
-    with eval(call, {"SLURMCluster": jobqueue.SLURMCluster}) as cluster:  # our own page, not foreign input
-        script = cluster.job_script()
-    assert "#SBATCH --gres=gpu:1" in script
-    assert "--nthreads 1" in script
-    assert "--resources GPU=1" in script

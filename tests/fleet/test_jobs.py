@@ -19,10 +19,14 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).touch()
 
 
+def store(path: Path) -> None:
+    path.mkdir()
+    (path / "zarr.json").write_text('{"attributes": {"wsiseg": {"kind": "wsiseg tiles"}}}')
+
+
 def test_a_folder_is_its_slides_by_suffix_in_order(tmp_path: Path) -> None:
     touch(tmp_path, "b.svs", "A.NDPI", "notes.txt", "thumb.png", ".hidden.svs", "sub/b.svs", "a.mrxs", "a/Data0.dat")
-    (tmp_path / "store.zarr").mkdir()
-    (tmp_path / "store.zarr" / "zarr.json").write_text('{"attributes": {"wsiseg": {"kind": "wsiseg tiles"}}}')
+    store(tmp_path / "store.zarr")
     assert [job.name for job in jobs_in_folder(tmp_path, ["q"])] == ["A.NDPI", "a.mrxs", "b.svs", "store.zarr"]
     assert "sub/b.svs" in [job.name for job in jobs_in_folder(tmp_path, ["q"], recursive=True)]
     assert "thumb.png" in [job.name for job in jobs_in_folder(tmp_path, ["q"], slide_mpp=0.5)]
@@ -63,6 +67,16 @@ def test_a_manifest_gives_each_slide_its_queries_scale_and_label(tmp_path: Path)
         Job("s3://key@bucket/x/b.svs?token=secret", "s3/bucket/x/b.svs", ("default",), 0.5),
         Job(f"{tmp_path.parent}/up.svs", f"{tmp_path.parent}/up.svs".strip("/"), ("default",), 0.5),
     ]
+
+
+def test_a_scale_is_for_slides_not_for_tile_stores(tmp_path: Path) -> None:
+    store(tmp_path / "s.zarr")
+    path = manifest(tmp_path, "slide,slide_mpp\ns.zarr,\na.svs,\nb.svs,0.25\n")
+    assert [job.slide_mpp for job in read_manifest(path, ["q"], slide_mpp=0.5)] == [None, 0.5, 0.25]
+    assert [job.slide_mpp for job in jobs_in_folder(tmp_path, ["q"], slide_mpp=0.5)] == [None]
+    path = manifest(tmp_path, "slide,slide_mpp\ns.zarr,0.5\n")
+    with pytest.raises(FleetError, match=r"line 2: s\.zarr is a tile store, which has its scale"):
+        read_manifest(path, ["q"])
 
 
 @pytest.mark.parametrize(

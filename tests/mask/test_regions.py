@@ -8,7 +8,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsiseg.mask import Canvas, Region, fill_holes, regions, repair, simplify, trace
+from wsiseg.mask import Canvas, Region, regions, repair, simplify, trace
 from wsiseg.mask.measure import mean_inside
 from wsiseg.mask.shapes import is_safe
 from wsiseg.tiles import Grid, GridSpec, SlideIdentity
@@ -40,7 +40,7 @@ def find(probability: np.ndarray, **options) -> list[Region]:
                 tile = padded[y : y + 128, x : x + 128]
                 canvas.add(x, y, tile if tile.any() else None)
         canvas.finish()
-        return regions(canvas, grid, **options)
+        return sorted(regions(canvas, grid, **options), key=lambda region: region.place)
 
 
 @pytest.mark.parametrize("outline", ["smooth", "pixel"])
@@ -125,11 +125,3 @@ def test_simplify_keeps_topology_and_stays_near(seed: int, tolerance: float) -> 
     assert (shapely.get_num_interior_rings(simple) == shapely.get_num_interior_rings(polygons)).all()
     assert (shapely.get_num_coordinates(simple) <= shapely.get_num_coordinates(polygons)).all()
     assert (shapely.hausdorff_distance(simple, polygons) <= 2 * tolerance).all()
-
-
-def test_fill_holes_keeps_the_large_ones() -> None:
-    ring = shapely.box(0, 0, 10, 10) - shapely.box(1, 1, 2, 2) - shapely.box(4, 4, 8, 8)
-    plain = shapely.box(20, 0, 30, 10)
-    filled = fill_holes(np.array([plain, ring, plain]), 5)
-    assert shapely.area(filled).tolist() == [100, 84, 100]
-    assert fill_holes(np.empty(0, object), 5).tolist() == []

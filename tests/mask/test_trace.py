@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from wsiseg.mask import contour, fill_holes, trace
+from wsiseg.mask import contour, front, trace
+from wsiseg.mask.trace import contoured
 
 masks = hnp.arrays(
     np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=24), elements=st.integers(0, 1)
@@ -132,16 +133,64 @@ def test_a_pixel_that_touches_its_neighbours_hole_is_valid() -> None:
     assert len(polygon.interiors) == 1
 
 
+def without_small_holes(polygon: shapely.Polygon, least: float) -> shapely.Polygon:
+    large = [hole for hole in polygon.interiors if shapely.Polygon(hole).area >= least]
+    return shapely.Polygon(polygon.exterior, large)
+
+
 @pytest.mark.parametrize("seed", range(3))
-def test_small_rings_are_left_out_before_they_are_polygons(seed: int) -> None:
+@pytest.mark.parametrize("smooth", [True, False])
+def test_small_rings_are_left_out_before_they_are_polygons(seed: int, smooth: bool) -> None:
     """The same as dropping and filling them afterwards."""
     raster = noise((300, 300), 1.5, seed)
-    every, large = (contour([(0, raster)], 300, 127.5, least) for least in (0.0, 12.0))
-    filled = fill_holes(every, 12.0)
-    expected = filled[shapely.area(filled) >= 12.0]
+
+    def polygons(least: float) -> np.ndarray:
+        return contour([(0, raster)], 300, 127.5, least) if smooth else trace([(0, raster > 127)], 300, least)
+
+    every, large = polygons(0.0), polygons(12.0)
+    expected = [q for p in every if (q := without_small_holes(p, 12.0)).area >= 12.0]
     assert 20 < len(large) == len(expected) < len(every)
     assert shapely.equals_exact(large, expected).all()
-    pixels, large = (trace([(0, raster > 127)], 300, least) for least in (0.0, 12.0))
-    filled = fill_holes(pixels, 12.0)
-    assert shapely.equals_exact(large, filled[shapely.area(filled) >= 12.0]).all()
-    assert len(contour([(0, raster)], 300, 127.5, 1e6)) == len(trace([(0, raster > 127)], 300, 1e6)) == 0
+    assert len(polygons(1e6)) == 0
+
+
+# Long before the scan has come to its end
+
+
+@settings(max_examples=150, deadline=None)
+@given(masks, st.lists(st.integers(1, 24)), st.integers(0, 2**32 - 1), st.integers(1, 60), st.sampled_from([0.0, 3.0]))
+def test_what_is_closed_early_is_what_is_closed_at_the_end(
+    mask: np.ndarray, cuts: list[int], seed: int, settle: int, min_area: float
+) -> None:
+    random = np.random.default_rng(seed)
+    raster = np.where(mask, random.integers(128, 256, mask.shape), random.integers(0, 128, mask.shape))
+    bands, width = banded(raster.astype(np.uint8), cuts), mask.shape[1]
+    pixels = [(y, band >= 128) for y, band in bands]
+    at_once = contour(bands, width, 128, min_area), trace(pixels, width, min_area)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(front, "SETTLE", settle)
+        early = contour(bands, width, 128, min_area), trace(pixels, width, min_area)
+    for a, b in zip(early, at_once, strict=True):
+        assert shapely.equals_exact(a, b, 0).all()
+        assert len(a) == len(b)
+
+
+def test_only_open_outlines_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame, open until the end, and dust inside and outside."""
+    monkeypatch.setattr(front, "SETTLE", 40_000)
+    at_once: list[int] = []
+    joined = front._joined
+
+    def watched(parts: list[front.Scanned]) -> front.Scanned:
+        at_once.append(sum(map(len, parts)))
+        return joined(parts)
+
+    monkeypatch.setattr(front, "_joined", watched)
+    tall, wide = 4000, 200
+    raster = noise((tall, wide), 0.8, seed=3)
+    raster[:, [39, 40, 41, 159, 160, 161]] = 0
+    raster[:, [40, 160]] = raster[[0, -1], 40:161] = 255
+    batches = list(contoured(banded(raster, list(range(0, tall, 16))), wide, 200, 4.0))
+    monkeypatch.setattr(front, "SETTLE", 10**9)
+    assert sum(len(found) for _, found in batches) == len(contour([(0, raster)], wide, 200, 4.0)) > 5000
+    assert max(at_once[:-1]) < at_once[-1] / 5

@@ -19,6 +19,7 @@ from tests.slide.damage import with_bad_tile
 from tests.tiles.fakes import FakeSlide, all_tissue
 from wsiseg.cli.main import main
 from wsiseg.errors import PixelError, SlideError, StoreError
+from wsiseg.fleet import tile_slide
 from wsiseg.slide import open_slide
 from wsiseg.testing import FakeModel, disk, synthetic_slide
 from wsiseg.tiles import GridSpec, SlideTiles, TileStore, plan_grid, write_store
@@ -88,6 +89,26 @@ def test_a_slide_that_changes_or_vanishes_while_it_is_read_is_an_error(
     other.write_bytes(sound.read_bytes())
     with pytest.raises(SlideError, match="changed while it was being read"):
         at_the_first_batch(lambda path: other.exists() and other.replace(path))
+
+
+def test_a_store_of_a_slide_that_changed_on_the_way_is_never_finished(
+    broken: Path, sound: Path, tmp_path: Path
+) -> None:
+    path, other = tmp_path / "slide.tif", tmp_path / "other.tif"
+    path.write_bytes(sound.read_bytes())
+    other.write_bytes(broken.read_bytes())
+
+    def progress(done: int, total: int) -> None:
+        if done == total and other.exists():
+            other.replace(path)
+
+    spec = GridSpec(0.5, 128, 32)
+    with pytest.raises(SlideError, match=r"slide\.tif changed while it was being read: run again"):
+        tile_slide(str(path), tmp_path / "s.zarr", spec, progress=progress)
+    with pytest.raises(StoreError):  # it has tiles of both
+        TileStore.open(tmp_path / "s.zarr")
+    with pytest.raises(StoreError, match="delete this one"):
+        tile_slide(str(path), tmp_path / "s.zarr", spec, on_bad_tile="skip")
 
 
 def test_a_store_lacks_the_bad_tiles_and_says_so(sound: Path, broken: Path, tmp_path: Path) -> None:

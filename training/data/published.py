@@ -23,6 +23,7 @@ from wsiseg.training.data.importers import make_sample, read_image, read_mask, s
 from wsiseg.training.data.store import Sample
 
 _CAMELYON_MPP, _CAMELYON_PX, _CAMELYON_TILES = 1.0, 512, 24  # tiles of each kind from a slide
+_FARTHEST = 1e9  # pixels: no slide is as wide, and sums of such coordinates lose nothing
 _EXCLUDED = ("_2", "Exclusion")  # ASAP groups of CAMELYON16 that are cut out of the tumour
 
 
@@ -195,13 +196,13 @@ def _camelyon_tiles(path: Path, xml: Path | None, split: str) -> Iterator[Sample
 # Annotations as XML
 
 
-def _aperio_polygons(path: Path) -> list[shapely.Polygon]:
+def _aperio_polygons(path: Path) -> list[shapely.Geometry]:
     """Regions of Aperio ImageScope's XML, in level-0 pixels."""
     rings = [
         [(_number(v, "X", path), _number(v, "Y", path)) for v in region.iter("Vertex")]
         for region in _xml(path).iter("Region")
     ]
-    return [shapely.make_valid(shapely.Polygon(ring)) for ring in rings if len(ring) >= 3]
+    return [_area_within(ring) for ring in rings if len(ring) >= 3]
 
 
 def _asap_tumour(path: Path) -> shapely.Geometry:
@@ -213,8 +214,14 @@ def _asap_tumour(path: Path) -> shapely.Geometry:
         ring = [(_number(point, "X", path), _number(point, "Y", path)) for point in points]
         if len(ring) >= 3:
             excluded = annotation.get("PartOfGroup") in _EXCLUDED
-            (outside if excluded else inside).append(shapely.make_valid(shapely.Polygon(ring)))
+            (outside if excluded else inside).append(_area_within(ring))
     return shapely.difference(shapely.union_all(inside), shapely.union_all(outside))
+
+
+def _area_within(ring: list[tuple[float, float]]) -> shapely.Geometry:
+    """What a ring drawn by hand encloses, though it may cross itself; not the strokes that enclose nothing."""
+    parts = shapely.get_parts(shapely.make_valid(shapely.Polygon(ring)))
+    return shapely.union_all(parts[shapely.get_dimensions(parts) == 2])
 
 
 def _xml(path: Path) -> ElementTree.Element:
@@ -229,8 +236,8 @@ def _number(element: ElementTree.Element, key: str, path: Path) -> float:
         value = float(element.get(key, ""))
     except ValueError:
         value = np.nan
-    if not np.isfinite(value):
-        raise DataError(f"{path}: {element.tag} has {key}={element.get(key)!r}, which is no number")
+    if not abs(value) < _FARTHEST:
+        raise DataError(f"{path}: {element.tag} has {key}={element.get(key)!r}, which is no number of pixels")
     return value
 
 

@@ -93,11 +93,11 @@ def read_manifest(
 
     Columns: `slide` (path from the manifest's folder, absolute path or URL), and if wanted `query`, `slide_mpp`
     (`0.25` or `0.25 0.26`) and `label`. Several rows of one slide are several queries of it. What a row leaves
-    empty is taken from `queries` and `slide_mpp`.
+    empty is taken from `queries` and `slide_mpp`, which is not for tile stores: these have their scale.
 
     Raises:
-        FleetError: not such a CSV (line and column are named), a slide without a query, or two slides whose
-            outputs would have the same name.
+        FleetError: not such a CSV (line and column are named), a slide without a query, a tile store with a
+            slide_mpp, or two slides whose outputs would have the same name.
         QueryError: a query is empty.
     """
     try:
@@ -109,11 +109,15 @@ def read_manifest(
     jobs: dict[str, Job] = {}
     for line, row in _rows(path, text):
         source, name = _placed(row["slide"], Path(os.path.abspath(path)).parent)
+        own_mpp = _mpp(row["slide_mpp"], f"{path}, line {line}")
+        has_scale = is_store(source)
+        if has_scale and own_mpp:
+            raise FleetError(f"{path}, line {line}: {row['slide']} is a tile store, which has its scale: no slide_mpp")
         job = Job(
             source=source,
             name=name,
             queries=tuple(clean_queries(row["query"] or queries)) if row["query"] or queries else (),
-            slide_mpp=_mpp(row["slide_mpp"], f"{path}, line {line}") or slide_mpp,
+            slide_mpp=own_mpp or (None if has_scale else slide_mpp),
             label=row["label"],
         )
         if not job.queries:

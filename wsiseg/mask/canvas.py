@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from types import TracebackType
 import numpy as np
 
 from wsiseg.errors import OutputError
+from wsiseg.files import no_room
 from wsiseg.mask.blend import RollingBand
 
 _BAND_ROWS = 256
@@ -70,11 +70,15 @@ class Canvas:
         """Write the rows still in memory; no tile may follow."""
         self._flush(self.m_height)
 
-    def bands(self) -> Iterator[tuple[int, np.ndarray]]:
-        """The finished canvas from top to bottom: (m_y0, (h, m_width) uint8). Bands of zeros are left out."""
+    def bands(self, m_top: int = 0, m_bottom: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """The finished canvas from top to bottom: (m_y0, (h, m_width) uint8). Bands of zeros are left out, and those
+        outside the rows m_top to m_bottom."""
         self._file.flush()
-        for m_y0 in np.flatnonzero(self._written).tolist():
-            m_y0 *= _BAND_ROWS
+        m_tops = np.flatnonzero(self._written) * _BAND_ROWS
+        within = m_tops + _BAND_ROWS > m_top
+        if m_bottom is not None:
+            within &= m_tops < m_bottom
+        for m_y0 in m_tops[within].tolist():
             band = np.empty((min(_BAND_ROWS, self.m_height - m_y0), self.m_width), np.uint8)
             self._file.seek(m_y0 * self.m_width)
             self._file.readinto(band)  # type: ignore[attr-defined]
@@ -116,7 +120,4 @@ class Canvas:
             raise self._full(error) from error
 
     def _full(self, error: OSError) -> OutputError:
-        reason = error.strerror or os.strerror(error.errno or 0)
-        return OutputError(
-            f"cannot keep the mask in {self._folder}: {reason}; point TMPDIR at a disk with room"
-        )
+        return no_room("the mask", self._folder, error)

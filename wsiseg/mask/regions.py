@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -10,7 +12,7 @@ import shapely
 
 from wsiseg.mask.measure import mean_inside
 from wsiseg.mask.shapes import repair, simplify
-from wsiseg.mask.trace import contour, trace
+from wsiseg.mask.trace import contoured, traced
 
 if TYPE_CHECKING:
     from wsiseg.mask.canvas import Canvas
@@ -23,6 +25,7 @@ Origin = Literal["qupath", "slide"]
 class Region:
     """One connected outline.
 
+    place: in the order of all from top to bottom; of the topmost, leftmost corner.
     polygon: Polygon (or MultiPolygon, where rounding pinched one apart) in level-0 pixels, valid on the
         0.01 grid.
     m_point: a point inside, (x, y) in model pixels of the canvas, wherever the origin of `polygon` lies.
@@ -30,6 +33,7 @@ class Region:
     mean_probability: of the canvas's pixels whose centres lie inside, 0 to 1.
     """
 
+    place: int
     polygon: shapely.Polygon | shapely.MultiPolygon
     m_point: tuple[float, float]
     area_um2: float
@@ -47,8 +51,8 @@ def regions(
     simplify_um: float | None = None,
     outline: Literal["smooth", "pixel"] = "smooth",
     origin: Origin = "slide",
-) -> list[Region]:
-    """Outline where the finished canvas reaches `threshold`, from top to bottom.
+) -> Iterator[Region]:
+    """Outline where the finished canvas reaches `threshold`: each outline when the scan has passed its end.
 
     Args:
         threshold: in (0, 1].
@@ -60,15 +64,21 @@ def regions(
         origin: where (0, 0) of the polygons lies: the slide's level-0 corner, or where QuPath puts it.
     """
     m_min_area = min_area_um2 / grid.spec.mpp**2
+    m_tolerance = 0.25 if simplify_um is None else simplify_um / grid.spec.mpp
     if outline == "smooth":
-        m_polygons = contour(canvas.bands(), canvas.m_width, threshold * 255, m_min_area)
+        batches = contoured(canvas.bands(), canvas.m_width, threshold * 255, m_min_area)
     else:
         foreground = ((y, band >= threshold * 255) for y, band in canvas.bands())
-        m_polygons = trace(foreground, canvas.m_width, m_min_area)
-    m_polygons = m_polygons[shapely.area(m_polygons) >= m_min_area]
-    m_tolerance = 0.25 if simplify_um is None else simplify_um / grid.spec.mpp
-    m_polygons = simplify(m_polygons, m_tolerance)
+        batches = traced(foreground, canvas.m_width, m_min_area)
+    for places, m_polygons in batches:
+        large = shapely.area(m_polygons) >= m_min_area
+        m_polygons = simplify(m_polygons[large], m_tolerance)
+        yield from _measured(canvas, grid, places[large], m_polygons, min_area_um2, origin)
 
+
+def _measured(
+    canvas: Canvas, grid: Grid, places: np.ndarray, m_polygons: np.ndarray, min_area_um2: float, origin: Origin
+) -> Iterator[Region]:
     polygons = repair(_to_level0(m_polygons, grid, origin))
     um = shapely.transform(polygons, lambda l0_xy: l0_xy * (grid.slide.mpp_x, grid.slide.mpp_y))
     area = shapely.area(um)
@@ -76,6 +86,7 @@ def regions(
     m_polygons, polygons, um, area = m_polygons[kept], polygons[kept], um[kept], area[kept]
     points = shapely.point_on_surface(m_polygons)
     columns = zip(
+        places[kept].tolist(),
         polygons,
         zip(shapely.get_x(points).tolist(), shapely.get_y(points).tolist(), strict=True),
         area.tolist(),
@@ -84,7 +95,7 @@ def regions(
         _mean_probability(canvas, m_polygons, points).tolist(),
         strict=True,
     )
-    return [Region(*values) for values in columns]
+    return (Region(*values) for values in columns)
 
 
 def l0_origin(l0_bounds: tuple[int, int, int, int] | None, origin: Origin) -> tuple[int, int]:
@@ -103,7 +114,10 @@ def _to_level0(m_polygons: np.ndarray, grid: Grid, origin: Origin) -> np.ndarray
 
 
 def _mean_probability(canvas: Canvas, m_polygons: np.ndarray, points: np.ndarray) -> np.ndarray:
-    mean = mean_inside(canvas.bands(), m_polygons)
+    if not len(m_polygons):
+        return np.empty(0)
+    _, m_top, _, m_bottom = shapely.total_bounds(m_polygons)
+    mean = mean_inside(canvas.bands(math.floor(m_top), math.ceil(m_bottom)), m_polygons)
     for i in np.flatnonzero(np.isnan(mean)):  # thinner than a pixel
         m_x, m_y = int(points[i].x), int(points[i].y)
         mean[i] = canvas.window(m_x, m_y, 1, 1)[0, 0]

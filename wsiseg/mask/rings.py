@@ -40,22 +40,15 @@ def link(vertex: np.ndarray, code: np.ndarray, m_width: int, *, split_touching: 
 
     Args:
         vertex: (k,) i · (m_width + 1) + j, ascending: every vertex with an odd number of foreground pixels,
-            and every checkerboard.
+            and every checkerboard, twice, or once where only one of its two outlines is asked for.
         code: (k,) uint8.
         split_touching: cut a ring where it passes a vertex twice, as OGC validity of pixel outlines demands.
     """
-    # Foreground is 4-connected: at a checkerboard two outlines meet, each turning around its own pixel.
-    double = (code == _AD) | (code == _BC)
-    source = np.repeat(np.arange(len(vertex)), 1 + double)
-    second = np.zeros(len(source), bool)
-    second[1:] = source[1:] == source[:-1]
-    code, double = code[source], double[source]
-    y, x = (a.astype(np.int32) for a in np.divmod(vertex[source], m_width + 1))
-
-    column_order = _column_order(x, (code == _BC) & second)
+    y, x = (a.astype(np.int32) for a in np.divmod(vertex, m_width + 1))
+    down = column_order(x, vertex, code)
     vertical_partner = np.empty(len(x), np.int32)
-    vertical_partner[column_order[0::2]] = column_order[1::2]
-    vertical_partner[column_order[1::2]] = column_order[0::2]
+    vertical_partner[down[0::2]] = down[1::2]
+    vertical_partner[down[1::2]] = down[0::2]
 
     edge = np.arange(len(x) // 2, dtype=np.int32)
     foreground_below = (code[0::2] >> _D & 1).astype(bool)
@@ -63,7 +56,7 @@ def link(vertex: np.ndarray, code: np.ndarray, m_width: int, *, split_touching: 
     successor = vertical_partner[start ^ 1] >> 1
     label = _cycles(successor)
     if split_touching:
-        first = np.flatnonzero(double & ~second)
+        first = np.flatnonzero(vertex[1:] == vertex[:-1])
         touching = first[label[first >> 1] == label[(first + 1) >> 1]]
         if len(touching):
             successor = _split(successor, touching, code[touching] == _AD)
@@ -73,7 +66,7 @@ def link(vertex: np.ndarray, code: np.ndarray, m_width: int, *, split_touching: 
     start = start[order]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     area = np.add.reduceat((x[start].astype(np.int64) - x[start ^ 1]) * y[start], offsets[:-1])
-    return Rings(x, y, column_order, start, offsets, area)
+    return Rings(x, y, down, start, offsets, area)
 
 
 def without_small(rings: Rings, min_area: float) -> Rings:
@@ -93,22 +86,58 @@ def without_small(rings: Rings, min_area: float) -> Rings:
     return replace(rings, start=rings.start[np.repeat(kept, lengths)], offsets=offsets, area=rings.area[kept])
 
 
-def polygons(rings: Rings, xy: np.ndarray, offsets: np.ndarray, min_area: float = 0.0) -> np.ndarray:
-    """Shells with their holes, as (N,) shapely Polygons in the order of the shells.
+def follow(rings: Rings, crossings: np.ndarray, verticals: int) -> tuple[np.ndarray, np.ndarray]:
+    """Put the crossings in ring order.
+
+    Args:
+        crossings: (c, 2): those of the horizontal edges in row order, then, from index `verticals` on,
+            those of the vertical edges in column order. Edges in the same order own one for every pixel of
+            their length.
+
+    Returns:
+        xy (c, 2) and offsets (n + 1,) of the rings in it, unclosed.
+    """
+    x, y, start = rings.x, rings.y, rings.start
+    end = start ^ 1
+    rank = np.empty(len(x), np.int64)  # of each corner in column order
+    rank[rings.column_order] = np.arange(len(x))
+    length_h = x[1::2] - x[0::2]
+    length_v = y[rings.column_order[1::2]] - y[rings.column_order[0::2]]
+    first_h = np.cumsum(length_h) - length_h
+    first_v = np.cumsum(length_v) - length_v + verticals
+
+    # Each horizontal edge, then the vertical one that follows it; from the last crossing back when run
+    # backwards.
+    edge = np.stack([start >> 1, rank[end] >> 1], axis=1)
+    backwards = np.stack([start & 1, rank[end] & 1], axis=1)
+    length = np.stack([length_h[edge[:, 0]], length_v[edge[:, 1]]], axis=1).astype(np.int64)
+    first = np.stack([first_h[edge[:, 0]], first_v[edge[:, 1]]], axis=1) + backwards * (length - 1)
+    xy = crossings[gather(first.ravel(), length.ravel(), 1 - 2 * backwards.ravel())]
+    ends = np.concatenate([[0], np.cumsum(length.sum(axis=1))])
+    return xy, ends[rings.offsets]
+
+
+def polygons(
+    rings: Rings, xy: np.ndarray, offsets: np.ndarray, min_area: float = 0.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Shells with their holes.
 
     Args:
         xy: (v, 2) the vertices of all rings, unclosed, of which ring r owns offsets[r]:offsets[r + 1].
         min_area: rings that enclose less are left out, shells and holes; no hole loses its shell, which is larger.
+
+    Returns:
+        (N,) shapely Polygons, (N,) the rings that are their shells, ascending, and the rings that are holes of none.
     """
-    large = _enclosed(xy, offsets) >= min_area
-    xy, offsets = _taken(xy, offsets, np.flatnonzero(large))
+    large = np.flatnonzero(_enclosed(xy, offsets) >= min_area)
+    xy, offsets = _taken(xy, offsets, large)
     ring_area, ring_top = rings.area[large], rings.start[rings.offsets[:-1][large]]
     closed = np.insert(xy, offsets[1:], xy[offsets[:-1]], axis=0)
     offsets = offsets + np.arange(len(offsets))
     shell, hole = np.flatnonzero(ring_area > 0), np.flatnonzero(ring_area < 0)
     shells = _from_rings(closed, offsets, shell, np.ones(len(shell), np.int64))
     if not len(hole):
-        return shells
+        return shells, large[shell], hole
 
     # The pixel above a hole's topmost edge is foreground of the polygon around it: of all shells that
     # contain its centre that polygon's is the smallest, as shells nest.
@@ -120,16 +149,17 @@ def polygons(rings: Rings, xy: np.ndarray, offsets: np.ndarray, min_area: float 
     inside = shapely.contains_xy(shells[s], m_x[h], m_y[h])
     h, s = h[inside], s[inside]
     smallest_first = np.lexsort((ring_area[shell[s]], h))
-    _, first = np.unique(h[smallest_first], return_index=True)
-    parent = s[smallest_first][first]  # (holes,)
+    housed, first = np.unique(h[smallest_first], return_index=True)
+    parent = s[smallest_first][first]  # (housed,)
+    alone = np.delete(hole, housed)
 
     counts = 1 + np.bincount(parent, minlength=len(shell))
     is_hole = np.ones(counts.sum(), bool)
     is_hole[np.cumsum(counts) - counts] = False
     sequence = np.empty(len(is_hole), np.int64)
     sequence[~is_hole] = shell
-    sequence[is_hole] = hole[np.argsort(parent, kind="stable")]
-    return _from_rings(closed, offsets, sequence, counts)
+    sequence[is_hole] = hole[housed][np.argsort(parent, kind="stable")]
+    return _from_rings(closed, offsets, sequence, counts), large[shell], large[alone]
 
 
 def _enclosed(xy: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -157,14 +187,20 @@ def gather(start: np.ndarray, length: np.ndarray, step: np.ndarray | int = 1) ->
     )
 
 
-def _column_order(x: np.ndarray, goes_up_second: np.ndarray) -> np.ndarray:
-    """Corners by column, then row; at a checkerboard the one whose vertical edge goes up comes first."""
+def column_order(x: np.ndarray, vertex: np.ndarray, code: np.ndarray) -> np.ndarray:
+    """Corners (k,) by column, then row; at a checkerboard the one whose vertical edge goes up comes first."""
     upper_first = np.arange(len(x), dtype=np.int32)
-    swap = np.flatnonzero(goes_up_second)
+    swap = np.flatnonzero((vertex[1:] == vertex[:-1]) & (code[1:] == _BC)) + 1
     upper_first[swap], upper_first[swap - 1] = swap - 1, swap
     # Stable sorting of 16-bit keys is a radix sort, several times as fast.
     key = x.astype(np.uint16) if x.max() < 2**16 else x
     return upper_first[np.argsort(key, kind="stable")]
+
+
+def twice_at_checkerboards(vertex: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Foreground is 4-connected: at a checkerboard two outlines meet, each turning around its own pixel."""
+    times = 1 + ((code == _AD) | (code == _BC))
+    return np.repeat(vertex, times), np.repeat(code, times)
 
 
 def _cycles(successor: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What is done to many polygons at once before they are written: simplify, fill small holes, repair."""
+"""What is done to many polygons at once before they are written: simplify, repair."""
 
 from __future__ import annotations
 
@@ -26,21 +26,6 @@ def simplify(polygons: np.ndarray, tolerance: float) -> np.ndarray:
     broken[owner[lost]] = True
     simple[broken] = shapely.simplify(polygons[broken], tolerance, preserve_topology=True)
     return simple
-
-
-def fill_holes(polygons: np.ndarray, min_area: float) -> np.ndarray:
-    """Polygons (N,) without their holes smaller than `min_area` (in the polygons' own unit)."""
-    rings, owner = shapely.get_rings(polygons, return_index=True)
-    hole = np.zeros(len(rings), bool)
-    hole[1:] = owner[1:] == owner[:-1]  # a polygon's first ring is its shell
-    small = hole.copy()
-    small[hole] = shapely.area(shapely.polygons(rings[hole])) < min_area
-    affected = np.isin(owner, owner[small])
-    changed, target = np.unique(owner[affected & ~small], return_inverse=True)
-    polygons = polygons.copy()
-    if len(changed):
-        polygons[changed] = shapely.polygons(rings[affected & ~small], indices=target)
-    return polygons
 
 
 def repair(polygons: np.ndarray) -> np.ndarray:

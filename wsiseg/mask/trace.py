@@ -2,8 +2,8 @@
 
 The raster is read once, in bands of rows. Of each band only the corners of its outlines are kept: the
 lattice vertices whose 2×2 pixels hold one or three foreground pixels, or two on a diagonal (which count
-twice). They are linked once, at the end (`rings.py`): in row order the corners pair up into horizontal
-edges, in column order into vertical ones, and following them alternately gives the rings. There are no
+twice). They are linked (`rings.py`) when enough have come (`front.py`): in row order the corners pair up into
+horizontal edges, in column order into vertical ones, and following them alternately gives the rings. There are no
 seams, so there is nothing to join.
 
 Foreground is 4-connected, background 8-connected. Two kinds of outline share all of this:
@@ -17,42 +17,51 @@ Foreground is 4-connected, background 8-connected. Two kinds of outline share al
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from wsiseg.mask.rings import Rings, gather, link, polygons, without_small
+from wsiseg.mask.front import Finished, Scanned, finished
+from wsiseg.mask.rings import twice_at_checkerboards
 
 Bands = Iterable[tuple[int, np.ndarray]]
 """(m_y0, (h, m_width)) from top to bottom, of any heights; rows left out count as 0."""
 
 _CACHE_ROWS = 128
+_NO_CROSSINGS = np.empty((0, 2))
 
 
 def trace(bands: Bands, m_width: int, min_area: float = 0.0) -> np.ndarray:
-    """Polygons along the pixel edges of the non-zero pixels.
+    """All polygons of `traced` at once, ordered by their topmost, leftmost corner."""
+    return _all(traced(bands, m_width, min_area))
+
+
+def contour(bands: Bands, m_width: int, level: float, min_area: float = 0.0) -> np.ndarray:
+    """All polygons of `contoured` at once, ordered by their topmost, leftmost corner."""
+    return _all(contoured(bands, m_width, level, min_area))
+
+
+def traced(bands: Bands, m_width: int, min_area: float = 0.0) -> Iterator[Finished]:
+    """Polygons along the pixel edges of the non-zero pixels, batch by batch.
 
     Args:
         min_area: shells and holes that enclose less are left out.
 
     Returns:
-        (N,) shapely Polygons in the plane of the raster (pixel (x, y) covers [x, x+1] × [y, y+1]), valid,
-        with holes, ordered by their topmost, leftmost corner. Their areas add up to the pixel count.
+        Where each one begins, and (N,) shapely Polygons in the plane of the raster (pixel (x, y) covers
+        [x, x+1] × [y, y+1]), valid, with holes. Their areas add up to the pixel count.
     """
-    scanned = [_corners(m_y0, _foreground(sheet, 1)) for m_y0, sheet in _sheets(bands, m_width)]
-    vertex, code = _joined(scanned, 2)
-    if not len(vertex):
-        return np.empty(0, object)
-    rings = without_small(link(vertex, code, m_width, split_touching=True), min_area)
-    if not len(rings.start):
-        return np.empty(0, object)
-    corner = np.stack([rings.start, rings.start ^ 1], axis=1).ravel()  # each horizontal edge's two ends
-    xy = np.stack([rings.x[corner], rings.y[corner]], axis=1).astype(np.float64)
-    return polygons(rings, xy, 2 * rings.offsets, min_area)
+
+    def scan() -> Iterator[tuple[int, Scanned]]:
+        for m_y0, sheet in _sheets(bands, m_width):
+            corners = _corners(m_y0, _foreground(sheet, 1))
+            yield m_y0 + len(sheet) - 1, Scanned(*corners, _NO_CROSSINGS, _NO_CROSSINGS)
+
+    return finished(scan(), m_width, min_area, smooth=False)
 
 
-def contour(bands: Bands, m_width: int, level: float, min_area: float = 0.0) -> np.ndarray:
-    """Smooth polygons around the pixels whose value is at least `level`, with sub-pixel vertices.
+def contoured(bands: Bands, m_width: int, level: float, min_area: float = 0.0) -> Iterator[Finished]:
+    """Smooth polygons around the pixels whose value is at least `level`, with sub-pixel vertices, batch by batch.
 
     Args:
         bands: uint8 values at the pixels' centres (x + ½, y + ½); outside the raster the value is 0.
@@ -61,26 +70,25 @@ def contour(bands: Bands, m_width: int, level: float, min_area: float = 0.0) -> 
         min_area: shells and holes that enclose less are left out.
 
     Returns:
-        (N,) shapely Polygons as from `trace`, except that vertices may lie up to half a pixel off the raster.
+        As `traced`, except that vertices may lie up to half a pixel off the raster.
     """
     lowest = int(np.ceil(level))
     if not 0 < lowest <= 255:
         raise ValueError(f"level {level} is not in (0, 255]")
-    scanned = []
-    for m_y0, sheet in _sheets(bands, m_width):
-        mask = _foreground(sheet, lowest)
-        scanned.append((*_corners(m_y0, mask), *_crossings(m_y0, sheet, mask, lowest - 0.5)))
-    vertex, code, horizontal, vertical = _joined(scanned, 4)
-    if not len(vertex):
-        return np.empty(0, object)
-    del scanned
-    # Smooth outlines do not touch at vertices.
-    rings = without_small(link(vertex, code, m_width, split_touching=False), min_area)
-    if not len(rings.start):
-        return np.empty(0, object)
-    by_column = np.argsort(np.rint(vertical[:, 0]).astype(np.int32), kind="stable")
-    crossings = np.concatenate([horizontal, vertical[by_column]])
-    return polygons(rings, *_follow(rings, crossings, len(horizontal)), min_area)
+
+    def scan() -> Iterator[tuple[int, Scanned]]:
+        for m_y0, sheet in _sheets(bands, m_width):
+            mask = _foreground(sheet, lowest)
+            corners, crossings = _corners(m_y0, mask), _crossings(m_y0, sheet, mask, lowest - 0.5)
+            yield m_y0 + len(sheet) - 1, Scanned(*corners, *crossings)
+
+    return finished(scan(), m_width, min_area, smooth=True)
+
+
+def _all(batches: Iterable[Finished]) -> np.ndarray:
+    nothing = (np.empty(0, np.int64), np.empty(0, object))
+    places, found = map(np.concatenate, zip(nothing, *batches, strict=True))
+    return found[np.argsort(places)]
 
 
 def _sheets(bands: Bands, m_width: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -114,7 +122,7 @@ def _foreground(sheet: np.ndarray, lowest: int) -> np.ndarray:
 
 
 def _corners(m_y0: int, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The corners of a 0/1 sheet: vertex (k,) int64 and code (k,) uint8, as `link` wants them."""
+    """The corners of a 0/1 sheet: vertex (k,) int64 and code (k,) uint8, as `Scanned` wants them."""
     edges = mask[1:] ^ mask[:-1]  # on each line, above each column: does the outline run here?
     corner = edges[:, 1:] ^ edges[:, :-1]  # where a run begins or ends
     checkerboard = edges[:, 1:] & edges[:, :-1]
@@ -124,7 +132,7 @@ def _corners(m_y0: int, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     flat = np.flatnonzero(corner.ravel().view(bool))
     i, j = np.divmod(flat, vertices)
     code = mask[i, j] | mask[i, j + 1] << 1 | mask[i + 1, j] << 2 | mask[i + 1, j + 1] << 3
-    return flat + m_y0 * vertices, code
+    return twice_at_checkerboards(flat + m_y0 * vertices, code)
 
 
 def _crossings(m_y0: int, sheet: np.ndarray, mask: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
@@ -143,40 +151,3 @@ def _crossings(m_y0: int, sheet: np.ndarray, mask: np.ndarray, level: float) -> 
     i, j = np.nonzero((mask[1:, 1:] ^ mask[1:, :-1]).view(bool))
     vertical = np.stack([j + between(sheet[i + 1, j], sheet[i + 1, j + 1]), m_y0 + i + 0.5], axis=1)
     return horizontal, vertical
-
-
-def _follow(rings: Rings, crossings: np.ndarray, verticals: int) -> tuple[np.ndarray, np.ndarray]:
-    """Put the crossings in ring order.
-
-    Args:
-        crossings: (c, 2): those of the horizontal edges in row order, then, from index `verticals` on,
-            those of the vertical edges in column order. Edges in the same order own one for every pixel of
-            their length.
-
-    Returns:
-        xy (c, 2) and offsets (n + 1,) of the rings in it, unclosed.
-    """
-    x, y, start = rings.x, rings.y, rings.start
-    end = start ^ 1
-    rank = np.empty(len(x), np.int64)  # of each corner in column order
-    rank[rings.column_order] = np.arange(len(x))
-    length_h = x[1::2] - x[0::2]
-    length_v = y[rings.column_order[1::2]] - y[rings.column_order[0::2]]
-    first_h = np.cumsum(length_h) - length_h
-    first_v = np.cumsum(length_v) - length_v + verticals
-
-    # Each horizontal edge, then the vertical one that follows it; from the last crossing back when run
-    # backwards.
-    edge = np.stack([start >> 1, rank[end] >> 1], axis=1)
-    backwards = np.stack([start & 1, rank[end] & 1], axis=1)
-    length = np.stack([length_h[edge[:, 0]], length_v[edge[:, 1]]], axis=1).astype(np.int64)
-    first = np.stack([first_h[edge[:, 0]], first_v[edge[:, 1]]], axis=1) + backwards * (length - 1)
-    xy = crossings[gather(first.ravel(), length.ravel(), 1 - 2 * backwards.ravel())]
-    ends = np.concatenate([[0], np.cumsum(length.sum(axis=1))])
-    return xy, ends[rings.offsets]
-
-
-def _joined(scanned: Sequence[tuple[np.ndarray, ...]], columns: int) -> tuple[np.ndarray, ...]:
-    if not scanned:
-        return (np.empty(0, np.int64),) * columns
-    return tuple(np.concatenate(parts) for parts in zip(*scanned, strict=True))

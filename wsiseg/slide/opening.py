@@ -44,6 +44,24 @@ def open_slide(
     return patiently(name, opened)
 
 
+def check_unchanged(slide: Slide, *, all_read: bool) -> None:
+    """Raise SlideError unless the file of an open slide is still the one that was opened.
+
+    One that has vanished by now may have done so: if `all_read`, all of it was read before.
+    """
+    if slide.backend == "image":  # which was read whole when it was opened
+        return
+    try:
+        with open_slide(slide.source, backend=slide.backend) as again:
+            unchanged = again.fingerprint == slide.fingerprint
+    except SlideError:
+        if not all_read:  # perhaps for this reason
+            raise
+        return
+    if not unchanged:
+        raise SlideError(f"{slide.source} changed while it was being read: run again")
+
+
 def _opener(backend: str) -> Callable[[str, float | tuple[float, float] | None], Slide]:
     # Imported where used: a plain image needs no OpenSlide, `wsiseg --help` none of them.
     if backend == "openslide":

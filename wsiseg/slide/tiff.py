@@ -19,8 +19,9 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-# Vendors whose levels are grids of tiles without overlap, gap or offset: a tile's index gives its place.
-PLAIN_TILED = ("aperio", "generic-tiff", "ome")
+# Vendors whose levels are grids of tiles without overlap, gap or offset: a tile's index gives its place. So are OME's,
+# but their pages may be channels and planes of other images.
+PLAIN_TILED = ("aperio", "generic-tiff")
 
 _MICRONS = {"pm": 1e-6, "nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 

@@ -33,7 +33,6 @@ from wsiseg.tiles.grid import Grid
 if TYPE_CHECKING:
     from wsiseg.slide import Slide
 
-PLAIN_VENDORS = {"aperio", "generic-tiff"}
 MAX_KEPT_BYTES = 64 << 20  # decoded native tiles kept for the next row; beyond it some are decoded twice
 
 Key = tuple[int, int]  # n_row, n_column
@@ -99,7 +98,7 @@ class NativeLevel:
 def open_native_level(slide: Slide, level: int) -> NativeLevel | None:
     """The level for decoding once, or None where the slide has to read it itself. The caller closes it."""
     file = slide.native_source()
-    if file is None or slide.vendor not in PLAIN_VENDORS or slide.l0_bounds:
+    if file is None or slide.l0_bounds:
         return None
     if not float(slide.level_downsamples[level]).is_integer():
         return None

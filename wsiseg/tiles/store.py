@@ -28,6 +28,7 @@ import numpy as np
 from wsiseg import __version__
 from wsiseg.errors import OutputError, StoreError
 from wsiseg.files import atomic_write
+from wsiseg.slide.opening import check_unchanged
 from wsiseg.slide.source import is_url
 from wsiseg.tiles.ahead import map_ahead, read_ahead
 from wsiseg.tiles.attributes import StoreAttributes, explain_difference, parse_attributes
@@ -189,7 +190,7 @@ def write_store(
         StoreError: `path` is something else, a store of another slide or grid, one begun by another version
             of wsiseg, or one that another process is writing.
         OutputError: it cannot be written. What is whole stays, and the next run goes on from there.
-        SlideError: the slide cannot be read.
+        SlideError: the slide cannot be read, or changed meanwhile.
     """
     folder = Path(path)
     level = slide.level_for_mpp(grid.spec.mpp)[0]
@@ -216,6 +217,7 @@ def write_store(
             _write_missing_shards(SlideTiles(slide, grid, on_bad_tile), folder, gaps, progress)
         finished = replace(stored, complete=True, left_out=_left_out(folder, len(grid)) if pixels else ())
         if stored != finished:
+            check_unchanged(slide, all_read=not finished.left_out)
             _write_group(folder, finished)
     return TileStore.open(folder, on_bad_tile=on_bad_tile)
 
