@@ -82,6 +82,14 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: Callable[[Path], bo
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
 
 
+def remove(path: Path) -> None:
+    """A file or folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def check_writable(path: str | os.PathLike[str], *, replaces: Callable[[Path], bool] | None = None) -> None:
     """Raise OutputError now if `atomic_write(path)` could not even begin: before hours of work, not after.
 

@@ -77,7 +77,7 @@ def test_a_manifest_gives_each_slide_its_queries_scale_and_label(tmp_path: Path)
         ("slide,query\n,q\n", "line 2: no slide"),
         ("slide,query,slide_mpp\na.svs,q,-1\n", "line 2: slide_mpp is '-1'"),
         ("slide,query,slide_mpp\na.svs,q,0.5\na.svs,r,0.6\n", "line 3: a.svs has another slide_mpp"),
-        ("slide,query\na.svs,q\nA.svs,q\n", "would both write A.svs.geojson"),
+        ("slide,query\na.svs,q\nA.svs,q\n", "would both write A.svs there"),
         ('slide,query\n"a.svs,q\n', "not CSV"),
         (b"slide,query\n\xff,q\n", "not UTF-8"),
     ],

@@ -19,7 +19,6 @@ import shapely
 from wsiseg.belonging import place_of
 from wsiseg.geojson import Annotation, safe_polygons
 from wsiseg.qupath import Color, clean_class, clean_name
-from wsiseg.review import is_kept
 
 NO_GROUP = "None"
 EXCLUSION = "Exclusion"
@@ -29,8 +28,7 @@ _BATCH = 1024
 def write(annotations: Sequence[Annotation], run: Mapping[str, Any], file: IO[bytes]) -> None:
     """GeoJSONError if `run` does not say where the corner of the slide lies."""
     l0_origin = np.array(place_of(run).l0_origin)
-    kept = [a for a in annotations if is_kept(a.metadata)]
-    classes = {a.classification: a.color for a in kept}
+    classes = {a.classification: a.color for a in annotations}
     taken = {NO_GROUP}
     groups = {name: _unused(_plain(clean_class(name)), taken) if name else NO_GROUP for name in classes}
     exclusions = {
@@ -39,9 +37,9 @@ def write(annotations: Sequence[Annotation], run: Mapping[str, Any], file: IO[by
     }
     file.write(b'<?xml version="1.0" encoding="UTF-8"?>\n<ASAP_Annotations>\n<Annotations>\n')
     holed = set()
-    for a, xy in _rings(kept, holes=False):
+    for a, xy in _rings(annotations, holes=False):
         file.write(_annotation(a, groups[a.classification], xy + l0_origin))
-    for a, xy in _rings(kept, holes=True):
+    for a, xy in _rings(annotations, holes=True):
         file.write(_annotation(a, exclusions[a.classification], xy + l0_origin))
         holed.add(a.classification)
     file.write(b"</Annotations>\n<AnnotationGroups>\n")

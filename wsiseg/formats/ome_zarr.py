@@ -27,7 +27,6 @@ from wsiseg.formats.columns import columns_of
 from wsiseg.geojson import Annotation, safe_polygons
 from wsiseg.mask.raster import paint
 from wsiseg.qupath import clean_class, clean_name, clean_text
-from wsiseg.review import is_kept
 from wsiseg.slide.scale import m_size
 
 if TYPE_CHECKING:
@@ -55,10 +54,9 @@ def write(annotations: Sequence[Annotation], run: Mapping[str, Any], folder: Pat
 
     place = place_of(run)
     levels = list(_levels(place, _mpp(run, place)))
-    kept = [a for a in annotations if is_kept(a.metadata)]
-    polygons = shapely.transform(safe_polygons(kept), lambda l0_xy: l0_xy + place.l0_origin)
-    classes = _classes(kept, run)
-    class_of = np.array([classes[clean_class(a.classification)] for a in kept], np.int64)
+    polygons = shapely.transform(safe_polygons(annotations), lambda l0_xy: l0_xy + place.l0_origin)
+    classes = _classes(annotations, run)
+    class_of = np.array([classes[clean_class(a.classification)] for a in annotations], np.int64)
     paths = list(_paths(classes))
     ome = {"multiscales": [_multiscale(levels, place, "classes")], "omero": {"channels": [_channel(len(classes))]}}
     made_by = orjson.loads(orjson.dumps(run, option=orjson.OPT_SERIALIZE_NUMPY))
@@ -69,7 +67,7 @@ def write(annotations: Sequence[Annotation], run: Mapping[str, Any], folder: Pat
         mine = np.flatnonzero(class_of == number)
         ome = {
             "multiscales": [_multiscale(levels, place, name)],
-            "image-label": _image_label([kept[i] for i in mine]),
+            "image-label": _image_label([annotations[i] for i in mine]),
         }
         group = labels.create_group(path, attributes={"ome": {"version": "0.5"} | ome})
         _paint(group, levels, polygons[mine], np.arange(1, len(mine) + 1))
