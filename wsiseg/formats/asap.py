@@ -28,9 +28,9 @@ _BATCH = 1024
 def write(annotations: Sequence[Annotation], run: Mapping[str, Any], file: IO[bytes]) -> None:
     """GeoJSONError if `run` does not say where the corner of the slide lies."""
     l0_origin = np.array(place_of(run).l0_origin)
-    classes = {a.classification: a.color for a in annotations}
+    classes = {clean_class(a.classification): a.color for a in annotations}
     taken = {NO_GROUP}
-    groups = {name: _unused(_plain(clean_class(name)), taken) if name else NO_GROUP for name in classes}
+    groups = {name: _unused(_plain(name), taken) if name else NO_GROUP for name in classes}
     exclusions = {
         name: _unused(EXCLUSION if len(classes) == 1 else f"{group} {EXCLUSION}", taken)
         for name, group in groups.items()
@@ -38,10 +38,10 @@ def write(annotations: Sequence[Annotation], run: Mapping[str, Any], file: IO[by
     file.write(b'<?xml version="1.0" encoding="UTF-8"?>\n<ASAP_Annotations>\n<Annotations>\n')
     holed = set()
     for a, xy in _rings(annotations, holes=False):
-        file.write(_annotation(a, groups[a.classification], xy + l0_origin))
+        file.write(_annotation(a, groups[clean_class(a.classification)], xy + l0_origin))
     for a, xy in _rings(annotations, holes=True):
-        file.write(_annotation(a, exclusions[a.classification], xy + l0_origin))
-        holed.add(a.classification)
+        file.write(_annotation(a, exclusions[clean_class(a.classification)], xy + l0_origin))
+        holed.add(clean_class(a.classification))
     file.write(b"</Annotations>\n<AnnotationGroups>\n")
     for name, color in classes.items():
         if name:

@@ -156,10 +156,10 @@ def _groups(
 
 def _measurements(members: list[Annotation], first_part: np.ndarray, parts: int) -> list[Measurements]:
     found = []
-    for key in dict.fromkeys(key for a in members for key in a.measurements):
+    for key in dict.fromkeys(key for a in members for key, value in a.measurements.items() if np.isfinite(value)):
         values = np.full(parts, np.nan)
         values[first_part] = [a.measurements.get(key, np.nan) for a in members]
-        values[~np.isfinite(values)] = np.nan
+        values[np.isinf(values)] = np.nan
         name, unit = _KNOWN.get(key) or (_own_code(_long_string(key) or "unnamed"), codes.UCUM.NoUnits)
         found.append(Measurements(name, values, unit))
     return found
