@@ -15,12 +15,15 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import orjson
 import shapely
+import zarr
+from zarr.codecs import ZstdCodec
 
 from wsiseg.belonging import Place, place_of
 from wsiseg.formats.columns import columns_of
@@ -28,9 +31,7 @@ from wsiseg.geojson import Annotation, safe_polygons
 from wsiseg.mask.raster import paint
 from wsiseg.qupath import clean_class, clean_name, clean_text
 from wsiseg.slide.scale import m_size
-
-if TYPE_CHECKING:
-    import zarr
+from wsiseg.tiles.shard import ZSTD_LEVEL, encode_chunk, encode_shard
 
 CHUNK, BLOCK = 512, 2048  # pixels: what a viewer reads at once; what is painted at once, and lies in one file
 _AXES = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in ("y", "x")]
@@ -50,8 +51,6 @@ def write(annotations: Sequence[Annotation], run: Mapping[str, Any], folder: Pat
     Raises:
         GeoJSONError: `run` does not say how large the slide is, and its microns per pixel.
     """
-    import zarr
-
     place = place_of(run)
     levels = list(_levels(place, _mpp(run, place)))
     polygons = shapely.transform(safe_polygons(annotations), lambda l0_xy: l0_xy + place.l0_origin)
@@ -61,7 +60,7 @@ def write(annotations: Sequence[Annotation], run: Mapping[str, Any], folder: Pat
     ome = {"multiscales": [_multiscale(levels, place, "classes")], "omero": {"channels": [_channel(len(classes))]}}
     made_by = orjson.loads(orjson.dumps(run, option=orjson.OPT_SERIALIZE_NUMPY))
     root = zarr.create_group(folder, zarr_format=3, attributes={"ome": {"version": "0.5"} | ome, "wsiseg": made_by})
-    _paint(root, levels, polygons, class_of)
+    _paint(root, folder, levels, polygons, class_of)
     labels = root.create_group("labels", attributes={"ome": {"version": "0.5", "labels": paths}})
     for path, (name, number) in zip(paths, classes.items(), strict=True):
         mine = np.flatnonzero(class_of == number)
@@ -70,7 +69,7 @@ def write(annotations: Sequence[Annotation], run: Mapping[str, Any], folder: Pat
             "image-label": _image_label([annotations[i] for i in mine]),
         }
         group = labels.create_group(path, attributes={"ome": {"version": "0.5"} | ome})
-        _paint(group, levels, polygons[mine], np.arange(1, len(mine) + 1))
+        _paint(group, folder / "labels" / path, levels, polygons[mine], np.arange(1, len(mine) + 1))
 
 
 def is_ours(folder: Path) -> bool:
@@ -162,24 +161,36 @@ def _image_label(annotations: Sequence[Annotation]) -> dict[str, Any]:
     return {"source": {"image": "../../"}, "colors": colors, "properties": properties}
 
 
-def _paint(group: zarr.Group, levels: Sequence[_Level], l0_polygons: np.ndarray, values: np.ndarray) -> None:
-    """Write an array for every level."""
+def _paint(
+    group: zarr.Group, folder: Path, levels: Sequence[_Level], l0_polygons: np.ndarray, values: np.ndarray
+) -> None:
+    """Write an array for every level of `group`, which lies at `folder`."""
     dtype = np.min_scalar_type(int(values.max(initial=0)))
     for number, level in enumerate(levels):
-        array = group.create_array(
+        group.create_array(
             str(number),
             shape=(level.height, level.width),
             dtype=dtype,
             chunks=(CHUNK, CHUNK),
             shards=(BLOCK, BLOCK),
+            compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
             dimension_names=("y", "x"),
         )
         polygons = shapely.transform(l0_polygons, lambda l0_xy, level=level: l0_xy / level.l0_per_m)
         tree = shapely.STRtree(polygons)
-        for y0 in range(0, level.height, BLOCK):
-            for x0 in range(0, level.width, BLOCK):
-                block = np.zeros((min(BLOCK, level.height - y0), min(BLOCK, level.width - x0)), dtype)
-                near = np.sort(tree.query(shapely.box(x0, y0, x0 + block.shape[1], y0 + block.shape[0])))
-                if len(near):
-                    paint(polygons[near], values[near], block, x0, y0)
-                    array[y0 : y0 + block.shape[0], x0 : x0 + block.shape[1]] = block
+        for row, column in product(range(-(-level.height // BLOCK)), range(-(-level.width // BLOCK))):
+            x0, y0 = column * BLOCK, row * BLOCK
+            near = np.sort(tree.query(shapely.box(x0, y0, x0 + BLOCK, y0 + BLOCK)))
+            if len(near):
+                block = np.zeros((BLOCK, BLOCK), dtype)
+                paint(polygons[near], values[near], block, x0, y0)
+                _write_shard(folder / str(number) / "c" / str(row) / str(column), block)
+
+
+def _write_shard(path: Path, block: np.ndarray) -> None:
+    """Zarr would write the same; but it also compresses the chunks that are empty, which are most."""
+    side = BLOCK // CHUNK
+    chunks = block.reshape(side, CHUNK, side, CHUNK).swapaxes(1, 2).reshape(-1, CHUNK, CHUNK)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        file.writelines(encode_shard([encode_chunk(chunk) if chunk.any() else None for chunk in chunks], len(chunks)))
