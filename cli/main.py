@@ -30,6 +30,7 @@ COMMANDS = {
     "render": "Draw a GeoJSON over its slide, as PNG.",
     "view": "Look at a slide in a browser: ask, review and correct outlines.",
     "report": "Write one HTML page on what was found.",
+    "convert": "Write the outlines of a GeoJSON in another format.",
     "models": "List, fetch, build, merge and inspect models.",
     "data": "Import, annotate and inspect training data.",
     "train": "Train a model from a recipe.",

@@ -1,14 +1,15 @@
 """Options that several commands share, so that each has one name, one meaning and one help text.
 
-| option        | segment | info | thumbnail | tile | render | view | report |
-|---------------|---------|------|-----------|------|--------|------|--------|
-| --slide-mpp   | x       | x    | x         | x    | x      | x    | x      |
-| --backend     | x       | x    | x         | x    | x      | x    | x      |
-| --origin      | x       |      |           |      | x      | x    | x      |
-| --device(s)   | x       |      |           |      |        | x    |        |
-| --example     | x       |      |           |      |        |      |        |
-| --max-px      |         |      | x         |      | x      |      |        |
-| --on-bad-tile | x       |      |           | x    |        |      |        |
+| option        | segment | info | thumbnail | tile | render | view | report | convert |
+|---------------|---------|------|-----------|------|--------|------|--------|---------|
+| --slide-mpp   | x       | x    | x         | x    | x      | x    | x      | x       |
+| --backend     | x       | x    | x         | x    | x      | x    | x      | x       |
+| --origin      | x       |      |           |      | x      | x    | x      | x       |
+| --format      | x       |      |           |      |        |      |        | x       |
+| --device(s)   | x       |      |           |      |        | x    |        |         |
+| --example     | x       |      |           |      |        |      |        |         |
+| --max-px      |         |      | x         |      | x      |      |        |         |
+| --on-bad-tile | x       |      |           | x    |        |      |        |         |
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from wsiseg.formats import FORMATS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -117,6 +120,13 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     with atomic_write(path) as file:
         picture.save(file, PICTURE_FORMATS[path.suffix.lower()])
 
+
+format_option = click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(list(FORMATS)),
+    help="Of the outlines; by default what the suffix of --out says, else GeoJSON.",
+)
 
 device_option = click.option(
     "--device",

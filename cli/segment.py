@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from wsiseg.cli.options import (
     device_option,
     example_mpp_option,
     example_option,
+    format_option,
     on_bad_tile_option,
     origin_option,
     progress_bar,
@@ -57,7 +59,8 @@ class Region(click.ParamType):
 @click.command("segment", short_help="Outline what a query asks for: a slide in, GeoJSON out.")
 @click.argument("source", required=False)
 @click.option("--query", "queries", multiple=True, help="What to outline. Several: one class each.")
-@click.option("--out", default="-", help="Write the GeoJSON here instead of stdout; for many slides, a folder.")
+@click.option("--out", default="-", help="Write the outlines here instead of stdout; for many slides, a folder.")
+@format_option
 @click.option("--reasoning", help="Also write what the model said about every tile here, as JSON lines.")
 @example_option
 @example_mpp_option
@@ -117,6 +120,7 @@ def command(
     source: str | None,
     queries: tuple[str, ...],
     out: str,
+    output_format: str | None,
     reasoning: str | None,
     example_files: tuple[tuple[str, str], ...],
     example_mpp: float | None,
@@ -127,7 +131,7 @@ def command(
     run_json: Path | None,
     **options: Any,
 ) -> None:
-    """Outline on SOURCE what the queries ask for, as GeoJSON that QuPath opens.
+    """Outline on SOURCE what the queries ask for, as GeoJSON that QuPath opens, or in another --format.
 
     SOURCE is a slide, a plain image, a URL of one, or a store written by `wsiseg tile`; or many of them: a
     folder, or a CSV with the columns slide, query, slide_mpp, label. Many need --out FOLDER; run again, only
@@ -150,6 +154,8 @@ def command(
                 raise click.UsageError(f"{name} is for one slide.", ctx)
         if run_json is not None and recursive:
             raise click.UsageError("--from repeats a run as it was: leave --recursive out.", ctx)
+        if output_format is not None:
+            options["format"] = output_format
         ctx.exit(segment_many(ctx, source, queries, Path(out), recursive, shard, scheduler, run_json, options))
     if not queries:
         raise click.UsageError("Missing option '--query'.", ctx)
@@ -158,7 +164,7 @@ def command(
     if example_mpp and not example_files:
         raise click.UsageError("--example-mpp is for an --example.", ctx)
     examples = [(image, mask, example_mpp) for image, mask in example_files]
-    segment_one(str(source), queries, out, reasoning, examples, {**options, "region": region})
+    segment_one(str(source), queries, out, output_format, reasoning, examples, {**options, "region": region})
 
 
 def is_many(source: str) -> bool:
@@ -176,17 +182,21 @@ def segment_one(
     source: str,
     queries: tuple[str, ...],
     out: str,
+    output_format: str | None,
     reasoning: str | None,
     examples: list[tuple[str, str, float | None]],
     options: dict[str, Any],
 ) -> None:
+    from wsiseg import formats
     from wsiseg.files import check_writable
     from wsiseg.inference.shots import read_shot
     from wsiseg.pipeline import segment
 
-    for path in (out if out != "-" else None, reasoning):
-        if path is not None:
-            check_writable(path)
+    output_format = output_format or formats.format_of(out)
+    formats.check_path(output_format, None if out == "-" else out)
+    formats.check_source(output_format, source)
+    if reasoning is not None:
+        check_writable(reasoning)
     shots = [read_shot(*example) for example in examples]
     work = work_folder(out)
     said = "the same command goes on from there" if work else "with --out FILE the same command could go on from there"
@@ -195,9 +205,9 @@ def segment_one(
     if reasoning is not None:
         result.write_reasoning(reasoning)
     if out == "-":
-        write_stdout(result.write_to)
+        write_stdout(partial(formats.stream, result.annotations, result.run, name=output_format))
     else:
-        result.write(out)
+        result.write(out, output_format)
     if work:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -205,7 +215,7 @@ def segment_one(
 def work_folder(out: str) -> Path | None:
     """Where answers wait for the file `out` to be written: beside it; None for stdout, a device or a pipe."""
     path = Path(out)
-    if out == "-" or (path.exists() and not path.is_file()):
+    if out == "-" or (path.exists() and not path.is_file() and not path.is_dir()):
         return None
     return path.with_name(f".{path.name[:200]}.answers")
 

@@ -1,13 +1,65 @@
-"""Whether the outlines of a file belong to a slide, and where on it their coordinates begin."""
+"""Whether the outlines of a file belong to a slide, and where on it they lie."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from wsiseg.errors import GeoJSONError
+from wsiseg.mask.regions import Origin, l0_origin
+from wsiseg.qupath import clean_text
+from wsiseg.slide.scale import plausible
+
 if TYPE_CHECKING:
-    from wsiseg.mask.regions import Origin
     from wsiseg.slide import Slide
+    from wsiseg.tiles import SlideIdentity
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where outlines lie: their slide's source, size and microns per level-0 pixel (x, y).
+
+    l0_origin: where (0, 0) of the coordinates lies, in level-0 pixels of the whole slide.
+    """
+
+    source: str
+    l0_width: int
+    l0_height: int
+    mpp: tuple[float, float]
+    l0_origin: tuple[int, int]
+
+
+def slide_facts(slide: SlideIdentity) -> dict[str, Any]:
+    """The member `wsiseg.slide` of a GeoJSON, from which `place_of` knows the slide again."""
+    return {
+        "fingerprint": slide.fingerprint,
+        "source": clean_text(slide.source),
+        "mpp": [slide.mpp_x, slide.mpp_y],
+        "dimensions": [slide.l0_width, slide.l0_height],
+        **({"bounds": list(slide.l0_bounds)} if slide.l0_bounds else {}),
+    }
+
+
+def place_of(run: Mapping[str, Any]) -> Place:
+    """Where the outlines lie whose file has the member `wsiseg` `run`.
+
+    Raises:
+        GeoJSONError: it does not say.
+    """
+    facts = run.get("slide")
+    try:
+        if not isinstance(facts, Mapping):
+            raise TypeError
+        width, height = (int(size) for size in facts["dimensions"])
+        mpp_x, mpp_y = (float(value) for value in facts["mpp"])
+        bounds = tuple(int(value) for value in facts.get("bounds", ())) or None
+        if min(width, height) < 1 or not plausible((mpp_x, mpp_y)) or (bounds and len(bounds) != 4):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise GeoJSONError("the outlines do not say on which slide they lie: give it with --slide") from error
+    origin = l0_origin(bounds, origin_of(run))  # type: ignore[arg-type]
+    return Place(str(facts.get("source", "")), width, height, (mpp_x, mpp_y), origin)
 
 
 def origin_of(run: Mapping[str, Any]) -> Origin:

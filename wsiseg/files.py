@@ -1,10 +1,11 @@
-"""Whole files or none: write under a temporary name, close, fsync, rename."""
+"""Whole files and folders or none: write under a temporary name, close, fsync, rename."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -28,7 +29,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
                 yield device
             return
         target = Path(os.path.realpath(target))
-        temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+        temporary = _beside(target)
         with open(temporary, "xb") as file:
             try:
                 yield file
@@ -45,14 +46,64 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raise OutputError now if `atomic_write(path)` could not even begin: before hours of work, not after."""
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str], *, replaces: Callable[[Path], bool]) -> Iterator[Path]:
+    """A new folder that appears at `path` only when the block ends without an error.
+
+    replaces: whether a folder that is there already may go.
+
+    Raises:
+        OutputError: something else is there, the parent folder is missing or unwritable, or the disk is full;
+            nothing is left behind.
+    """
+    check_writable(path, replaces=replaces)
+    target = Path(os.path.realpath(path))
+    temporary, old = _beside(target), _beside(target)
+    try:
+        temporary.mkdir()
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with open(file, "rb") as written:
+                        os.fsync(written.fileno())
+            if target.exists():
+                os.replace(target, old)
+            os.replace(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if old.exists() and not target.exists():
+                os.replace(old, target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        if isinstance(error, WsisegError):
+            raise
+        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def remove(path: Path) -> None:
+    """A file or folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check_writable(path: str | os.PathLike[str], *, replaces: Callable[[Path], bool] | None = None) -> None:
+    """Raise OutputError now if `atomic_write(path)` could not even begin: before hours of work, not after.
+
+    replaces: of `atomic_folder`, if that is to be written.
+    """
     target = Path(path)
-    if target.is_dir():
+    if replaces is not None:
+        if target.exists() and not (target.is_dir() and replaces(target)):
+            raise OutputError(f"cannot write {target}: something else is there; delete it, or choose another name")
+    elif target.is_dir():
         raise OutputError(f"cannot write {target}: it is a folder")
-    if target.exists() and not target.is_file():
+    elif target.exists() and not target.is_file():
         return
-    probe = Path(os.path.realpath(target)).with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+    probe = _beside(Path(os.path.realpath(target)))
     try:
         probe.touch(exist_ok=False)
         probe.unlink()
@@ -64,3 +115,8 @@ def no_room(what: str, folder: Path, error: OSError) -> OutputError:
     """The error for a temporary file that a run keeps `what` in."""
     reason = error.strerror or os.strerror(error.errno or 0)
     return OutputError(f"cannot keep {what} in {folder}: {reason}; point TMPDIR at a disk with room")
+
+
+def _beside(target: Path) -> Path:
+    """A new hidden name in the same folder."""
+    return target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -139,9 +139,15 @@ def _features(batch: list[Annotation], first: int) -> Iterator[bytes]:
         )
 
 
-def _geometries(batch: list[Annotation], first: int) -> Iterator[dict[str, Any]]:
-    """GeoJSON geometries of safe polygons, whose rings are views of one array of coordinates."""
-    polygons = np.array([annotation.geometry for annotation in batch], object)
+def safe_polygons(annotations: Sequence[Annotation], first: int = 0) -> np.ndarray:
+    """Their geometries (N,), valid on QuPath's 0.01-px grid, a MultiPolygon only where there are several parts.
+
+    first: number of the first annotation, for messages.
+
+    Raises:
+        GeoJSONError: one is not a polygon, or has no area.
+    """
+    polygons = np.array([annotation.geometry for annotation in annotations], object)
     unsafe = ~is_safe(polygons)
     if unsafe.any():
         polygons[unsafe] = repair(polygons[unsafe])
@@ -149,9 +155,15 @@ def _geometries(batch: list[Annotation], first: int) -> Iterator[dict[str, Any]]
     if len(empty):
         i = int(empty[0])
         raise GeoJSONError(
-            f"annotation {first + i}: {shapely.to_wkt(batch[i].geometry)[:80]} is not a polygon "
+            f"annotation {first + i}: {shapely.to_wkt(annotations[i].geometry)[:80]} is not a polygon "
             f"with an area at {GRID_L0} px"
         )
+    return polygons
+
+
+def _geometries(batch: list[Annotation], first: int) -> Iterator[dict[str, Any]]:
+    """GeoJSON geometries of safe polygons, whose rings are views of one array of coordinates."""
+    polygons = safe_polygons(batch, first)
     parts, part_owner = shapely.get_parts(polygons, return_index=True)
     rings, ring_part = shapely.get_rings(parts, return_index=True)
     xy, lengths = shapely.get_coordinates(rings), shapely.get_num_coordinates(rings)

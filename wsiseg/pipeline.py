@@ -20,6 +20,7 @@ import numpy as np
 
 from wsiseg import __version__
 from wsiseg.annotate import annotate, nothing_found, tile_reasoning
+from wsiseg.belonging import slide_facts
 from wsiseg.errors import ModelError, QueryError
 from wsiseg.inference import Segmenter
 from wsiseg.inference.answers import answers
@@ -216,11 +217,7 @@ def _record(
     slide = passes[0][0].grid.slide
     return {
         "version": __version__,
-        "slide": {
-            "fingerprint": slide.fingerprint,
-            "source": clean_text(slide.source),
-            "mpp": [slide.mpp_x, slide.mpp_y],
-        },
+        "slide": slide_facts(slide),
         "model": {"name": model.name, "fingerprint": model.fingerprint},
         "queries": queries,
         "origin": origin,

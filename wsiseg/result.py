@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, overload
 
 import orjson
 
+from wsiseg import formats
 from wsiseg.errors import WsisegError
 from wsiseg.files import atomic_write
 from wsiseg.geojson import Annotation, write_geojson
@@ -79,10 +80,15 @@ class Result:
         """Stream GeoJSON to an open binary file."""
         write_geojson(self.annotations, file, run=self.run)
 
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write GeoJSON to `path`, whole or not at all. OutputError if that fails."""
-        with atomic_write(path) as file:
-            self.write_to(file)
+    def write(self, path: str | os.PathLike[str], format: str | None = None) -> None:  # noqa: A002
+        """Write the outlines to `path`, whole or not at all.
+
+        format: a key of `wsiseg.formats.FORMATS`; None chooses by suffix, GeoJSON where that says nothing.
+
+        Raises:
+            OutputError: that fails, a package is missing, or the format is not for this slide.
+        """
+        formats.write(self.annotations, self.run, path, format)
 
     def write_reasoning(self, path: str | os.PathLike[str]) -> None:
         """Write `reasoning` as JSON lines, one a tile. OutputError if that fails."""

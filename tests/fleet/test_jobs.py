@@ -91,7 +91,7 @@ def test_a_scale_is_for_slides_not_for_tile_stores(tmp_path: Path) -> None:
         ("slide,query\n,q\n", "line 2: no slide"),
         ("slide,query,slide_mpp\na.svs,q,-1\n", "line 2: slide_mpp is '-1'"),
         ("slide,query,slide_mpp\na.svs,q,0.5\na.svs,r,0.6\n", "line 3: a.svs has another slide_mpp"),
-        ("slide,query\na.svs,q\nA.svs,q\n", "would both write A.svs.geojson"),
+        ("slide,query\na.svs,q\nA.svs,q\n", "would both write A.svs there"),
         ('slide,query\n"a.svs,q\n', "not CSV"),
         (b"slide,query\n\xff,q\n", "not UTF-8"),
     ],

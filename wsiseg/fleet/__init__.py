@@ -1,4 +1,4 @@
-"""Many slides: each into its own GeoJSON, none lost, none done twice, here or on a cluster.
+"""Many slides: each into its own file, none lost, none done twice, here or on a cluster.
 
     jobs = fleet.jobs_in_folder("slides", ["outline the nuclei"])   # or fleet.read_manifest("slides.csv")
     records = fleet.run(jobs, "results", fleet.Settings(threshold=0.6))

@@ -240,7 +240,7 @@ def _without_collisions(jobs: Iterable[Job]) -> list[Job]:
         other = names.setdefault(job.name.casefold(), job)
         if other is not job:
             raise FleetError(
-                f"{other.source} and {job.source} would both write {job.name}.geojson: run them apart, "
+                f"{other.source} and {job.source} would both write {job.name} there: run them apart, "
                 "each with its own --out"
             )
     return list(names.values())

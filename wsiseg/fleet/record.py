@@ -1,6 +1,6 @@
 """What is known of every slide of an output folder, and the two files that tell it as a whole.
 
-    results/sub/a.svs.geojson           the outlines
+    results/sub/a.svs.geojson           the outlines, or .parquet, .xml, … in another format
     results/run.json, summary.csv       all slides of the run: put together from the records, by whoever ends last
     results/.wsiseg/sub/a.svs.json      one record a slide: shards of a run never write the same file
     results/.wsiseg/sub/a.svs.claim     whose work it is, while it lasts
@@ -25,6 +25,7 @@ from wsiseg.errors import FleetError, OutputError
 from wsiseg.files import atomic_write
 from wsiseg.fleet.claim import one_at_a_time
 from wsiseg.fleet.jobs import Job
+from wsiseg.formats import DEFAULT, FORMATS
 from wsiseg.mask.regions import Origin
 from wsiseg.tiles import OnBadTile
 
@@ -37,9 +38,10 @@ SUMMARY_COLUMNS = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What all slides of a run share; the arguments of `wsiseg.segment`.
+    """What all slides of a run share; the arguments of `wsiseg.segment`, and the format of its result.
 
     model: name or folder; None is the bundled one. model_fingerprint: that it must have; None takes any.
+    FleetError: there is no such format.
     """
 
     model: str | None = None
@@ -55,6 +57,11 @@ class Settings:
     on_bad_tile: OnBadTile = "stop"
     cache: bool = True
     deterministic: bool = False
+    format: str = DEFAULT
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise FleetError(f"there is no format {self.format!r}, but {', '.join(FORMATS)}")
 
 
 @dataclass(frozen=True)
@@ -84,8 +91,12 @@ class Record:
     notes: list[str] = field(default_factory=list)
 
 
-def output_path(out: Path, job: Job) -> Path:
-    return out / f"{job.name}.geojson"
+def output_path(out: Path, job: Job, settings: Settings) -> Path:
+    return out / output_name(job, settings)
+
+
+def output_name(job: Job, settings: Settings) -> str:
+    return job.name + FORMATS[settings.format].suffix
 
 
 def record_path(out: Path, job: Job) -> Path:
@@ -145,7 +156,7 @@ def write_run(out: Path, jobs: Sequence[Job], settings: Settings) -> list[Record
             records = [_current(job, read_record(out, job), settings) for job in jobs]
             _write_json(out / "run.json", _run(jobs, records, settings))
             with atomic_write(out / "summary.csv") as file:
-                file.write(_summary(jobs, records).encode("utf-8", "replace"))
+                file.write(_summary(jobs, records, settings).encode("utf-8", "replace"))
     except OSError as error:
         if isinstance(error, OutputError):
             raise
@@ -172,7 +183,7 @@ def read_run(path: str | os.PathLike[str]) -> tuple[list[Job], Settings]:
         jobs = [
             Job(
                 source=slide["source"],
-                name=_inner(slide["output"]),
+                name=_inner(slide["output"].removesuffix(FORMATS[settings.format].suffix)),
                 queries=tuple(map(str, slide["queries"])),
                 slide_mpp=tuple(mpp) if isinstance(mpp := slide["slide_mpp"], list) else mpp,
                 label=slide["label"],
@@ -211,7 +222,7 @@ def _run(jobs: Sequence[Job], records: Sequence[Record], settings: Settings) -> 
             {
                 **asdict(record),
                 "source": job.source,
-                "output": f"{job.name}.geojson",
+                "output": output_name(job, settings),
                 "queries": job.queries,
                 "slide_mpp": job.slide_mpp,
                 "label": job.label,
@@ -221,7 +232,7 @@ def _run(jobs: Sequence[Job], records: Sequence[Record], settings: Settings) -> 
     }
 
 
-def _summary(jobs: Sequence[Job], records: Sequence[Record]) -> str:
+def _summary(jobs: Sequence[Job], records: Sequence[Record], settings: Settings) -> str:
     """One row for each slide and query."""
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, SUMMARY_COLUMNS, lineterminator="\n")
@@ -239,19 +250,18 @@ def _summary(jobs: Sequence[Job], records: Sequence[Record]) -> str:
                     "area_um2": f"{record.area_um2.get(query, 0):.2f}" if done else "",
                     "tiles": record.tiles if done else "",
                     "seconds": f"{record.seconds:.2f}" if done else "",
-                    "output": f"{job.name}.geojson" if done else "",
+                    "output": output_name(job, settings) if done else "",
                     "reason": record.reason,
                 }
             )
     return text.getvalue()
 
 
-def _inner(output: str) -> str:
-    """The name of a job from its output's, if that stays within the output folder."""
-    name = output.removesuffix(".geojson")
+def _inner(name: str) -> str:
+    """The same name, if its files stay within the output folder."""
     parts = name.split("/")
     if "\\" in name or "\0" in name or any(not part or part.startswith(".") for part in parts):
-        raise FleetError(f"the output {output!r} lies outside the output folder")
+        raise FleetError(f"the output {name!r} lies outside the output folder")
     return name
 
 

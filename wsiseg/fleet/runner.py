@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from wsiseg import formats
 from wsiseg.errors import FleetError, OutputError, WsisegError
 from wsiseg.fleet.claim import ClaimHeldError
 from wsiseg.fleet.jobs import Job, take_shard
@@ -74,6 +75,8 @@ def run(
 ) -> list[Record]:
     """Segment slides into a folder: `out/NAME.geojson` each, `out/run.json` and `out/summary.csv` of all.
 
+    With another `settings.format` the outlines have its suffix.
+
     What is there already, made by the same things, is kept. A slide that fails is recorded with its reason, and
     the others are done. Any number of runs may work on one folder, at once or one after another.
 
@@ -88,9 +91,11 @@ def run(
     Raises:
         FleetError: `out` holds the outlines of other slides of the same name, or there is no such scheduler.
         ModelError: there is no such model.
-        OutputError: the folder cannot be written. What is done stays; the same call goes on from there.
+        OutputError: the folder cannot be written, or a package for the format is missing. What is done stays; the
+            same call goes on from there.
     """
     folder = Path(os.path.abspath(out))
+    formats.check_packages((settings or Settings()).format)
     settings, report, mine = _placed(settings or Settings()), report or Silent(), take_shard(jobs, shard)
     make_folder(folder / ".wsiseg")
     _refuse_other_slides(jobs, folder, settings)
@@ -216,7 +221,7 @@ def _refuse_other_slides(jobs: Sequence[Job], out: Path, settings: Settings) -> 
     """
     for job in jobs:
         known = read_record(out, job)
-        if known.source == job.source or not output_path(out, job).exists():
+        if known.source == job.source or not output_path(out, job, settings).exists():
             continue
         try:
             same = content_fingerprint(job, settings) == known.slide_fingerprint
@@ -224,6 +229,6 @@ def _refuse_other_slides(jobs: Sequence[Job], out: Path, settings: Settings) -> 
             same = False
         if not same:
             raise FleetError(
-                f"{output_path(out, job)} holds the outlines of {known.source}, not of {job.source}: "
+                f"{output_path(out, job, settings)} holds the outlines of {known.source}, not of {job.source}: "
                 "choose another --out"
             )

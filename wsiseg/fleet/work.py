@@ -1,4 +1,4 @@
-"""The one unit of work, here and on every cluster: one slide and its queries in, one GeoJSON out."""
+"""The one unit of work, here and on every cluster: one slide and its queries in, one file of outlines out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
+from wsiseg import formats
 from wsiseg.errors import ModelError, SlideError, WsisegError
+from wsiseg.files import remove
 from wsiseg.fleet.claim import claimed
 from wsiseg.fleet.jobs import Job
 from wsiseg.fleet.record import (
@@ -61,9 +63,10 @@ def segment_slide(
         try:
             slide_fingerprint = content_fingerprint(job, settings)
             fingerprint = work_fingerprint(job, settings, slide_fingerprint, model)
-            if known.status == "done" and known.fingerprint == fingerprint and output_path(out, job).exists():
+            if known.status == "done" and known.fingerprint == fingerprint and output_path(out, job, settings).exists():
                 shutil.rmtree(work_path(out, job), ignore_errors=True)
                 return known
+            formats.check_source(settings.format, job.source)
             result = _segment(job, out, settings, model, slide_fingerprint, progress)
         except Exception as error:
             record = Record(
@@ -77,7 +80,7 @@ def segment_slide(
             )
             write_record(out, job, record)
             return record
-        _write(out, job, result)
+        _write(out, job, settings, result)
         polygons, area_um2 = _count(result, job.queries)
         record = Record(
             source=job.source,
@@ -147,7 +150,7 @@ def content_fingerprint(job: Job, settings: Settings) -> str:
 
 
 def work_fingerprint(job: Job, settings: Settings, slide_fingerprint: str, model: Segmenter) -> str:
-    """Hex digest of all that a slide's GeoJSON depends on."""
+    """Hex digest of all that a slide's output depends on."""
     made_by = [request_fingerprint(job, settings), slide_fingerprint, model.name, model.fingerprint]
     return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
 
@@ -189,15 +192,15 @@ def _segment(
     return result
 
 
-def _write(out: Path, job: Job, result: Result) -> None:
-    target = output_path(out, job)
+def _write(out: Path, job: Job, settings: Settings, result: Result) -> None:
+    target = output_path(out, job, settings)
     make_folder(target.parent)
     # The record goes before the output that it speaks of is replaced: killed in between, the slide is done again.
     record_path(out, job).unlink(missing_ok=True)
     for path in (target, record_path(out, job)):
         for leftover in path.parent.glob(f".{_escaped(path.name[:200])}.*.tmp"):  # of a killed process
-            leftover.unlink(missing_ok=True)
-    result.write(target)
+            remove(leftover)
+    result.write(target, settings.format)
 
 
 def _escaped(name: str) -> str:

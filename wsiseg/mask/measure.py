@@ -24,7 +24,7 @@ def mean_inside(bands: Bands, polygons: np.ndarray) -> np.ndarray:
     Returns:
         (N,) float64; NaN where no pixel centre of the bands is inside.
     """
-    owner, x, y = _edges(polygons)
+    owner, x, y = edges(polygons)
     # Row r of pixels has its centres at r + ½: edge k crosses rows first[k] … stop[k] - 1.
     first = np.ceil(y.min(axis=1) - 0.5).astype(np.int64)
     stop = np.ceil(y.max(axis=1) - 0.5).astype(np.int64)
@@ -58,7 +58,7 @@ def mean_inside(bands: Bands, polygons: np.ndarray) -> np.ndarray:
         return sums / counts
 
 
-def _edges(polygons: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def edges(polygons: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All edges of all rings, holes running against their shell: owner (e,), x (e, 2), y (e, 2)."""
     parts, part_owner = shapely.get_parts(shapely.orient_polygons(polygons), return_index=True)
     rings, ring_part = shapely.get_rings(parts, return_index=True)

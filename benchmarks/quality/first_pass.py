@@ -1,0 +1,89 @@
+"""What a first look at half the magnification would save, and lose: why `wsiseg segment` has none.
+
+    python -m benchmarks.quality.first_pass STORE.zarr --split val --source ebhi_seg --concept gland \
+        --query "outline the glands"
+
+The middle of each image is asked as four tiles, and once as one tile of twice the µm per pixel. A quarter in which
+the coarse answer draws nothing would not be asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.quality.shared_state import _spread, view
+from wsiseg.inference import Segmenter, TileMask
+from wsiseg.model import load_model
+from wsiseg.training.data.store import QuadrupletStore
+from wsiseg.training.metrics import dice, overlap
+
+THRESHOLDS = (0.5, 0.1)  # of the coarse answer; the fine one is cut at 0.5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--source", required=True)
+    parser.add_argument("--concept", required=True)
+    parser.add_argument("--query", required=True)
+    parser.add_argument("--images", type=int, default=40)
+    arguments = parser.parse_args()
+    store = QuadrupletStore.open(arguments.store)
+    known = [
+        i
+        for i in store.indices(split=arguments.split, source=arguments.source)
+        if arguments.concept in (*store.records[i].present, *store.records[i].absent)
+    ]
+    model = load_model(device="cpu")
+    mpp, size = model.mpp_for(arguments.query), model.tile_size
+    samples = [store.sample(i) for i in _spread(known, arguments.images)]
+    fields = [view(sample, arguments.concept, mpp, 2 * size) for sample in samples]
+    coarse = [view(sample, arguments.concept, 2 * mpp, size)[0] for sample in samples]
+    tiles, truth = (np.stack(part) for part in zip(*fields, strict=True))  # (N, 2S, 2S, 3), (N, 2S, 2S)
+    print(compare(model, tiles, np.stack(coarse), truth, arguments.query, mpp))
+
+
+def compare(
+    model: Segmenter, tiles: np.ndarray, coarse: np.ndarray, truth: np.ndarray, query: str, mpp: float
+) -> str:
+    """Lines of text: what four fine tiles find, and what is left of it behind a coarse look."""
+    fine = drawn(model.segment_tiles(quarters(tiles), query, mpp), 0.5)  # (4N, S, S)
+    there = quarters(truth)
+    asked = fine.any(axis=(1, 2))
+    lines = [f"{len(fine)} tiles, {there.any(axis=(1, 2)).sum()} with it; {_figures(fine, there)}"]
+    looked = model.segment_tiles(coarse, query, 2 * mpp)
+    for threshold in THRESHOLDS:
+        let_in = quarters(drawn(looked, threshold)).any(axis=(1, 2))
+        lines.append(
+            f"coarse look cut at {threshold}: asks {let_in.mean():.2f} of the tiles (and a quarter as many coarse "
+            f"ones), keeps {(let_in & asked).sum() / asked.sum():.3f} of those with an outline; "
+            + _figures(fine & let_in[:, None, None], there)
+        )
+    return "\n".join(lines)
+
+
+def drawn(answers: list[TileMask], threshold: float) -> np.ndarray:
+    """(N, S, S) bool."""
+    side = next((a.probability.shape for a in answers if a.probability is not None), (2, 2))
+    return np.stack([np.zeros(side, bool) if a.probability is None else a.probability > threshold for a in answers])
+
+
+def quarters(fields: np.ndarray) -> np.ndarray:
+    """(N, 2S, 2S, …) -> (4N, S, S, …)."""
+    size = fields.shape[1] // 2
+    parts = [fields[:, y : y + size, x : x + size] for y in (0, size) for x in (0, size)]
+    return np.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])
+
+
+def _figures(masks: np.ndarray, truth: np.ndarray) -> str:
+    there = truth.any(axis=(1, 2))
+    found = np.mean([dice(overlap(m, t)) for m, t in zip(masks[there], truth[there], strict=True)])
+    return f"Dice {found:.3f}, area drawn in vain {masks[~there].mean() if (~there).any() else 0:.4f}"
+
+
+if __name__ == "__main__":
+    main()

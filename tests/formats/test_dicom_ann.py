@@ -1,0 +1,109 @@
+"""DICOM annotations, read back by highdicom's reader and, without its help, by pydicom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+import shapely
+import tifffile
+
+from tests.formats.conftest import AWKWARD, HOSTILE, awkward
+from tests.slide import vendors
+from wsiseg import Result, segment
+from wsiseg.errors import GeoJSONError, OutputError
+from wsiseg.geojson import safe_polygons
+from wsiseg.review import EDITED
+from wsiseg.testing import FakeModel, ring, synthetic_slide
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """One outline with a hole on a DICOM slide of several levels, whose patient has an umlaut in his name."""
+    folder = tmp_path_factory.mktemp("dicom")
+    synthetic_slide(folder / "slide.tif", {"olive": [ring(600, 400, 200, 60)]})
+    scan = vendors.dicom(folder / "series", tifffile.imread(folder / "slide.tif"))
+    image = pydicom.dcmread(scan.path)
+    image.SpecificCharacterSet = "ISO_IR 100"
+    image.PatientName = "Müller^Jürgen"
+    image.PatientID = "4711"
+    image.save_as(scan.path)
+    # Any file of the series names it: here that of the coarsest level.
+    return segment(sorted((folder / "series").iterdir())[-1], "the olive", model=FakeModel(tile_size=128, overlap=32))
+
+
+def polygons(group: pydicom.Dataset) -> list[shapely.Polygon]:
+    """As PS3.3 C.37.1.2 says: floats in pairs, and for each polygon the index, from 1, of its first."""
+    xy = np.frombuffer(group.PointCoordinatesData, "<f4").reshape(-1, 2)
+    starts = (np.frombuffer(group.LongPrimitivePointIndexList, "<u4") - 1) // 2
+    return [shapely.Polygon(corners) for corners in np.split(xy, starts[1:])]
+
+
+def test_outlines_of_a_dicom_slide_refer_to_its_finest_level(found: Result, tmp_path: Path) -> None:
+    found.write(tmp_path / "out.dcm")
+    file = pydicom.dcmread(tmp_path / "out.dcm")
+    slide = pydicom.dcmread(Path(found.run["slide"]["source"]).parent / "level0.dcm")
+    assert file.SOPClassUID.name == "Microscopy Bulk Simple Annotations Storage"
+    assert (file.AnnotationCoordinateType, file.PixelOriginInterpretation) == ("2D", "VOLUME")
+    assert file.ReferencedImageSequence[0].ReferencedSOPInstanceUID == slide.SOPInstanceUID
+    assert file.StudyInstanceUID == slide.StudyInstanceUID
+    assert (str(file.PatientName), file.PatientID) == ("Müller^Jürgen", "4711")
+    outlines, holes = file.AnnotationGroupSequence
+    assert (outlines.AnnotationGroupLabel, holes.AnnotationGroupLabel) == ("the olive", "holes: the olive")
+    assert outlines.AnnotationGroupGenerationType == "AUTOMATIC"
+    (shell,), (hole,) = polygons(outlines), polygons(holes)
+    (expected,) = safe_polygons(found.annotations)
+    assert shell.difference(hole).symmetric_difference(expected).area < 1e-3 * expected.area
+
+
+def test_measurements_classes_and_colours_are_kept(found: Result, tmp_path: Path) -> None:
+    more = [awkward(i, name, geometry) for i, (name, geometry) in enumerate(AWKWARD)]
+    Result([*found.annotations, *more], [], found.run).write(tmp_path / "out.dcm")
+    read = highdicom.ann.annread(tmp_path / "out.dcm")
+    groups = [group for group in read.AnnotationGroupSequence if not group.label.startswith("holes")]
+    cleaned = " ".join(HOSTILE.split()).replace("\\", "/")
+    assert [group.label for group in groups] == ["the olive", cleaned, "Exclusion", "None", "no class"]
+    assert all(group.annotated_property_type.meaning == group.label for group in groups)
+    names, values, units = groups[0].get_measurements()
+    measured = dict(zip((name.meaning for name in names), values[0].tolist(), strict=True))
+    expected = found.annotations[0].measurements
+    assert measured["Area"] == pytest.approx(expected["Area µm^2"])
+    assert measured["Mean probability"] == pytest.approx(expected["Mean probability"])
+    assert [unit.value for unit in units] == ["um2", "um", "1", "1"]
+    _, values, _ = groups[1].get_measurements()
+    assert values.shape == (2, 2)  # parts of one outline
+    assert values[0].tolist() == [1.5, 7.0]
+    assert np.isnan(values[1]).all()
+    colors = [highdicom.color.CIELabColor.from_dicom_value(tuple(g.RecommendedDisplayCIELabValue)) for g in groups]
+    members = [found.annotations[0], *more]
+    assert [color.to_rgb() for color in colors] == [pytest.approx(a.color, abs=1) for a in members]
+    assert {group.algorithm_type.value for group in groups[1:]} == {"MANUAL"}
+
+
+def test_what_a_person_moved_is_half_the_models(found: Result, tmp_path: Path) -> None:
+    found.annotations[0].metadata[EDITED] = "true"
+    found.write(tmp_path / "out.dcm")
+    del found.annotations[0].metadata[EDITED]
+    (first, _) = highdicom.ann.annread(tmp_path / "out.dcm").AnnotationGroupSequence
+    assert first.algorithm_type.value == "SEMIAUTOMATIC"
+    assert first.algorithm_identification.name == "fake"
+
+
+def test_nothing_found_is_a_file_without_groups(found: Result, tmp_path: Path) -> None:
+    Result([], [], found.run).write(tmp_path / "out.dcm")
+    assert len(highdicom.ann.annread(tmp_path / "out.dcm").AnnotationGroupSequence) == 0
+
+
+def test_other_slides_are_refused(result: Result, found: Result, tmp_path: Path) -> None:
+    for run, message in (
+        (result.run, "is not a DICOM slide"),
+        ({}, "do not say on which slide"),
+        ({"slide": {**found.run["slide"], "source": "/gone.dcm"}}, "there is no slide /gone.dcm"),
+        ({"slide": {**found.run["slide"], "dimensions": [10, 10]}}, "its size differs"),
+    ):
+        with pytest.raises((OutputError, GeoJSONError), match=message):
+            Result(result.annotations, [], run).write(tmp_path / "out.dcm")
+    assert not list(tmp_path.iterdir())
