@@ -109,6 +109,18 @@ class Region(click.ParamType):
     default=True,
     help="Of a tile store: do not keep in it what the model saw, for later queries.",
 )
+@click.option(
+    "--weights",
+    type=click.Choice(["full", "8bit", "4bit"]),
+    default="full",
+    show_default=True,
+    help="Of the language model's layers: smaller ones for a smaller card.",
+)
+@click.option(
+    "--first-pass",
+    is_flag=True,
+    help="Look from twice as far away first, and ask only where that finds something: faster where it is rare.",
+)
 @click.option("--deterministic", is_flag=True, help="The same bytes on the same device; slower.")
 @click.option("--recursive", is_flag=True, help="Many slides: look in subfolders too.")
 @click.option("--shard", type=Shard(), help="Many slides: do only this part; by default the SLURM array task's.")

@@ -119,8 +119,10 @@ def most_covered(tree: shapely.STRtree, polygon: shapely.Geometry) -> int:
     return int(near[np.argmax(shapely.area(shapely.intersection(polygon, boxes)))])
 
 
-def nothing_found(query: str, said: Sequence[TileReasoning]) -> str:
-    """A sentence on what was looked at in vain, with the model's own words."""
+def nothing_found(query: str, said: Sequence[TileReasoning], left_out: int) -> str:
+    """A sentence on what was looked at in vain, with the model's own words; a first pass has `left_out` tiles."""
+    if not said and left_out:
+        return f'"{query}": not found; from twice as far away, none of {left_out} tiles was worth a closer look'
     if not said:
         return f'"{query}": no tissue was found there, so nothing was looked at'
     drawn = sum(tile.segmented for tile in said)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from wsiseg import __version__
 from wsiseg.annotate import annotate, nothing_found, tile_reasoning
 from wsiseg.belonging import slide_facts
 from wsiseg.errors import ModelError, QueryError
+from wsiseg.first_pass import worth_asking
 from wsiseg.inference import Segmenter
 from wsiseg.inference.answers import answers
 from wsiseg.inference.devices import SeveralDevices
@@ -34,6 +35,9 @@ from wsiseg.qupath import clean_text
 from wsiseg.result import Result, TileReasoning
 from wsiseg.spill import SpilledAnnotations
 from wsiseg.tiles import Grid, OnBadTile, TileSource
+
+if TYPE_CHECKING:
+    from wsiseg.model.quantised import Weights
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +62,8 @@ def segment(
     examples: Sequence[Shot] = (),
     on_bad_tile: OnBadTile = "stop",
     cache: bool = True,
+    weights: Weights = "full",
+    first_pass: bool = False,
     deterministic: bool = False,
     work: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -88,6 +94,9 @@ def segment(
         on_bad_tile: "stop" ends with an error when a tile cannot be decoded; "skip" leaves it out, and the result's
             `run["skipped_tiles"]` says where.
         cache: keep what the model sees of a store's tiles in the store, for later queries.
+        weights: of a model that is loaded here: "full", "8bit" or "4bit", see `wsiseg.load_model`.
+        first_pass: look from twice as far away first, and ask only tiles in which that finds something: cheaper
+            where the structure is rare, and some of it may be missed (docs/speed.md says how much).
         deterministic: the same bytes on the same device, on one thread and without `cache`.
         work: a folder for answers as they come. A killed call leaves them there, and the same call goes on from
             them, to the same result; the caller removes the folder when the result is safe. None keeps nothing.
@@ -110,11 +119,17 @@ def segment(
             stack.enter_context(fixed_algorithms())
         # The slide first: what is wrong with it should not wait for a model to load.
         opened = open_source(stack, source, backend, slide_mpp, on_bad_tile)
-        segmenter = _shown(_load(model, device), examples)
+        segmenter = _shown(_load(model, device, weights), examples)
         if deterministic and isinstance(segmenter, SeveralDevices):
             raise ModelError("a deterministic run takes one device, such as --device cuda:0")
         l0_region = None if region is None else l0_region_of(region, opened, origin)
         passes = plan_passes(opened, queries, segmenter, mpp, l0_region, on_bad_tile)
+        planned = sum(len(tiles.grid) for tiles, _ in passes)
+        if first_pass:
+            passes = [
+                (worth_asking(tiles, asked, segmenter, batch_size, on_bad_tile, progress), asked)
+                for tiles, asked in passes
+            ]
         done, total = 0, sum(len(tiles.grid) for tiles, _ in passes)
         skipped: list[list[float]] = []
         # Other answers than those of a deterministic run would end that.
@@ -163,8 +178,10 @@ def segment(
     run["parameters"] |= {"threshold": threshold, "min_area_um2": min_area_um2}
     run["parameters"] |= {} if simplify_um is None else {"simplify_um": simplify_um}
     run["parameters"] |= {} if region is None else {"region": list(region)}
+    run["parameters"] |= {"first_pass": True} if first_pass else {}
     notes = [f"{len(skipped)} of {total} tiles could not be read and were left out"] if skipped else []
-    notes += [nothing_found(q, said[q]) for q in queries if not any(tile.polygons for tile in said[q])]
+    notes += [f"the first pass left out {planned - total} of {planned} tiles"] if first_pass else []
+    notes += [nothing_found(q, said[q], planned - total) for q in queries if not any(tile.polygons for tile in said[q])]
     for note in notes:
         log.warning("%s", note)
     return Result(
@@ -183,11 +200,11 @@ def clean_queries(query: str | Sequence[str]) -> list[str]:
     return list(dict.fromkeys(queries))
 
 
-def _load(model: Segmenter | str | os.PathLike[str] | None, device: str | None) -> Segmenter:
+def _load(model: Segmenter | str | os.PathLike[str] | None, device: str | None, weights: Weights) -> Segmenter:
     if model is None or isinstance(model, str | os.PathLike):
         from wsiseg.model import load_model
 
-        return load_model(None if model is None else os.fspath(model), device=device)
+        return load_model(None if model is None else os.fspath(model), device=device, weights=weights)
     return model
 
 

@@ -18,7 +18,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from wsiseg import __version__
 from wsiseg.errors import FleetError, OutputError
@@ -28,6 +28,9 @@ from wsiseg.fleet.jobs import Job
 from wsiseg.formats import DEFAULT, FORMATS
 from wsiseg.mask.regions import Origin
 from wsiseg.tiles import OnBadTile
+
+if TYPE_CHECKING:
+    from wsiseg.model.quantised import Weights
 
 # The model counts by its own fingerprint.
 _HOW_FAST = ("model", "model_fingerprint", "batch_size", "device", "cache")
@@ -56,6 +59,8 @@ class Settings:
     device: str | None = None
     on_bad_tile: OnBadTile = "stop"
     cache: bool = True
+    weights: Weights = "full"
+    first_pass: bool = False
     deterministic: bool = False
     format: str = DEFAULT
 

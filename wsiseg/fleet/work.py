@@ -122,7 +122,7 @@ def load(settings: Settings) -> Segmenter:
     """
     from wsiseg.model import load_model
 
-    return checked_model(load_model(settings.model, device=settings.device), settings)
+    return checked_model(load_model(settings.model, device=settings.device, weights=settings.weights), settings)
 
 
 def checked_model(model: Segmenter, settings: Settings) -> Segmenter:
@@ -183,6 +183,7 @@ def _segment(
         batch_size=settings.batch_size,
         on_bad_tile=settings.on_bad_tile,
         cache=settings.cache,
+        first_pass=settings.first_pass,
         deterministic=settings.deterministic,
         work=work_path(out, job),
         progress=progress,

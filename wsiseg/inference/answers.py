@@ -55,10 +55,10 @@ def _new_answers(
     """About the tiles from `first` on."""
     mpp, size = source.grid.spec.mpp, source.grid.spec.tile_size
     copies: Sequence[Segmenter] = model.copies if isinstance(model, SeveralDevices) else [model]
-    encoders = [copy for copy in copies if isinstance(copy, Encoder)]
+    encoders: list[Encoder] = [copy for copy in copies if isinstance(copy, Encoder)]
     if not encoders:
-        with closing(source.batches(batch_size, first)) as batches:
-            for indices, tiles in batches:
+        with closing(source.batches(batch_size, first)) as read:
+            for indices, tiles in read:
                 yield indices, {q: model.segment_tiles(tiles, q, mpp) for q in queries}
         return
     kept = None

@@ -1,0 +1,82 @@
+"""`first_pass`: fewer tiles are asked, and what is found is what would have been found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import wsiseg
+from wsiseg.errors import StoreError
+from wsiseg.first_pass import FACTOR, coarser
+from wsiseg.slide import open_slide
+from wsiseg.testing import FakeModel, disk, synthetic_slide
+from wsiseg.tiles import Grid, GridSpec, plan_grid, write_store
+from wsiseg.tiles.grid import SlideIdentity, m_length, tile_starts
+
+MODEL = FakeModel(mpp=0.5)
+
+
+@pytest.fixture(scope="module")
+def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tissue all over, and two olive disks far apart."""
+    path = tmp_path_factory.mktemp("slides") / "slide.tif"
+    synthetic_slide(path, {"olive": [disk(400, 500, 90), disk(1300, 900, 60)]}, l0_width=1700, l0_height=1200)
+    return path
+
+
+def test_the_same_is_found_with_fewer_questions(slide_file: Path) -> None:
+    whole, quick = (
+        wsiseg.segment(slide_file, ["the olive", "the orange"], model=MODEL, first_pass=first) for first in (False, True)
+    )
+    assert len(whole.annotations) == 2
+    assert [a.geometry for a in quick.annotations] == [a.geometry for a in whole.annotations]
+    assert 0 < len(quick.reasoning) < len(whole.reasoning) / 3
+    assert quick.run["parameters"]["first_pass"] is True
+    left_out = (len(whole.reasoning) - len(quick.reasoning)) // 2  # of two queries
+    assert quick.notes[0] == f"the first pass left out {left_out} of {len(whole.reasoning) // 2} tiles"
+
+
+def test_a_region_is_looked_at_as_in_the_whole_slide(slide_file: Path) -> None:
+    box = (1200, 800, 250, 250)
+    whole, part = (
+        wsiseg.segment(slide_file, "the olive", model=MODEL, first_pass=True, region=region) for region in (None, box)
+    )
+    assert [a.geometry for a in part.annotations] == [whole.annotations[1].geometry]
+
+
+def test_nothing_worth_a_closer_look_is_said(slide_file: Path) -> None:
+    result = wsiseg.segment(slide_file, "the orange", model=MODEL, first_pass=True)
+    assert list(result.annotations) == result.reasoning == []
+    assert result.notes[-1].startswith('"the orange": not found; from twice as far away, none of ')
+
+
+def test_a_store_has_one_resolution(slide_file: Path, tmp_path: Path) -> None:
+    with open_slide(slide_file) as slide:
+        write_store(slide, plan_grid(slide, GridSpec(0.5, 128, 32)), tmp_path / "slide.zarr")
+    with pytest.raises(StoreError, match="a first pass needs the slide itself"):
+        wsiseg.segment(tmp_path / "slide.zarr", "the olive", model=MODEL, first_pass=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_far_tiles_cover_all_near_ones(data: st.DataObject) -> None:
+    width, height = (data.draw(st.integers(1, 3000)) for _ in range(2))
+    mpp, mpp_x, mpp_y = (data.draw(st.floats(0.2, 2)) for _ in range(3))
+    size = data.draw(st.integers(16, 300))
+    spec = GridSpec(mpp, size, data.draw(st.integers(0, size // 2)))
+    slide = SlideIdentity("s", "f", "v", width, height, mpp_x, mpp_y)
+    m_width, m_height = m_length(width, mpp_x, mpp), m_length(height, mpp_y, mpp)
+    x, y = (tile_starts(length, size, spec.overlap) for length in (m_width, m_height))
+    lattice = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    kept = lattice[:: data.draw(st.integers(1, 5))]
+    near = Grid(spec, slide, m_width, m_height, kept, np.ones(len(kept), np.float32))
+    far = coarser(near)
+    covered = np.zeros((m_height + 2 * size, m_width + 2 * size), bool)  # in near pixels
+    for fx, fy in far.m_xy * FACTOR:
+        covered[fy : fy + FACTOR * size, fx : fx + FACTOR * size] = True
+    for nx, ny in near.m_xy:
+        assert covered[ny : min(ny + size, m_height), nx : min(nx + size, m_width)].all()
