@@ -29,9 +29,8 @@ def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_same_is_found_with_fewer_questions(slide_file: Path) -> None:
-    whole, quick = (
-        wsiseg.segment(slide_file, ["the olive", "the orange"], model=MODEL, first_pass=first) for first in (False, True)
-    )
+    queries = ["the olive", "the orange"]
+    whole, quick = (wsiseg.segment(slide_file, queries, model=MODEL, first_pass=first) for first in (False, True))
     assert len(whole.annotations) == 2
     assert [a.geometry for a in quick.annotations] == [a.geometry for a in whole.annotations]
     assert 0 < len(quick.reasoning) < len(whole.reasoning) / 3

@@ -59,6 +59,17 @@ def on_other_tissue(sample: Sample, ground: Sample, rng: np.random.Generator) ->
     )
 
 
+def from_afar(sample: Sample) -> Sample:
+    """`sample` with its mirror images on all sides: enough of a small picture to be looked at from afar.
+
+    No layer is kept, so that nothing is asked about but what is absent. Squamous epithelium, lymphocytes and liver
+    look like anything but themselves at low power to who has seen them only close up.
+    """
+    height, width = sample.image.shape[:2]
+    image = np.pad(sample.image, ((height, height), (width, width), (0, 0)), mode="symmetric")
+    return replace(sample, image=image, layers={}, present=(), name=f"{sample.name} from afar")
+
+
 def _some_glands(gland: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """All connected parts of `gland` (H, W) bool, or half of the time a random few, at least one."""
     parts, count = ndimage.label(gland)

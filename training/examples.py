@@ -12,7 +12,7 @@ import torch
 
 from wsiseg.model.config import PathChatConfig
 from wsiseg.training.augment import jitter_stain, random_crop, restain
-from wsiseg.training.composite import on_other_tissue, open_lumens, stroma_ground
+from wsiseg.training.composite import from_afar, on_other_tissue, open_lumens, stroma_ground
 from wsiseg.training.data.absent import NONSENSE
 from wsiseg.training.data.annotate import describe, refuse
 from wsiseg.training.data.concepts import CONCEPTS, MASKED
@@ -29,6 +29,7 @@ _NOISY_SHARE = 0.35  # training queries among words that say nothing
 _PASTE_SHARE = 0.6  # views of glands that are tried on other tissue, half of the time their own stroma
 _LUMEN_SHARE = 0.25  # views of glands that get wide lumens
 _STROMA_SHARE = 0.04  # views of glands that become views of their stroma alone
+_FAR_SHARE = 0.35  # views of nuclei of healthy organs that become views from afar, of which no tumour is part
 _NONSENSE_SHARE = 0.3  # of the questions about things: words that do not exist
 _RESTAIN_SHARE = 0.5
 _EDGE_SHARE = 0.2  # views over which the edge of the tissue is drawn
@@ -116,6 +117,8 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         sample = self.mix.draw(rng)
         if self.augment and "gland" in sample.layers:
             sample = self._resettled(sample, rng)
+        elif self.augment and "malignant" in sample.absent and set(sample.layers) == {"nucleus"}:
+            sample = from_afar(sample) if rng.random() < _FAR_SHARE else sample
         return random_view(sample, rng, self.size, augment=self.augment)
 
     def _resettled(self, sample: Sample, rng: np.random.Generator) -> Sample:
