@@ -12,7 +12,7 @@ import torch
 
 from wsiseg.model.config import PathChatConfig
 from wsiseg.training.augment import jitter_stain, random_crop, restain
-from wsiseg.training.composite import from_afar, on_other_tissue, open_lumens, stroma_ground
+from wsiseg.training.composite import from_afar, on_other_tissue, open_lumens, side_by_side, stroma_ground
 from wsiseg.training.data.absent import NONSENSE
 from wsiseg.training.data.annotate import describe, refuse
 from wsiseg.training.data.concepts import CONCEPTS, MASKED
@@ -117,8 +117,10 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         sample = self.mix.draw(rng)
         if self.augment and "gland" in sample.layers:
             sample = self._resettled(sample, rng)
-        elif self.augment and "malignant" in sample.absent and set(sample.layers) == {"nucleus"}:
-            sample = from_afar(sample) if rng.random() < _FAR_SHARE else sample
+        elif self.augment and _healthy(sample) and rng.random() < _FAR_SHARE:
+            sample, other = from_afar(sample), self.mix.draw_from(sample.source, rng)
+            if _healthy(other) and rng.random() < 0.6:
+                sample = side_by_side(sample, from_afar(other), rng)
         return random_view(sample, rng, self.size, augment=self.augment)
 
     def _resettled(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -136,6 +138,11 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         if ground is None or "gland" in ground.layers or "gland" not in ground.absent:
             return sample
         return on_other_tissue(sample, ground, rng) if chance < _PASTE_SHARE else ground
+
+
+def _healthy(sample: Sample) -> bool:
+    """Whether it is a picture of nuclei of an organ without a tumour."""
+    return "malignant" in sample.absent and set(sample.layers) == {"nucleus"}
 
 
 def random_wording(rng: np.random.Generator, split: Split) -> tuple[str, int]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from wsiseg.training.augment import restain
-from wsiseg.training.composite import from_afar, on_other_tissue, open_lumens, stroma_ground
+from wsiseg.training.composite import from_afar, on_other_tissue, open_lumens, side_by_side, stroma_ground
 from wsiseg.training.data.annotate import refuse
 from wsiseg.training.data.concepts import CONCEPTS
 from wsiseg.training.data.queries import FRAMES, VERBS, WHERE, idle_words, nouns, sample_noisy_query, sample_query
@@ -166,3 +166,9 @@ def test_a_healthy_organ_is_seen_from_afar_and_holds_no_tumour(pictures: tuple[S
     np.testing.assert_array_equal(far.image[64:128, 128:192], tongue.image[:, ::-1])
     asked = ask(random_view(far, rng, 64), rng, 2, "train").questions
     assert [(q.concept, q.mask) for q in asked] == [("malignant", None)]
+    white = replace(far, image=np.full_like(far.image, 255), absent=("malignant", "gland"), layers={})
+    both = side_by_side(far, white, rng)
+    as_before, replaced = ((both.image == image.image).all(-1) for image in (far, white))
+    assert 0.2 < as_before.mean() < 0.8
+    assert (as_before | replaced).mean() > 0.9
+    assert both.absent == ("malignant",)
