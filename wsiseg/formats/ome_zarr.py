@@ -66,7 +66,7 @@ def write(annotations: Sequence[Annotation], run: Mapping[str, Any], folder: Pat
         mine = np.flatnonzero(class_of == number)
         ome = {
             "multiscales": [_multiscale(levels, place, name)],
-            "image-label": _image_label([annotations[i] for i in mine]),
+            "image-label": _image_label([annotations[i] for i in mine.tolist()]),
         }
         group = labels.create_group(path, attributes={"ome": {"version": "0.5"} | ome})
         _paint(group, folder / "labels" / path, levels, polygons[mine], np.arange(1, len(mine) + 1))
