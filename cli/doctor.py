@@ -16,6 +16,8 @@ from wsiseg import __version__
 
 PACKAGES = ("numpy", "torch", "transformers", "peft", "zarr", "shapely", "tifffile", "imagecodecs")
 EXTRAS = {
+    "highdicom": "formats",
+    "pyarrow": "formats",
     "zarrs": "fast",
     "starlette": "view",
     "uvicorn": "view",

@@ -16,7 +16,8 @@ import wsiseg.model
 from tests.fleet.slides import small_slides
 from wsiseg import Result, formats, segment
 from wsiseg.cli.main import main
-from wsiseg.fleet import work
+from wsiseg.errors import FleetError, OutputError
+from wsiseg.fleet import Settings, work
 from wsiseg.geojson import read_collection
 from wsiseg.qupath import check_dialect
 from wsiseg.review import REVIEW
@@ -122,6 +123,14 @@ def test_a_folder_of_slides_is_written_in_any_format_and_resumed(tmp_path: Path,
     refused = run("segment", slides, "--query", "olive", "--out", tmp_path / "no", "--format", "dicom-ann")
     assert refused.exit_code == 3
     assert "a.tif is not a DICOM slide" in refused.stderr
+
+
+def test_a_format_that_is_none_is_told(result: Result, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no format 'coco', but geojson, detections"):
+        result.write(tmp_path / "out", format="coco")
+    with pytest.raises(FleetError, match="no format 'coco'"):
+        Settings(format="coco")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_export_of_qupath_is_converted_with_the_slide_beside_it(result: Result, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def _groups(
     rings, part = shapely.get_rings(parts, return_index=True)
     is_hole = np.zeros(len(rings), bool)
     is_hole[1:] = part[1:] == part[:-1]  # a polygon's first ring is its shell
-    corners = [np.float32(shapely.get_coordinates(ring)[:-1] + l0_origin) for ring in rings]
+    corners = [(shapely.get_coordinates(ring)[:-1] + l0_origin).astype(np.float32) for ring in rings]
     label = _long_string(name) or "no class"
     shared: dict[str, Any] = {
         "annotated_property_category": codes.SCT.SpatialAndRelationalConcept,

@@ -110,7 +110,7 @@ def _classes(annotations: Iterable[Annotation], run: Mapping[str, Any]) -> dict[
 
 
 def _paths(names: Iterable[str]) -> Iterator[str]:
-    """Different names that mean nothing to any file system."""
+    """Different names of plain letters, digits and hyphens, whatever the classes are called."""
     taken = set()
     for number, name in enumerate(names, start=1):
         path = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:60] or f"class-{number}"
