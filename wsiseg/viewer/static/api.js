@@ -1,22 +1,6 @@
-// The server's routes. Addresses are relative: the page lies below its token.
+// The routes of `wsiseg view`.
 
-const SILENT = "The server does not answer: is `wsiseg view` still running?";
-
-async function request(path, options) {
-  let response;
-  try {
-    response = await fetch(path, options);
-  } catch {
-    throw new Error(SILENT);
-  }
-  if (!response.ok) throw new Error(await response.text());
-  return response;
-}
-
-function post(path, body = {}) {
-  const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
-  return request(path, options).then((response) => response.json());
-}
+import { SILENT, post, request } from "./http.js";
 
 export const slide = () => request("slide").then((response) => response.json());
 export const tileUrl = (level, x, y) => `tiles/${level}/${x}_${y}.jpg`;

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { Editor, outline } from "./edit.js";
 import { bindKeys } from "./keys.js";
+import { $, announce, banner, fatal, toggleTheme } from "./page.js";
 import { Panel, number } from "./panel.js";
 import { Polygons, screenPath } from "./polygons.js";
 import { QueryPanel } from "./query.js";
@@ -10,13 +11,12 @@ import { Scale } from "./scale.js";
 import { Stage } from "./stage.js";
 import { Store } from "./store.js";
 
-const $ = (id) => document.getElementById(id);
 const CLASS_KEYS = 9; // keys 1 to 9
 
 const slide = await api.slide().catch(fatal);
 const store = new Store();
 const panel = new Panel(store);
-const stage = new Stage($("slide"), slide);
+const stage = new Stage($("slide"));
 const view = () => stage.view();
 const layer = new Polygons($("outlines"), $("overlay"), store, view);
 const scale = new Scale($("scale-bar"), $("place"), slide);
@@ -31,24 +31,6 @@ const query = new QueryPanel({
 
 let selected = -1;
 let hovered = -1;
-
-function announce(text) {
-  $("live").textContent = text;
-}
-
-function banner(text, isBad = false) {
-  clearTimeout(banner.timer);
-  $("banner").textContent = text;
-  $("banner").hidden = false;
-  banner.timer = setTimeout(() => ($("banner").hidden = true), isBad ? 8000 : 2500);
-  announce(text);
-}
-
-function fatal(error) {
-  banner(error.message, true);
-  clearTimeout(banner.timer);
-  throw error;
-}
 
 // Objects in the order in which they are stepped through.
 
@@ -298,14 +280,6 @@ for (const kind of ["added", "styled", "changed", "saved"]) {
 
 // Buttons and keys.
 
-function toggleTheme() {
-  const root = document.documentElement;
-  const isDark = getComputedStyle(root).colorScheme === "dark" || (root.dataset.theme ?? "") === "dark"
-    || (!root.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
-  root.dataset.theme = isDark ? "light" : "dark";
-  localStorage.setItem("wsiseg-theme", root.dataset.theme);
-}
-
 function toggleClasses(indexes) {
   const visible = !indexes.some((index) => store.classes[index]?.visible);
   for (const index of indexes) if (store.classes[index]) store.setStyle(index, { visible });
@@ -398,7 +372,15 @@ $("slide-name").textContent = slide.name;
 const um = slide.mpp ? `${Number(slide.mpp[0].toPrecision(4))} µm/px` : "no scale";
 $("slide-facts").textContent = `${slide.shown[2].toLocaleString()} × ${slide.shown[3].toLocaleString()} px · ${um}`;
 $("place").hidden = true;
-await stage.ready;
+await stage.open(slide, {
+  width: slide.width,
+  height: slide.height,
+  tileSize: slide.tile,
+  tileOverlap: slide.overlap,
+  minLevel: slide.firstLevel,
+  maxLevel: slide.lastLevel,
+  getTileUrl: api.tileUrl,
+});
 if (slide.objects) {
   store.add(await api.polygons(0).catch(fatal));
   store.restore(slide.edits);
