@@ -114,6 +114,7 @@ def test_a_store_is_reviewed_and_survives_a_kill(store: Path, start: Start, open
     press("n")
     wait_for(page, "#position", "5 of 12")
     press("e")
+    page.wait_for_selector("#brush-hint:not([hidden])")
     for key in ("Space", "ArrowDown", "ArrowDown", "Space", "Control+z", "Space", "ArrowUp", "Enter"):
         press(key)
     wait_for(page, "#mask-state", "corrected")

@@ -142,11 +142,8 @@ function toggleBrush() {
 }
 
 function undo() {
-  if (brush.isOpen) {
-    if (!brush.undo()) escape();
-    return;
-  }
-  inTurn(async () => {
+  return inTurn(async () => {
+    if (brush.isOpen) return brush.undo() || escape();
     const [index, changes] = await post("undo");
     if (index === null) return banner("Nothing was decided since the page's command was started");
     took(changes);
