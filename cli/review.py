@@ -63,7 +63,7 @@ def review_command(
     if not name:
         raise click.UsageError('give your name, for example --name "Dr. X"')
     from wsiseg.training.review.session import Review
-    from wsiseg.viewer.serve import serve
+    from wsiseg.viewer import serve
 
     review = Review(QuadrupletStore.open(path), name, split=split, limit=limit)
     others = review.describe()["others"]
