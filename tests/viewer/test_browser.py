@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import shapely
 
-from tests.browser import needs_chromium, text
+from tests.browser import WAIT_MS, needs_chromium, text
 from wsiseg.geojson import read_collection, write_geojson
 from wsiseg.qupath import DESCRIPTION, check_dialect
 
@@ -215,6 +215,30 @@ def test_a_find_disturbs_no_edit_and_undo_takes_back_one_point(slide_path, geojs
     assert np.hypot(*(left - moved)) == pytest.approx(10, abs=0.1)
     page.keyboard.press("v")  # nobody judges what is hidden
     assert page.locator("#details").is_hidden()
+
+
+def test_what_was_not_saved_outlives_the_server(slide_path, geojson, running_view, open_page) -> None:
+    page = open_page(running_view(slide_path, geojson))
+    click_slide(page, 300, 300)
+    page.keyboard.press("a")
+    page.fill("#classes [type=color]", "#102030")
+    draft = geojson.with_name(".olive.geojson.draft.geojson")
+    for _ in range(WAIT_MS // 100):
+        if draft.exists() and b"[16,32,48]" in draft.read_bytes():
+            break
+        page.wait_for_timeout(100)
+    again = open_page(running_view(slide_path, geojson))  # the other one might as well be dead
+    assert again.locator("#save").is_disabled()
+    again.click("#draft-take")
+    again.wait_for_selector("#banner:has-text('Taken up')")
+    again.wait_for_timeout(1500)
+    assert colors_at(again, *on_stage(again, 305, 305))[2] > 0
+    again.click("#save")
+    again.wait_for_selector("#banner:has-text('Saved 3 objects')")
+    after, _ = read_collection(geojson)
+    assert {a.color for a in after} == {(16, 32, 48)}
+    assert sorted(a.metadata.get("review", "") for a in after) == ["", "", "accepted"]
+    assert not draft.exists()
 
 
 def test_an_outline_that_was_moved_far_is_found_again_where_it_was(slide_path, running_view, open_page) -> None:

@@ -50,7 +50,7 @@ def apply_review(
 
     def samples() -> Iterator[Sample]:
         for i in range(len(store)):
-            sample, kept = decided(store.sample(i), subjects.questions[i], votes, folder, counts)
+            sample, kept = decided(store.sample(i), subjects.of_image[i], votes, folder, counts)
             if sample.present or sample.absent:
                 asked[sample.name] = kept
                 yield sample

@@ -48,7 +48,7 @@ class Review:
         """
         self.store, self.name = store, reviewer_name(name)
         self.folder, self.subjects = review_folder(store.path), Subjects(store)
-        self.questions = [q for q in store.quadruplets if split in (None, store.records[q.image].split)]
+        self.questions = [q for q in self.subjects.asked if split in (None, store.records[q.image].split)]
         if not self.questions:
             have = ", ".join(sorted({store.records[q.image].split for q in store.quadruplets})) or "none"
             raise DataError(f"{store.path} holds no questions to review of the split {split!r}; it has: {have}")

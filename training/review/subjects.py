@@ -52,9 +52,10 @@ class Subjects:
 
     def __init__(self, store: QuadrupletStore) -> None:
         self.store = store
-        self.questions: dict[int, list[Quadruplet]] = defaultdict(list)
-        for question in store.quadruplets:
-            self.questions[question.image].append(question)
+        self.asked = list(store.quadruplets)  # with the chains that people are shown
+        self.of_image: dict[int, list[Quadruplet]] = defaultdict(list)
+        for question in self.asked:
+            self.of_image[question.image].append(question)
         self._index = {record.name: i for i, record in enumerate(store.records)}
         self._known: dict[int, dict[Subject, str]] = {}
 
@@ -67,5 +68,5 @@ class Subjects:
         if image is None:
             return ""
         if image not in self._known:
-            self._known[image] = fingerprints(self.store.sample(image), self.questions[image])
+            self._known[image] = fingerprints(self.store.sample(image), self.of_image[image])
         return self._known[image].get(subject, "")

@@ -58,6 +58,18 @@ def make_app(session: Session, *, token: str, port: int) -> Guard:
         after = number(request.query_params.get("after", ""))
         return as_json(await run_in_threadpool(session.save, edits, after=after))
 
+    async def keep_draft(request: Request) -> Response:
+        edits = parse_edits(await request.body(), len(session.annotations))
+        await run_in_threadpool(session.keep_draft, edits)
+        return as_json({})
+
+    def take_draft(_: Request) -> Response:
+        return as_json(session.take_draft())
+
+    def drop_draft(_: Request) -> Response:
+        session.drop_draft()
+        return as_json({})
+
     async def ask(request: Request) -> Response:
         try:
             body = orjson.loads(await request.body())
@@ -101,6 +113,9 @@ def make_app(session: Session, *, token: str, port: int) -> Guard:
         Route("/polygons", polygons),
         Route("/objects/{index}", details),
         Route("/save", save, methods=["POST"]),
+        Route("/draft", keep_draft, methods=["POST"]),
+        Route("/draft/take", take_draft, methods=["POST"]),
+        Route("/draft/drop", drop_draft, methods=["POST"]),
         Route("/queries", ask, methods=["POST"]),
         Route("/queries/{number}/events", events),
         Route("/queries/{number}/cancel", cancel, methods=["POST"]),

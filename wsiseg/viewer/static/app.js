@@ -147,20 +147,63 @@ async function save() {
   if ($("save").disabled) return;
   // What is done or found while the server writes is not saved yet.
   const [step, was] = [store.done.at(-1), unsaved];
-  unsaved = false;
+  const { isRecolored } = store;
+  unsaved = store.isRecolored = false;
   $("save").disabled = saving = true;
+  clearTimeout(keepDraft.timer);
   try {
     const saved = await api.save(store.edits(), saves);
     slide.out = saved.out;
     saves = saved.saves;
+    keepDraft.isKept = false;
     store.saved(step);
     banner(`Saved ${saved.written.toLocaleString()} objects to ${saved.out}${saved.note && ` (${saved.note})`}`, saved.note);
   } catch (error) {
     unsaved ||= was;
+    store.isRecolored ||= isRecolored;
     banner(error.message, true);
   }
   saving = false;
   refresh();
+}
+
+// What is not saved is known to the server all the same: it may die, or the page be closed.
+
+function keepDraft() {
+  clearTimeout(keepDraft.timer);
+  if (saving || !$("draft").hidden) return; // an earlier one waits to be taken up
+  if (!(store.isDirty || unsaved || keepDraft.isKept)) return;
+  keepDraft.timer = setTimeout(() => {
+    keepDraft.isKept = true;
+    api.keepDraft(store.edits()).catch((error) => {
+      if (!keepDraft.hasFailed) banner(error.message, true);
+      keepDraft.hasFailed = true;
+    });
+  }, 700);
+}
+
+async function takeDraft() {
+  try {
+    const { edits, found } = await api.takeDraft();
+    $("draft").hidden = unsaved = true;
+    if (found) store.add(await api.polygons(store.count));
+    store.restore(edits);
+    $("stage").focus();
+    banner("Taken up: save it to keep it");
+  } catch (error) {
+    banner(error.message, true);
+  }
+}
+
+async function dropDraft() {
+  try {
+    await api.dropDraft();
+    $("draft").hidden = true;
+    $("stage").focus();
+    keepDraft(); // of what was done since
+  } catch (error) {
+    banner(error.message, true);
+  }
 }
 
 // Take in what a query found.
@@ -273,6 +316,7 @@ stage.viewer.addHandler("tile-load-failed", () => banner("A part of the slide ca
 for (const kind of ["added", "styled", "changed", "saved"]) {
   store.addEventListener(kind, () => {
     order = null;
+    keepDraft();
     if (kind === "styled" && selected >= 0 && !store.isShown(selected)) return select(-1); // none is judged unseen
     refresh();
   });
@@ -348,6 +392,8 @@ const clicks = {
   "redo": redo,
   "save": save,
   "theme": toggleTheme,
+  "draft-take": takeDraft,
+  "draft-drop": dropDraft,
   "help-open": () => $("help").showModal(),
   "help-close": () => $("help").close(),
   "zoom-in": () => stage.zoom(1.5),
@@ -386,6 +432,13 @@ if (slide.objects) {
   store.restore(slide.edits);
 }
 refresh();
+$("draft").hidden = !slide.hasDraft;
+$("ask").addEventListener("submit", (event) => {
+  if ($("draft").hidden) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  banner("First take up what was not saved last time, or drop it", true);
+}, { capture: true });
 if (slide.warning) banner(slide.warning, true);
 if (slide.running !== null) query.follow(slide.running);
 document.documentElement.dataset.ready = "yes"; // for those who drive the page by script
