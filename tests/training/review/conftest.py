@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,12 +35,17 @@ def write_store(path: Path, count: int = 6) -> Path:
     return path
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """Six pictures, each asked for glands (questions 0, 2, …) and for what is not there (1, 3, …)."""
-    path = write_store(tmp_path / "discs.zarr")
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = write_store(tmp_path_factory.mktemp("review") / "discs.zarr")
     assert [q.present for q in QuadrupletStore.open(path).quadruplets] == [True, False] * 6
     return path
+
+
+@pytest.fixture
+def store(written: Path, tmp_path: Path) -> Path:
+    """Six pictures, each asked for glands (questions 0, 2, …) and for what is not there (1, 3, …)."""
+    return Path(shutil.copytree(written, tmp_path / "discs.zarr"))
 
 
 @pytest.fixture
