@@ -23,14 +23,21 @@ STATIC = Path(__file__).parent / "static"
 def make_app(review: Review, *, token: str, port: int) -> Guard:
     """The ASGI app over one reviewer's session, which answers on 127.0.0.1:`port` below /`token`/."""
 
-    def about(answer: Callable[[int], Response]) -> Callable[[Request], Response]:
+    def about(answer: Callable[[int, Request], Response]) -> Callable[[Request], Response]:
         """A route that reads something of the question that the address names."""
 
         def route(request: Request) -> Response:
             index = _index(request, review)
-            return _no_question() if index is None else answer(index)
+            return _no_question() if index is None else answer(index, request)
 
         return route
+
+    def image(i: int, _: Request) -> Response:
+        return Response(review.image(i), media_type="image/png")
+
+    def labels(i: int, request: Request) -> Response:
+        values = review.labels(i, request.query_params.get("name", "")).astype("<u2")
+        return Response(values.tobytes(), media_type="application/octet-stream")
 
     async def decide(request: Request) -> Response:
         index = _index(request, review)
@@ -49,10 +56,10 @@ def make_app(review: Review, *, token: str, port: int) -> Guard:
 
     routes = [
         Route("/review", lambda _: as_json(review.describe())),
-        Route("/questions/{index}", about(lambda i: as_json(review.question(i)))),
+        Route("/questions/{index}", about(lambda i, _: as_json(review.question(i)))),
         Route("/questions/{index}", decide, methods=["POST"]),
-        Route("/questions/{index}/image", about(lambda i: Response(review.image(i), media_type="image/png"))),
-        Route("/questions/{index}/labels", about(lambda i: _labels(review, i))),
+        Route("/questions/{index}/image", about(image)),
+        Route("/questions/{index}/labels", about(labels)),
         Route("/questions/{index}/labels", correct_mask, methods=["POST"]),
         Route("/undo", lambda _: as_json(review.undo()), methods=["POST"]),
         Mount("/review-static", StaticFiles(directory=STATIC)),
@@ -67,10 +74,6 @@ def _index(request: Request, review: Review) -> int | None:
 
 def _no_question() -> Response:
     return PlainTextResponse("There is no such question.", 404)
-
-
-def _labels(review: Review, i: int) -> Response:
-    return Response(review.labels(i).astype("<u2").tobytes(), media_type="application/octet-stream")
 
 
 def _verdicts(data: bytes) -> tuple[dict[str, str] | None, str]:

@@ -104,13 +104,22 @@ class Review:
         Image.fromarray(self.store.sample(self.questions[i].image).image).save(encoded, "PNG", compress_level=1)
         return encoded.getvalue()
 
-    def labels(self, i: int) -> np.ndarray:
-        """The mask of question `i` (H, W) uint16, as this reviewer corrected it if so; empty where nothing is."""
+    def labels(self, i: int, name: str = "") -> np.ndarray:
+        """The mask of question `i` (H, W) uint16, as this reviewer corrected it if so; empty where nothing is.
+
+        name: as that other reviewer corrected it. DataError: who has not decided sees nothing of others.
+        """
         question = self.questions[i]
         shape = self.store.records[question.image].size
-        own = self._standing(self.subjects.of(question)[0])
-        if own and own.mask:
-            return load_mask(self.folder, own.mask, shape)
+        subject, _ = self.subjects.of(question)
+        with self._lock:
+            decision = self._standing(subject)
+            if name:
+                decision = self._of_others(subject).get(name) if decision else None
+                if decision is None or not decision.mask:
+                    raise DataError("there is no mask of theirs to see here, or not before you have decided")
+        if decision and decision.mask:
+            return load_mask(self.folder, decision.mask, shape)
         return self.store.sample(question.image).layers.get(question.concept, np.zeros(shape, np.uint16))
 
     def decide(self, i: int, verdicts: dict[str, str], text: str = "") -> States:

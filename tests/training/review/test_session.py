@@ -196,3 +196,11 @@ def test_others_are_heard_only_where_one_has_decided(person: Person) -> None:
     second.decide(0, {"mask": "accepted"})
     assert [(o["name"], o["part"], o["verdict"]) for o in second.question(0)["others"]] == [("X", "mask", "rejected")]
     assert second.describe()["states"][0]["disagreed"] is True
+    first.correct_mask(0, bytes_of(grown()))
+    second.describe()
+    np.testing.assert_array_equal(second.labels(0, "X"), grown())
+    np.testing.assert_array_equal(second.labels(0), discs(0).layers["gland"])
+    second.decide(0, {"mask": ""})
+    for name in ("X", "Y", "nobody"):
+        with pytest.raises(DataError, match="not before you have decided"):
+            second.labels(0, name)

@@ -19,6 +19,7 @@ const brush = new Brush(draw, announce, banner);
 let at = -1; // the question that is shown
 let question = null; // what the server says of it
 let labels = null; // its mask
+let theirs = null; // another reviewer's mask, shown in place of it
 let scale = null;
 let isShown = true;
 
@@ -69,13 +70,14 @@ async function show(index) {
 async function reload(index = at) {
   const [details, values] = await Promise.all([json(`questions/${index}`), pixels(index)]);
   [at, question, states[index]] = [index, details, details.state];
+  theirs = null;
   labels = new Labels(details.width, details.height, values, details.color);
   $("chain-text").value = details.corrected || details.chain;
   refresh();
 }
 
-async function pixels(index) {
-  const response = await request(`questions/${index}/labels`);
+async function pixels(index, name = "") {
+  const response = await request(`questions/${index}/labels?${new URLSearchParams({ name })}`);
   return new Uint16Array(await response.arrayBuffer());
 }
 
@@ -186,11 +188,30 @@ function refresh() {
   $("others").hidden = !question.others.length;
   $("others-said").replaceChildren(...question.others.map(({ name, part, verdict, text }) => {
     const line = document.createElement("li");
-    line.textContent = `${name}: ${part} ${verdict}${text && `: “${text}”`}`;
+    line.textContent = `${name}: ${part} ${verdict}${text && `: “${text}”`} `;
+    if (part === "mask" && verdict === "corrected") {
+      const button = document.createElement("button");
+      button.textContent = "Look";
+      button.title = "Their mask in place of yours (O)";
+      button.setAttribute("aria-pressed", theirs?.name === name);
+      button.addEventListener("click", () => inTurn(() => look(name)));
+      line.append(button);
+    }
     return line;
   }));
   $("stage").classList.toggle("painting", brush.isOpen);
   draw();
+}
+
+// Another's mask in place of one's own; once more, and one's own is back.
+async function look(name) {
+  if (theirs?.name === name) theirs = null;
+  else {
+    theirs = new Labels(question.width, question.height, await pixels(at, name), question.color);
+    theirs.name = name;
+  }
+  announce(theirs ? `The mask of ${name}` : "Your mask");
+  refresh();
 }
 
 function draw() {
@@ -203,7 +224,7 @@ function draw() {
     const density = window.devicePixelRatio || 1;
     [canvas.width, canvas.height] = [Math.round(view.width * density), Math.round(view.height * density)];
     context.setTransform(density, 0, 0, density, 0, 0);
-    if (isShown) (brush.labels ?? labels).paint(context, view);
+    if (isShown) (brush.labels ?? theirs ?? labels).paint(context, view);
     if (brush.isOpen) brush.paint(context, view);
     scale?.update(view);
   });
@@ -279,6 +300,7 @@ const bindings = [
   { keys: ["-"], does: "Zoom out", run: () => stage.zoom(1 / 1.5) },
   { keys: ["h", "0"], does: "Whole image", run: () => stage.home() },
   { keys: ["v"], does: "Hide or show the mask", run: () => ((isShown = !isShown), announce(isShown ? "Shown" : "Hidden"), draw()) },
+  { keys: ["o"], does: "Look at another's mask", run: () => $("others-said").querySelector("button")?.click() },
   { keys: ["t"], does: "Dark or light", run: toggleTheme },
   { keys: ["Escape"], does: "Give up painting or typing", run: escape },
   { keys: ["?"], does: "This list", run: () => $("help").showModal() },
@@ -311,7 +333,10 @@ const clicks = {
   "zoom-home": () => stage.home(),
 };
 for (const [id, run] of Object.entries(clicks)) $(id).addEventListener("click", run);
-$("filter").addEventListener("change", filtered);
+$("filter").addEventListener("change", () => {
+  $("stage").focus(); // in the list, letters choose
+  filtered();
+});
 window.addEventListener("beforeunload", (event) => {
   if (brush.isChanged) event.preventDefault();
 });
