@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import click
 
+from wsiseg.cli.review import review_command
 
-@click.group("data", short_help="Import and inspect training data.")
+
+@click.group("data", short_help="Import, inspect and review training data.")
 def command() -> None:
-    """Turn images and masks into quadruplets (image, mask, query, reasoning), and see what a store holds."""
+    """Turn images and masks into quadruplets (image, mask, query, reasoning), see what a store holds, review it."""
+
+
+command.add_command(review_command)
 
 
 @command.command("import")

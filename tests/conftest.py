@@ -10,6 +10,8 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread each, before torch is imported: workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+pytest_plugins = ["tests.browser"]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

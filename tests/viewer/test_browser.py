@@ -1,71 +1,20 @@
-"""The page in a real browser: real clicks and keys, in Debian's headless Chromium.
-
-    apt-get install chromium        # without it these tests are skipped
-"""
+"""The page in a real browser: real clicks and keys."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import shapely
 
+from tests.browser import WAIT_MS, needs_chromium, text
 from wsiseg.geojson import read_collection, write_geojson
 from wsiseg.qupath import DESCRIPTION, check_dialect
 
-api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-WAIT_MS = 30_000  # a machine may be busy
-
-pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Chromium at {CHROMIUM}")
-
-Open = Any  # (address) -> Page
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with api.sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("profile"),
-            executable_path=CHROMIUM,
-            args=FLAGS,
-            viewport={"width": 1200, "height": 800},
-        )
-        context.set_default_timeout(WAIT_MS)
-        yield context
-        context.close()
-
-
-@pytest.fixture
-def open_page(chromium: Any) -> Iterator[Open]:
-    """Open an address and wait until it is drawn; whatever the page complains of fails the test."""
-    complaints: list[str] = []
-    pages = []
-
-    def open_one(address: str) -> Any:
-        page = chromium.new_page()
-        pages.append(page)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-        page.on("dialog", lambda dialog: complaints.append(dialog.message) or dialog.dismiss())
-        page.goto(address)
-        page.wait_for_selector("html[data-ready]")
-        return page
-
-    yield open_one
-    for page in pages:
-        page.close()
-    assert complaints == []
+pytestmark = needs_chromium
 
 
 def settled(page: Any) -> None:
@@ -110,10 +59,6 @@ def on_stage(page: Any, l0_x: float, l0_y: float) -> tuple[float, float]:
 def click_slide(page: Any, l0_x: float, l0_y: float) -> None:
     x, y = on_stage(page, l0_x, l0_y)
     page.locator("#stage").click(position={"x": x, "y": y})
-
-
-def text(page: Any, selector: str) -> str:
-    return page.locator(selector).inner_text()
 
 
 def test_outlines_lie_on_what_they_outline_and_tell_their_story(slide_path, geojson, running_view, open_page) -> None:
@@ -270,6 +215,30 @@ def test_a_find_disturbs_no_edit_and_undo_takes_back_one_point(slide_path, geojs
     assert np.hypot(*(left - moved)) == pytest.approx(10, abs=0.1)
     page.keyboard.press("v")  # nobody judges what is hidden
     assert page.locator("#details").is_hidden()
+
+
+def test_what_was_not_saved_outlives_the_server(slide_path, geojson, running_view, open_page) -> None:
+    page = open_page(running_view(slide_path, geojson))
+    click_slide(page, 300, 300)
+    page.keyboard.press("a")
+    page.fill("#classes [type=color]", "#102030")
+    draft = geojson.with_name(".olive.geojson.draft.geojson")
+    for _ in range(WAIT_MS // 100):
+        if draft.exists() and b"[16,32,48]" in draft.read_bytes():
+            break
+        page.wait_for_timeout(100)
+    again = open_page(running_view(slide_path, geojson))  # the other one might as well be dead
+    assert again.locator("#save").is_disabled()
+    again.click("#draft-take")
+    again.wait_for_selector("#banner:has-text('Taken up')")
+    again.wait_for_timeout(1500)
+    assert colors_at(again, *on_stage(again, 305, 305))[2] > 0
+    again.click("#save")
+    again.wait_for_selector("#banner:has-text('Saved 3 objects')")
+    after, _ = read_collection(geojson)
+    assert {a.color for a in after} == {(16, 32, 48)}
+    assert sorted(a.metadata.get("review", "") for a in after) == ["", "", "accepted"]
+    assert not draft.exists()
 
 
 def test_an_outline_that_was_moved_far_is_found_again_where_it_was(slide_path, running_view, open_page) -> None:

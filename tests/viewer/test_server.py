@@ -26,7 +26,7 @@ from wsiseg.cli.main import main
 from wsiseg.geojson import Annotation, read_collection, write_geojson
 from wsiseg.inference import TileMask
 from wsiseg.qupath import DESCRIPTION, check_dialect
-from wsiseg.slide import open_slide
+from wsiseg.slide import Slide, open_slide
 from wsiseg.testing import FakeModel, disk, synthetic_slide
 from wsiseg.viewer import Asking, Session
 from wsiseg.viewer.app import STATIC, make_app
@@ -229,6 +229,52 @@ def test_what_is_not_ours_or_has_changed_is_not_written_over(slide_path: Path, g
         assert session.describe()["out"] is None
         assert Path(session.save(Edits())["out"]) == geojson.with_name("olive-2.geojson")
         assert Session(slide, geojson, out=geojson).save(Edits())["out"] == str(geojson)  # the person says so
+
+
+def test_what_a_server_that_died_knew_is_taken_up_by_the_next(slide_path: Path, geojson: Path) -> None:
+    data = geojson.read_bytes()
+    square = [[[0, 0], [40, 0], [40, 40], [0, 40]]]
+    edits = {
+        "deleted": [1], "review": {"3": "accepted"}, "rings": {"2": square}, "colors": {"olive": [1, 2, 3]},
+    }  # fmt: skip
+
+    def opened(slide: Slide) -> TestClient:
+        app = make_app(Session(slide, geojson, asking=Asking(model=MODEL)), token=TOKEN, port=PORT)
+        return TestClient(app, base_url=f"{HOME}/{TOKEN}/")
+
+    with open_slide(slide_path) as slide:
+        with opened(slide) as client:
+            assert client.get("slide").json()["hasDraft"] is False
+            events(client, client.post("queries", json={"query": "the orange"}).json()["number"])
+            assert client.post("draft", json=edits).status_code == 200
+            assert geojson.read_bytes() == data
+            assert client.post("draft", json={"deleted": [9]}).status_code == 400
+            # The page that is loaded anew takes it up, too; what was found is still there.
+            assert client.post("draft/take").json() == {"edits": edits, "found": 0}
+        with opened(slide) as client:
+            assert client.get("slide").json()["hasDraft"] is True
+            assert client.post("draft/take").json() == {"edits": edits, "found": 1}
+            assert client.post("draft/take").status_code == 400
+            assert [c["name"] for c in header(client.get("polygons?first=3").content)["classes"]] == ["the orange"]
+            assert client.post("save", json=edits).json()["written"] == 3
+            assert [p.name for p in geojson.parent.iterdir()] == [geojson.name]
+        after, run = read_collection(geojson)
+        assert [a.color == (1, 2, 3) for a in after] == [True, True, False]
+        assert run.keys() == json.loads(data)["wsiseg"].keys()
+        assert run["queries"] == ["olive", "the orange"]
+
+
+def test_a_draft_of_other_outlines_is_not_offered(slide_path: Path, geojson: Path) -> None:
+    annotations, run = read_collection(geojson)
+    with open_slide(slide_path) as slide:
+        session = Session(slide, geojson)
+        session.keep_draft(Edits(frozenset([0])))
+        assert Session(slide, geojson).describe()["hasDraft"] is True
+        with open(geojson, "wb") as file:
+            write_geojson(annotations[1:], file, run=run)
+        assert Session(slide, geojson).describe()["hasDraft"] is False
+        session.keep_draft(Edits())  # all undone
+        assert [p.name for p in geojson.parent.iterdir()] == [geojson.name]
 
 
 def test_gz_is_saved_compressed(slide_path: Path, geojson: Path) -> None:

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import mimetypes
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import orjson
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
 
-from wsiseg.errors import WsisegError
-from wsiseg.qupath import clean_text
 from wsiseg.viewer.edits import parse_edits
 from wsiseg.viewer.guard import Guard
 from wsiseg.viewer.query import Queries, parse_region
 from wsiseg.viewer.session import Session
+from wsiseg.viewer.web import STATIC, as_json, make_page, number
 
-STATIC = Path(__file__).parent / "static"
-mimetypes.add_type("text/javascript", ".js")  # Windows' registry may say text/plain, which browsers do not run
 _TICK_S = 0.1  # how often a stream of events looks for new ones
 
 
@@ -38,11 +32,8 @@ def make_app(session: Session, *, token: str, port: int) -> Guard:
         yield
         queries.close()
 
-    def page(_: Request) -> Response:
-        return FileResponse(STATIC / "index.html")
-
     def slide(_: Request) -> Response:
-        return _json({**session.describe(), "running": queries.running})
+        return as_json({**session.describe(), "running": queries.running})
 
     def tile(request: Request) -> Response:
         numbers = re.fullmatch(r"(\d{1,2})/(\d{1,7})_(\d{1,7})\.jpg", request.path_params["place"], re.ASCII)
@@ -52,20 +43,32 @@ def make_app(session: Session, *, token: str, port: int) -> Guard:
         return Response(data, media_type="image/jpeg")
 
     def polygons(request: Request) -> Response:
-        first = _number(request.query_params.get("first", "0"))
+        first = number(request.query_params.get("first", "0"))
         if first is None:
             return PlainTextResponse("`first` is not a number.", 400)
         return Response(session.packed(first), media_type="application/octet-stream")
 
     def details(request: Request) -> Response:
-        index = _number(request.path_params["index"])
+        index = number(request.path_params["index"])
         found = None if index is None else session.details(index)
-        return _json(found) if found else PlainTextResponse("There is no such object.", 404)
+        return as_json(found) if found else PlainTextResponse("There is no such object.", 404)
 
     async def save(request: Request) -> Response:
         edits = parse_edits(await request.body(), len(session.annotations))
-        after = _number(request.query_params.get("after", ""))
-        return _json(await run_in_threadpool(session.save, edits, after=after))
+        after = number(request.query_params.get("after", ""))
+        return as_json(await run_in_threadpool(session.save, edits, after=after))
+
+    async def keep_draft(request: Request) -> Response:
+        edits = parse_edits(await request.body(), len(session.annotations))
+        await run_in_threadpool(session.keep_draft, edits)
+        return as_json({})
+
+    def take_draft(_: Request) -> Response:
+        return as_json(session.take_draft())
+
+    def drop_draft(_: Request) -> Response:
+        session.drop_draft()
+        return as_json({})
 
     async def ask(request: Request) -> Response:
         try:
@@ -75,23 +78,23 @@ def make_app(session: Session, *, token: str, port: int) -> Guard:
             return PlainTextResponse('Not {"query": …, "region": …}.', 400)
         if not isinstance(query, str):
             return PlainTextResponse("The query is not a text.", 400)
-        number = queries.ask(query, None if region is None else parse_region(region))
-        return _json({"number": number}, 202)
+        asked = queries.ask(query, None if region is None else parse_region(region))
+        return as_json({"number": asked}, 202)
 
     def cancel(request: Request) -> Response:
-        number = _number(request.path_params["number"])
-        query = None if number is None else queries.get(number)
+        index = number(request.path_params["number"])
+        query = None if index is None else queries.get(index)
         if query is None:
             return PlainTextResponse("There is no such query.", 404)
         query.cancel()
-        return _json({})
+        return as_json({})
 
     async def events(request: Request) -> Response:
-        number = _number(request.path_params["number"])
-        query = None if number is None else queries.get(number)
+        index = number(request.path_params["number"])
+        query = None if index is None else queries.get(index)
         if query is None:
             return PlainTextResponse("There is no such query.", 404)
-        seen = _number(request.headers.get("last-event-id", ""))  # a browser that lost the line goes on from there
+        seen = number(request.headers.get("last-event-id", ""))  # a browser that lost the line goes on from there
         start = 0 if seen is None else seen + 1
 
         async def stream() -> AsyncIterator[bytes]:
@@ -104,32 +107,17 @@ def make_app(session: Session, *, token: str, port: int) -> Guard:
 
         return StreamingResponse(stream(), media_type="text/event-stream")
 
-    async def refuse(_: Request, error: Exception) -> Response:
-        return PlainTextResponse(" ".join(clean_text(str(error)).split()), 400)
-
-    app = Starlette(
-        routes=[
-            Route("/", page),
-            Route("/slide", slide),
-            Route("/tiles/{place:path}", tile),
-            Route("/polygons", polygons),
-            Route("/objects/{index}", details),
-            Route("/save", save, methods=["POST"]),
-            Route("/queries", ask, methods=["POST"]),
-            Route("/queries/{number}/events", events),
-            Route("/queries/{number}/cancel", cancel, methods=["POST"]),
-            Mount("/static", StaticFiles(directory=STATIC)),
-        ],
-        exception_handlers={WsisegError: refuse},
-        lifespan=lifespan,
-    )
-    app.router.redirect_slashes = False  # no address but those above
-    return Guard(app, token=token, port=port)
-
-
-def _json(value: object, status: int = 200) -> Response:
-    return Response(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), status, media_type="application/json")
-
-
-def _number(text: str) -> int | None:
-    return int(text) if re.fullmatch(r"\d{1,9}", text, re.ASCII) else None
+    routes = [
+        Route("/slide", slide),
+        Route("/tiles/{place:path}", tile),
+        Route("/polygons", polygons),
+        Route("/objects/{index}", details),
+        Route("/save", save, methods=["POST"]),
+        Route("/draft", keep_draft, methods=["POST"]),
+        Route("/draft/take", take_draft, methods=["POST"]),
+        Route("/draft/drop", drop_draft, methods=["POST"]),
+        Route("/queries", ask, methods=["POST"]),
+        Route("/queries/{number}/events", events),
+        Route("/queries/{number}/cancel", cancel, methods=["POST"]),
+    ]
+    return make_page(STATIC / "index.html", routes, token=token, port=port, lifespan=lifespan)

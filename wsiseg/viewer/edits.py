@@ -17,6 +17,7 @@ import shapely
 from wsiseg.errors import ViewerError
 from wsiseg.geojson import Annotation
 from wsiseg.mask.shapes import repair
+from wsiseg.qupath import Color
 from wsiseg.review import EDITED, REVIEW, REVIEWS
 from wsiseg.viewer.packing import oriented_rings
 
@@ -25,17 +26,22 @@ _FARTHEST = 2.0**31  # pixels; no slide is larger
 
 @dataclass(frozen=True)
 class Edits:
-    """By index of the annotation: the deleted, the decisions, and the new rings (n, 2) of changed outlines."""
+    """By index of the annotation: the deleted, the decisions, and the new rings (n, 2) of changed outlines.
+
+    colors: by name of the class, for all that are of it.
+    """
 
     deleted: frozenset[int] = frozenset()
     review: Mapping[int, str] = field(default_factory=dict)
     rings: Mapping[int, Sequence[np.ndarray]] = field(default_factory=dict)
+    colors: Mapping[str, Color] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "deleted": sorted(self.deleted),
             "review": {str(i): decision for i, decision in self.review.items()},
             "rings": {str(i): [ring.tolist() for ring in rings] for i, rings in self.rings.items()},
+            "colors": self.colors,
         }
 
 
@@ -47,6 +53,7 @@ def parse_edits(data: bytes, count: int) -> Edits:
             frozenset(_index(i, count) for i in body.get("deleted", [])),
             {_index(i, count): _decision(value) for i, value in body.get("review", {}).items()},
             {_index(i, count): [_ring(xy) for xy in rings] for i, rings in body.get("rings", {}).items()},
+            {str(name): _color(value) for name, value in body.get("colors", {}).items()},
         )
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ViewerError(f"the changes cannot be read: {error}") from error
@@ -67,7 +74,7 @@ def apply(annotations: Sequence[Annotation], edits: Edits, mpp: tuple[float, flo
             others = {key: value for key, value in annotation.metadata.items() if key != REVIEW}
             decided = {REVIEW: edits.review[i]} if edits.review[i] else {}
             annotation = replace(annotation, metadata={**others, **decided})
-        yield annotation
+        yield replace(annotation, color=edits.colors.get(annotation.classification, annotation.color))
 
 
 def _with_outline(
@@ -113,6 +120,13 @@ def _decision(value: Any) -> str:
     if value not in REVIEWS:
         raise ValueError(f"{value!r} is none of {', '.join(REVIEWS[1:])}")
     return str(value)
+
+
+def _color(value: Any) -> Color:
+    red, green, blue = value
+    if not all(type(v) is int and 0 <= v < 256 for v in (red, green, blue)):
+        raise ValueError("a color is not three numbers from 0 to 255")
+    return red, green, blue
 
 
 def _ring(value: Any) -> np.ndarray:

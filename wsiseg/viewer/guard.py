@@ -101,7 +101,7 @@ class Guard:
             return PlainTextResponse("Other pages may not ask this server.", 403)
         token = scope["path"].split("/", 2)[1] if scope["path"].count("/") >= 2 else ""
         if not secrets.compare_digest(token.encode("utf-8", "replace"), self.token.encode()):
-            return PlainTextResponse("Open the whole address that `wsiseg view` printed: it ends in a token.", 403)
+            return PlainTextResponse("Open the whole address that wsiseg printed: it ends in a token.", 403)
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or len(length) > 15 or int(length) > self.max_body:
             return self._too_large()

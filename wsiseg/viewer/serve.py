@@ -1,4 +1,4 @@
-"""Serve a session on this machine alone until it is interrupted."""
+"""Serve a page on this machine alone until it is interrupted."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ import threading
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
 
 from wsiseg.errors import ViewerError
-from wsiseg.viewer.session import Session
 
 
-def serve(session: Session, *, port: int = 0, browse: bool = True, tell: Callable[[str], None] = print) -> None:
+def serve(
+    session: object,
+    *,
+    app: str = "wsiseg.viewer.app",
+    port: int = 0,
+    browse: bool = True,
+    tell: Callable[[str], None] = print,
+) -> None:
     """Bind 127.0.0.1 (a free port if `port` is 0), tell the address, and answer until Ctrl-C or SIGTERM.
+
+    app: the module whose `make_app(session, token=…, port=…)` answers; imported here, as it needs the extra `view`.
 
     Raises:
         ViewerError: the port is taken, or Starlette and uvicorn are not installed.
@@ -24,9 +33,9 @@ def serve(session: Session, *, port: int = 0, browse: bool = True, tell: Callabl
     try:
         import uvicorn
 
-        from wsiseg.viewer.app import make_app
+        make_app = import_module(app).make_app
     except ImportError as error:
-        raise ViewerError(f"the viewer needs {error.name}: `pip install 'wsiseg[view]'`") from error
+        raise ViewerError(f"the page needs {error.name}: `pip install 'wsiseg[view]'`") from error
     try:
         bound = socket.create_server(("127.0.0.1", port))
     except (OSError, OverflowError) as error:

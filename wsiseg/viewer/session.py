@@ -24,6 +24,7 @@ from wsiseg.qupath import clean_text
 from wsiseg.result import Result
 from wsiseg.slide import Slide
 from wsiseg.viewer.deepzoom import OVERLAP_PX, TILE_PX, DeepZoom
+from wsiseg.viewer.draft import Draft, basis_of, draft_path, read_draft, write_draft
 from wsiseg.viewer.edits import Edits, apply
 from wsiseg.viewer.packing import pack
 
@@ -65,6 +66,10 @@ class Session:
         self._beside = geojson or Path(_geojson_name(Path(slide.source).name))
         self._stamp = _stamp(out) if out else stamp
         self._saves, self._unsaved = 0, False
+        self._opened = len(self.annotations)
+        self._draft_path = draft_path(self.out or self._beside)
+        self._basis = basis_of(slide.fingerprint, self.annotations)
+        self._draft = read_draft(self._draft_path, self._basis, self._opened)  # of a session that ended without saving
         self._classes = with_classes({}, self.annotations)
         self._ids = {annotation.id for annotation in self.annotations}
         self._lock = threading.Lock()
@@ -99,6 +104,7 @@ class Session:
             "saves": self._saves,
             "unsaved": self._unsaved,
             "warning": self.warning,
+            "hasDraft": self._draft is not None,
             "version": __version__,
         }
 
@@ -161,7 +167,41 @@ class Session:
             self.edits, self.out, self._stamp = edits, out, _stamp(out)
             self._saves, self._unsaved = self._saves + 1, False
             saves = self._saves
+            self._drop_draft()
         return {"out": clean_text(str(out)), "written": written, "saves": saves, "note": clean_text(note)}
+
+    def keep_draft(self, edits: Edits) -> None:
+        """Keep what is not saved yet, for whoever opens these files next. OutputError: it cannot be written."""
+        with self._lock:
+            if edits.to_json() == self.edits.to_json() and not self._unsaved:
+                self._drop_draft()
+                return
+            write_draft(self._draft_path, Draft(self.annotations[self._opened :], self.run, edits), self._basis)
+            self._draft = Draft([], self.run, edits)  # for this page when it is loaded anew: it has what was found
+
+    def take_draft(self) -> dict[str, Any]:
+        """Take up what was not saved, and return its edits and how many were found.
+
+        Raises:
+            ViewerError: there is nothing, or more was found meanwhile, which took the place of what was found then.
+        """
+        with self._lock:
+            draft, self._draft = self._draft, None
+            if draft is None or (draft.found and len(self.annotations) > self._opened):
+                raise ViewerError("there are no earlier changes that could be taken up any more")
+            self.annotations, self.run = [*self.annotations, *draft.found], draft.run
+            self._ids.update(annotation.id for annotation in draft.found)
+            self._classes = with_classes(self._classes, draft.found)
+            self._unsaved = True
+        return {"edits": draft.edits.to_json(), "found": len(draft.found)}
+
+    def drop_draft(self) -> None:
+        with self._lock:
+            self._drop_draft()
+
+    def _drop_draft(self) -> None:
+        self._draft = None
+        self._draft_path.unlink(missing_ok=True)
 
 
 def not_outlined(found: Sequence[Annotation], known: Sequence[Annotation]) -> list[Annotation]:

@@ -1,28 +1,15 @@
-// The server's routes. Addresses are relative: the page lies below its token.
+// The routes of `wsiseg view`.
 
-const SILENT = "The server does not answer: is `wsiseg view` still running?";
-
-async function request(path, options) {
-  let response;
-  try {
-    response = await fetch(path, options);
-  } catch {
-    throw new Error(SILENT);
-  }
-  if (!response.ok) throw new Error(await response.text());
-  return response;
-}
-
-function post(path, body = {}) {
-  const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
-  return request(path, options).then((response) => response.json());
-}
+import { SILENT, post, request } from "./http.js";
 
 export const slide = () => request("slide").then((response) => response.json());
 export const tileUrl = (level, x, y) => `tiles/${level}/${x}_${y}.jpg`;
 export const polygons = (first) => request(`polygons?first=${first}`).then((response) => response.arrayBuffer());
 export const details = (index) => request(`objects/${index}`).then((response) => response.json());
 export const save = (edits, after) => post(`save?after=${after}`, edits);
+export const keepDraft = (edits) => post("draft", edits);
+export const takeDraft = () => post("draft/take");
+export const dropDraft = () => post("draft/drop");
 export const ask = (query, region) => post("queries", { query, region });
 export const cancel = (number) => post(`queries/${number}/cancel`);
 

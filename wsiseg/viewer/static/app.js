@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { Editor, outline } from "./edit.js";
 import { bindKeys } from "./keys.js";
+import { $, announce, banner, fatal, toggleTheme } from "./page.js";
 import { Panel, number } from "./panel.js";
 import { Polygons, screenPath } from "./polygons.js";
 import { QueryPanel } from "./query.js";
@@ -10,13 +11,12 @@ import { Scale } from "./scale.js";
 import { Stage } from "./stage.js";
 import { Store } from "./store.js";
 
-const $ = (id) => document.getElementById(id);
 const CLASS_KEYS = 9; // keys 1 to 9
 
 const slide = await api.slide().catch(fatal);
 const store = new Store();
 const panel = new Panel(store);
-const stage = new Stage($("slide"), slide);
+const stage = new Stage($("slide"));
 const view = () => stage.view();
 const layer = new Polygons($("outlines"), $("overlay"), store, view);
 const scale = new Scale($("scale-bar"), $("place"), slide);
@@ -31,24 +31,6 @@ const query = new QueryPanel({
 
 let selected = -1;
 let hovered = -1;
-
-function announce(text) {
-  $("live").textContent = text;
-}
-
-function banner(text, isBad = false) {
-  clearTimeout(banner.timer);
-  $("banner").textContent = text;
-  $("banner").hidden = false;
-  banner.timer = setTimeout(() => ($("banner").hidden = true), isBad ? 8000 : 2500);
-  announce(text);
-}
-
-function fatal(error) {
-  banner(error.message, true);
-  clearTimeout(banner.timer);
-  throw error;
-}
 
 // Objects in the order in which they are stepped through.
 
@@ -165,20 +147,63 @@ async function save() {
   if ($("save").disabled) return;
   // What is done or found while the server writes is not saved yet.
   const [step, was] = [store.done.at(-1), unsaved];
-  unsaved = false;
+  const { isRecolored } = store;
+  unsaved = store.isRecolored = false;
   $("save").disabled = saving = true;
+  clearTimeout(keepDraft.timer);
   try {
     const saved = await api.save(store.edits(), saves);
     slide.out = saved.out;
     saves = saved.saves;
+    keepDraft.isKept = false;
     store.saved(step);
     banner(`Saved ${saved.written.toLocaleString()} objects to ${saved.out}${saved.note && ` (${saved.note})`}`, saved.note);
   } catch (error) {
     unsaved ||= was;
+    store.isRecolored ||= isRecolored;
     banner(error.message, true);
   }
   saving = false;
   refresh();
+}
+
+// What is not saved is known to the server all the same: it may die, or the page be closed.
+
+function keepDraft() {
+  clearTimeout(keepDraft.timer);
+  if (saving || !$("draft").hidden) return; // an earlier one waits to be taken up
+  if (!(store.isDirty || unsaved || keepDraft.isKept)) return;
+  keepDraft.timer = setTimeout(() => {
+    keepDraft.isKept = true;
+    api.keepDraft(store.edits()).catch((error) => {
+      if (!keepDraft.hasFailed) banner(error.message, true);
+      keepDraft.hasFailed = true;
+    });
+  }, 700);
+}
+
+async function takeDraft() {
+  try {
+    const { edits, found } = await api.takeDraft();
+    $("draft").hidden = unsaved = true;
+    if (found) store.add(await api.polygons(store.count));
+    store.restore(edits);
+    $("stage").focus();
+    banner("Taken up: save it to keep it");
+  } catch (error) {
+    banner(error.message, true);
+  }
+}
+
+async function dropDraft() {
+  try {
+    await api.dropDraft();
+    $("draft").hidden = true;
+    $("stage").focus();
+    keepDraft(); // of what was done since
+  } catch (error) {
+    banner(error.message, true);
+  }
 }
 
 // Take in what a query found.
@@ -291,20 +316,13 @@ stage.viewer.addHandler("tile-load-failed", () => banner("A part of the slide ca
 for (const kind of ["added", "styled", "changed", "saved"]) {
   store.addEventListener(kind, () => {
     order = null;
+    keepDraft();
     if (kind === "styled" && selected >= 0 && !store.isShown(selected)) return select(-1); // none is judged unseen
     refresh();
   });
 }
 
 // Buttons and keys.
-
-function toggleTheme() {
-  const root = document.documentElement;
-  const isDark = getComputedStyle(root).colorScheme === "dark" || (root.dataset.theme ?? "") === "dark"
-    || (!root.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
-  root.dataset.theme = isDark ? "light" : "dark";
-  localStorage.setItem("wsiseg-theme", root.dataset.theme);
-}
 
 function toggleClasses(indexes) {
   const visible = !indexes.some((index) => store.classes[index]?.visible);
@@ -374,6 +392,8 @@ const clicks = {
   "redo": redo,
   "save": save,
   "theme": toggleTheme,
+  "draft-take": takeDraft,
+  "draft-drop": dropDraft,
   "help-open": () => $("help").showModal(),
   "help-close": () => $("help").close(),
   "zoom-in": () => stage.zoom(1.5),
@@ -398,12 +418,27 @@ $("slide-name").textContent = slide.name;
 const um = slide.mpp ? `${Number(slide.mpp[0].toPrecision(4))} µm/px` : "no scale";
 $("slide-facts").textContent = `${slide.shown[2].toLocaleString()} × ${slide.shown[3].toLocaleString()} px · ${um}`;
 $("place").hidden = true;
-await stage.ready;
+await stage.open(slide, {
+  width: slide.width,
+  height: slide.height,
+  tileSize: slide.tile,
+  tileOverlap: slide.overlap,
+  minLevel: slide.firstLevel,
+  maxLevel: slide.lastLevel,
+  getTileUrl: api.tileUrl,
+});
 if (slide.objects) {
   store.add(await api.polygons(0).catch(fatal));
   store.restore(slide.edits);
 }
 refresh();
+$("draft").hidden = !slide.hasDraft;
+$("ask").addEventListener("submit", (event) => {
+  if ($("draft").hidden) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  banner("First take up what was not saved last time, or drop it", true);
+}, { capture: true });
 if (slide.warning) banner(slide.warning, true);
 if (slide.running !== null) query.follow(slide.running);
 document.documentElement.dataset.ready = "yes"; // for those who drive the page by script

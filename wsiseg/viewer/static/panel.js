@@ -25,21 +25,23 @@ export class Panel {
       const item = $("classes").children[index];
       item.classList.toggle("off", !style.visible);
       item.querySelector("[type=checkbox]").checked = style.visible;
+      item.querySelector("[type=color]").value = hex(style.color);
       item.querySelector(".count").textContent = counts[index].toLocaleString();
     });
   }
 
   classItem(index) {
-    const { name, color } = this.store.classes[index];
+    const { name } = this.store.classes[index];
     const item = document.createElement("li");
     const visible = input("checkbox", `Show ${name}`);
     visible.addEventListener("change", () => this.store.setStyle(index, { visible: visible.checked }));
     const opacity = input("range", `Opacity of ${name}`);
     Object.assign(opacity, { min: 0.1, max: 1, step: 0.05, value: 1, title: "Opacity" });
     opacity.addEventListener("input", () => this.store.setStyle(index, { opacity: Number(opacity.value) }));
-    const swatch = document.createElement("i");
-    swatch.style.setProperty("--color", `rgb(${color.join(" ")})`);
-    item.append(visible, swatch, text("span", name, "name"), text("span", "", "count"), opacity);
+    const color = input("color", `Colour of ${name}`);
+    color.title = "Colour";
+    color.addEventListener("input", () => this.store.recolor(index, rgb(color.value)));
+    item.append(visible, color, text("span", name, "name"), text("span", "", "count"), opacity);
     item.querySelector(".name").title = name;
     return item;
   }
@@ -88,6 +90,9 @@ export class Panel {
 export function number(value) {
   return Number(value.toPrecision(4)).toLocaleString(undefined, { maximumSignificantDigits: 4 });
 }
+
+const hex = (color) => `#${color.map((value) => value.toString(16).padStart(2, "0")).join("")}`;
+const rgb = (text) => [1, 3, 5].map((i) => parseInt(text.slice(i, i + 2), 16));
 
 function list(element, rows) {
   element.replaceChildren(...rows.flatMap(([name, value]) => [text("dt", name), text("dd", value)]));

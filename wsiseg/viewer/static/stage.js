@@ -1,14 +1,9 @@
-// The slide in OpenSeadragon, and where on the screen a pixel of the GeoJSON lies.
+// A slide, or a single image, in OpenSeadragon, and where on the screen a pixel of it lies.
 
 /* global OpenSeadragon */
-import * as api from "./api.js";
 
 export class Stage {
-  constructor(element, slide) {
-    this.slide = slide;
-    const [left, top, width, height] = slide.shown;
-    const shown = new OpenSeadragon.Rect(left / slide.width, top / slide.width, width / slide.width, height / slide.width);
-    this.shown = shown;
+  constructor(element) {
     this.viewer = OpenSeadragon({
       element,
       drawer: "canvas",
@@ -24,23 +19,20 @@ export class Stage {
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
       gestureSettingsTouch: { clickToZoom: false },
     });
-    const source = {
-      width: slide.width,
-      height: slide.height,
-      tileSize: slide.tile,
-      tileOverlap: slide.overlap,
-      minLevel: slide.firstLevel,
-      maxLevel: slide.lastLevel,
-      getTileUrl: api.tileUrl,
-    };
-    this.ready = new Promise((resolve, reject) => {
-      const clip = new OpenSeadragon.Rect(left, top, width, height);
-      this.viewer.addTiledImage({ tileSource: source, clip, success: resolve, error: reject });
-    });
-    this.ready.then(() => this.home(true));
     // OpenSeadragon's own keys know nothing of outlines: keys.js has them all.
     this.viewer.innerTracker.keyHandler = null;
     this.viewer.innerTracker.keyDownHandler = null;
+  }
+
+  // Show `slide` (width, height, shown, origin), whose pixels OpenSeadragon's tile source has; what was there goes.
+  async open(slide, tileSource) {
+    const [left, top, width, height] = slide.shown;
+    this.slide = slide;
+    this.shown = new OpenSeadragon.Rect(left / slide.width, top / slide.width, width / slide.width, height / slide.width);
+    this.viewer.world.removeAll();
+    const clip = new OpenSeadragon.Rect(left, top, width, height);
+    await new Promise((success, error) => this.viewer.addTiledImage({ tileSource, clip, success, error }));
+    this.home(true);
   }
 
   get viewport() {

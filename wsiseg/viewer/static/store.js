@@ -9,7 +9,9 @@ export class Store extends EventTarget {
   constructor() {
     super();
     this.shapes = new Shapes();
-    this.classes = []; // { name, color, opacity, visible }
+    this.classes = []; // { name, key, color, opacity, visible }; key is the name as files have it
+    this.colors = {}; // by key: those that a person chose
+    this.isRecolored = false; // since the last save
     this.classOf = new Uint32Array(0);
     this.probability = new Float32Array(0);
     this.area = new Float32Array(0);
@@ -28,7 +30,7 @@ export class Store extends EventTarget {
   add(buffer) {
     const block = unpack(buffer);
     for (const { index, name, color } of block.classes) {
-      this.classes[index] ??= { name: name || "no class", color, opacity: 1, visible: true };
+      this.classes[index] ??= { name: name || "no class", key: name, color, opacity: 1, visible: true };
     }
     this.shapes.add(block);
     for (const [mine, theirs] of [["classOf", "class"], ["probability", "probability"], ["area", "area"], ["state", "review"], ["read", "review"]]) {
@@ -40,14 +42,19 @@ export class Store extends EventTarget {
     this.tell("added", { buffer });
   }
 
-  // Edits that were saved earlier in this session, before the page was loaded anew.
-  restore({ deleted, review, rings }) {
+  // Edits that the server knows of: saved earlier in this session, or never saved by one that ended.
+  restore({ deleted, review, rings, colors }) {
+    const objects = new Set([...this.shapes.changed.keys(), ...Object.keys(rings).map(Number)]);
+    this.state.set(this.read);
     for (const o of deleted) this.state[o] = DELETED;
     for (const [o, decision] of Object.entries(review)) {
       if (this.state[o] !== DELETED) this.state[o] = REVIEWS.indexOf(decision);
     }
-    for (const [o, value] of Object.entries(rings)) this.shapes.change(Number(o), value.map((ring) => ring.flat()));
-    this.tell("changed", { objects: [...this.shapes.changed.keys()] });
+    for (const o of objects) this.shapes.change(o, rings[o]?.map((ring) => ring.flat()) ?? null);
+    this.colors = colors;
+    for (const style of this.classes) style.color = colors[style.key] ?? style.color;
+    this.tell("styled");
+    this.tell("changed", { objects: [...objects] });
   }
 
   review(o) {
@@ -71,6 +78,13 @@ export class Store extends EventTarget {
   setStyle(index, values) {
     Object.assign(this.classes[index], values);
     this.tell("styled");
+  }
+
+  // color: [r, g, b]. Not a step to undo: choose another one.
+  recolor(index, color) {
+    this.colors[this.classes[index].key] = color;
+    this.isRecolored = true;
+    this.setStyle(index, { color });
   }
 
   decide(o, decision) {
@@ -122,7 +136,7 @@ export class Store extends EventTarget {
   }
 
   get isDirty() {
-    return this.done.at(-1) !== this.savedStep;
+    return this.done.at(-1) !== this.savedStep || this.isRecolored;
   }
 
   saved(step) {
@@ -132,7 +146,7 @@ export class Store extends EventTarget {
 
   // What wsiseg/viewer/edits.py reads.
   edits() {
-    const edits = { deleted: [], review: {}, rings: {} };
+    const edits = { deleted: [], review: {}, rings: {}, colors: this.colors };
     for (let o = 0; o < this.count; o++) {
       if (this.state[o] === DELETED) edits.deleted.push(o);
       else if (this.state[o] !== this.read[o]) edits.review[o] = REVIEWS[this.state[o]];

@@ -1,0 +1,30 @@
+// What every page has: a banner, a voice for screen readers, dark and light.
+
+export const $ = (id) => document.getElementById(id);
+
+export function announce(text) {
+  $("live").textContent = text;
+}
+
+export function banner(text, isBad = false) {
+  clearTimeout(banner.timer);
+  $("banner").textContent = text;
+  $("banner").hidden = false;
+  banner.timer = setTimeout(() => ($("banner").hidden = true), isBad ? 8000 : 2500);
+  announce(text);
+}
+
+// For what the page cannot do without.
+export function fatal(error) {
+  banner(error.message, true);
+  clearTimeout(banner.timer);
+  throw error;
+}
+
+export function toggleTheme() {
+  const root = document.documentElement;
+  const isDark = getComputedStyle(root).colorScheme === "dark" || (root.dataset.theme ?? "") === "dark"
+    || (!root.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
+  root.dataset.theme = isDark ? "light" : "dark";
+  localStorage.setItem("wsiseg-theme", root.dataset.theme);
+}
