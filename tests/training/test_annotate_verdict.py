@@ -40,10 +40,10 @@ def test_what_the_template_says_always_stands(
     mpp = data.draw(st.sampled_from([None, 0.25, 1.3]))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     said = sentences(describe(image, mask, concept, mpp, rng))[:-1]
-    for statement in judge(said, measure(image, mask, mpp), concept):
+    for statement in judge(said, measure(concept, image, mask, mpp)):
         assert statement.verdict == "holds" or "is almost empty" in statement.text, statement
     absent = data.draw(st.sampled_from(NAMED).filter(lambda key: key != "tissue"))
-    for statement in judge(sentences(refuse(image, absent, mpp, rng))[:-1], measure(image, None, mpp), absent):
+    for statement in judge(sentences(refuse(image, absent, mpp, rng))[:-1], measure(absent, image, None, mpp)):
         assert statement.verdict in ("holds", "unmeasured"), (absent, statement)
 
 
@@ -52,7 +52,7 @@ def found(**changes: object) -> Measured:
     cells = (0.3, 0.05, 0.0, 0.35, 0.05, 0.0, 0.25, 0.0, 0.0)
     values = {"count": 7, "diameter_px": 100.0, "elongation": 1.5, "area_fraction": 0.2, "cells": cells}
     values |= {"fullest": (1, 0), "spread": 5, "contrast": 30.0} | changes
-    return Measured(LOOK, Findings(**values), 0.5)  # type: ignore[arg-type]
+    return Measured("gland", LOOK, Findings(**values), 0.5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -88,23 +88,25 @@ def found(**changes: object) -> Measured:
     ],
 )
 def test_a_statement_is_checked_against_the_mask(text: str, verdict: str) -> None:
-    (statement,) = judge([text], found(), "gland")
+    (statement,) = judge([text], found())
     assert statement.verdict == verdict, statement
 
 
 def test_they_are_what_was_spoken_of() -> None:
-    first, second = judge(["Glands are seen on the left.", "They cover about 70 % of the tile."], found(), "gland")
+    first, second = judge(["Glands are seen on the left.", "They cover about 70 % of the tile."], found())
     assert (first.verdict, second.verdict) == ("holds", "contradicted")
     assert second.because == "says “about 70 % of the tile”, measured: 20% of the area"
-    first, second = judge(["The stroma is pink.", "It covers about 70 % of the tile."], found(), "gland")
+    first, second = judge(["There are 30 glands.", "They are oval."], found())
+    assert (first.verdict, second.verdict) == ("contradicted", "unfounded")  # they went with the thirty
+    first, second = judge(["The stroma is pink.", "It covers about 70 % of the tile."], found())
     assert second.verdict == "unfounded"  # of the stroma nothing was measured
 
 
 def test_what_was_not_measured_is_not_confirmed() -> None:
-    without_scale = Measured(LOOK, found().found, None)
-    assert judge(["The glands are 50 µm wide."], without_scale, "gland")[0].verdict == "unfounded"
+    without_scale = Measured("gland", LOOK, found().found, None)
+    assert judge(["The glands are 50 µm wide."], without_scale)[0].verdict == "unfounded"
     run_together = found(count=1, area_fraction=0.5)
-    assert judge(["12 glands are seen."], run_together, "gland")[0].verdict == "unfounded"
-    nothing = Measured(LOOK, None, 0.5)
-    assert judge(["Two islands of cartilage are seen."], nothing, "cartilage")[0].verdict == "contradicted"
-    assert judge(["Cartilage would show lacunae; there are none."], nothing, "cartilage")[0].verdict == "unmeasured"
+    assert judge(["12 glands are seen."], run_together)[0].verdict == "unfounded"
+    nothing = Measured("cartilage", LOOK, None, 0.5)
+    assert judge(["Two islands of cartilage are seen."], nothing)[0].verdict == "contradicted"
+    assert judge(["Cartilage would show lacunae; there are none."], nothing)[0].verdict == "unmeasured"

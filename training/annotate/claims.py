@@ -113,11 +113,16 @@ _PLACE = re.compile(
     r"(?!\s+of\s+(?!(?:the|this)\s+(?:tile|field|image|picture|view|area|frame|patch|section)))(?!\s+[a-z]+ly\b)"
 )
 _SHAPE = re.compile(rf"(?<!not )(?<!rarely )(?<!\w)(?P<word>{_any_of(_SHAPES)})(?!\w)")
-_TONE = re.compile(r"\b(?:(?P<dark>darker)|(?P<pale>paler|lighter|brighter)|as (?:dark|pale))\s+(?:\w+\s+)?(?:than|as)\b")
+_TONE = re.compile(
+    r"\b(?:(?P<dark>darker)|(?P<pale>paler|lighter|brighter)|as (?:dark|pale))\s+(?:\w+\s+)?(?:than|as)\b"
+)
 _PRONOUN = re.compile(r"\b(?:they|these|those|them|it)\b")
-_DENIED_BEFORE = re.compile(r"\b(?:no|without|lacks?|lacking|absence of|absent|devoid of|free of|neither|nor)\s+(?:[\w-]+\s+){0,3}$")
+_DENIED_BEFORE = re.compile(
+    r"\b(?:no|without|lacks?|lacking|absence of|absent|devoid of|free of|neither|nor)\s+(?:[\w-]+\s+){0,3}$"
+)
 _DENIED_AFTER = re.compile(
-    r"^\s+(?:is|are|was|were|can|could)\s+(?:absent|missing|lacking|not\s+(?:be\s+)?(?:seen|found|present|visible|identified|there))"
+    r"^\s+(?:is|are|was|were|can|could)\s+"
+    r"(?:absent|missing|lacking|not\s+(?:be\s+)?(?:seen|found|present|visible|identified|there))"
 )
 _DIGITS = re.compile(r"\d+(?:[.,]\d+)?")
 
@@ -175,11 +180,9 @@ def read_sentence(text: str, concept_key: str, topic: Subject | None = None) -> 
     for match in _DIGITS.finditer(text):
         if not _overlaps(match.span(), taken):
             add(match, "number", "other", low=float(match.group().replace(",", ".")))
-    of_target = [mention for mention in mentions if mention.about == "target"]
-    denied = any(
-        _DENIED_BEFORE.search(text[: mention.start]) or _DENIED_AFTER.match(text[mention.end :]) for mention in of_target
-    )
-    return Reading(tuple(claims), bool(of_target), denied, mentions[0].about if mentions else topic)
+    around = [(text[: m.start], text[m.end :]) for m in mentions if m.about == "target"]
+    denied = any(_DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after) for before, after in around)
+    return Reading(tuple(claims), bool(around), denied, mentions[0].about if mentions else topic)
 
 
 def _mentions(text: str, concept_key: str, topic: Subject | None) -> list[_Mention]:
@@ -228,7 +231,8 @@ def _subject(match: re.Match[str], mentions: list[_Mention], topic: Subject | No
 def _described(match: re.Match[str], text: str, mentions: list[_Mention], topic: Subject | None) -> Subject:
     """What an adjective is about: the noun that follows it, else as `_subject`."""
     for mention in mentions:
-        if mention.start >= match.end() and re.fullmatch(r"(?:,?\s+[a-z-]+){0,2}\s+", text[match.end() : mention.start]):
+        between = text[match.end() : mention.start]
+        if mention.start >= match.end() and re.fullmatch(r"(?:,?\s+[a-z-]+){0,2}\s+", between):
             return mention.about
     return _subject(match, mentions, topic)
 

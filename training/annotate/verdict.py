@@ -21,20 +21,19 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from wsiseg.training.annotate.claims import Claim, Reading, Subject, read_sentence
 from wsiseg.training.data.annotate import Findings, Look, find_in, look_at, merged
+from wsiseg.training.data.chains import KEPT, Statement, Verdict
 
-Verdict = Literal["holds", "unmeasured", "unfounded", "contradicted", "drawing"]
-KEPT: tuple[Verdict, ...] = ("holds", "unmeasured")
 _DRAWING = re.compile(r"\b(?:outlin(?:e|es|ed|ing)|green|masks?|annotat\w+|highlight\w*|segmentation)\b", re.IGNORECASE)
 _DENIAL = re.compile(
     r"\b(?:no|not|none|nothing|without|absent|absence|lack\w*|never|neither|nor|cannot|rather than|instead|unlike)\b",
     re.IGNORECASE,
 )
+_FOLLOWS = re.compile(r"^(?:they|it|these|those|their|its)\b", re.IGNORECASE)
 _ROWS, _COLUMNS = np.divmod(np.arange(9), 3)
 _CELLS = {
     "top": _ROWS == 0, "bottom": _ROWS == 2, "left": _COLUMNS == 0, "right": _COLUMNS == 2,
@@ -46,33 +45,29 @@ _SHAPES = {"round": (1.0, 1.7), "oval": (1.1, 2.5), "elongated": (1.5, math.inf)
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of a structure in an image: `found` None if it is not there, `mpp` None if it is not stated."""
+    """What is known of `concept` in an image: `found` None if it is not there, `mpp` None if it is not stated."""
 
+    concept: str
     look: Look
     found: Findings | None
     mpp: float | None
 
 
-@dataclass(frozen=True)
-class Statement:
-    """A sentence and what became of it; `because` says what was measured instead."""
-
-    text: str
-    verdict: Verdict
-    because: str = ""
-
-
-def measure(image: np.ndarray, mask: np.ndarray | None, mpp: float | None) -> Measured:
+def measure(concept_key: str, image: np.ndarray, mask: np.ndarray | None, mpp: float | None) -> Measured:
     """Measure `image` (H, W, 3) uint8 and `mask` (H, W), instance labels or 0/1; None: the structure is absent."""
-    return Measured(look_at(image), None if mask is None else find_in(image, mask), mpp)
+    return Measured(concept_key, look_at(image), None if mask is None else find_in(image, mask), mpp)
 
 
-def judge(sentences: Sequence[str], measured: Measured, concept_key: str) -> list[Statement]:
-    """A verdict on each of the sentences, in order: a later "they" means what an earlier one spoke of."""
-    statements, topic = [], None
+def judge(sentences: Sequence[str], measured: Measured) -> list[Statement]:
+    """A verdict on each sentence, in order: a "they" means what the sentence before spoke of, and goes with it."""
+    statements: list[Statement] = []
+    topic = None
     for text in sentences:
-        reading = read_sentence(text, concept_key, topic)
-        statements.append(_judged(text, reading, measured, concept_key))
+        if statements and statements[-1].verdict not in KEPT and _FOLLOWS.match(text):
+            statements.append(Statement(text, "unfounded", "what it speaks of was taken out"))
+            continue
+        reading = read_sentence(text, measured.concept, topic)
+        statements.append(_judged(text, reading, measured))
         topic = reading.topic
     return statements
 
@@ -83,28 +78,27 @@ def suffices(statements: Sequence[Statement], present: bool) -> bool:
     return len(kept) >= 2 and ("holds" in kept or not present)
 
 
-def _judged(text: str, reading: Reading, measured: Measured, concept_key: str) -> Statement:
+def _judged(text: str, reading: Reading, measured: Measured) -> Statement:
     if _DRAWING.search(text):
         return Statement(text, "drawing", "speaks of the outline, which the model will not see")
     if reading.named and measured.found is None and not (reading.denied or _DENIAL.search(text)):
         return Statement(text, "contradicted", "the structure is not there")
     if reading.denied and measured.found is not None:
         return Statement(text, "contradicted", "the structure is there")
-    checks = [_check(claim, measured, concept_key) for claim in reading.claims if claim.kind != "shape"]
-    shapes = [_check(claim, measured, concept_key) for claim in reading.claims if claim.kind == "shape"]
-    # "round to oval" is true if either is
-    checks += [next((check for check in shapes if check is None or check.verdict == "holds"), shapes[0])] if shapes else []
-    found = [check for check in checks if check is not None]
-    for verdict in ("contradicted", "unfounded"):
-        reasons = [check.because for check in found if check.verdict == verdict]
-        if reasons:
-            return Statement(text, verdict, "; ".join(reasons))  # type: ignore[arg-type]
-    return Statement(text, "holds" if found else "unmeasured")
+    checks = [(claim, check) for claim in reading.claims if (check := _check(claim, measured))]
+    if any(claim.kind == "shape" and check.verdict == "holds" for claim, check in checks):
+        # "round to oval" is true if either is
+        checks = [(claim, check) for claim, check in checks if claim.kind != "shape" or check.verdict == "holds"]
+    worst: tuple[Verdict, ...] = ("contradicted", "unfounded")
+    for verdict in worst:
+        if reasons := [check.because for _, check in checks if check.verdict == verdict]:
+            return Statement(text, verdict, "; ".join(reasons))
+    return Statement(text, "holds" if checks else "unmeasured")
 
 
-def _check(claim: Claim, measured: Measured, concept_key: str) -> Statement | None:
+def _check(claim: Claim, measured: Measured) -> Statement | None:
     """The verdict on one claim; None if it cannot be checked and states no number."""
-    values = _values(claim, measured, concept_key)
+    values = _values(claim, measured)
     if values is None:
         numeric = bool(re.search(r"\d", claim.said))
         return Statement(claim.said, "unfounded", f"“{claim.said}” was not measured") if numeric else None
@@ -113,10 +107,10 @@ def _check(claim: Claim, measured: Measured, concept_key: str) -> Statement | No
     return Statement(claim.said, "contradicted", f"says “{claim.said}”, measured: {values[0][1]}")
 
 
-def _values(claim: Claim, measured: Measured, concept_key: str) -> list[tuple[bool, str]] | None:
+def _values(claim: Claim, measured: Measured) -> list[tuple[bool, str]] | None:
     """Each measure that the claim may mean, as (does it agree, the measure in words); None: there is none."""
     if claim.kind == "share":
-        shares = _shares(claim.about, measured, concept_key)
+        shares = _shares(claim.about, measured)
         return [(_share_agrees(claim, share), f"{share:.0%} of the area") for share in shares] or None
     found = measured.found
     if claim.about != "target" or found is None:
@@ -142,11 +136,11 @@ def _values(claim: Claim, measured: Measured, concept_key: str) -> list[tuple[bo
     return None
 
 
-def _shares(about: Subject, measured: Measured, concept_key: str) -> list[float]:
+def _shares(about: Subject, measured: Measured) -> list[float]:
     shares = []
     if about == "target" and measured.found is not None:
         shares.append(measured.found.area_fraction)
-    if about == "tissue" or (about == "target" and concept_key == "tissue"):
+    if about == "tissue" or (about == "target" and measured.concept == "tissue"):
         shares.append(measured.look.tissue_fraction)
     return [measured.look.dark_fraction] if about == "dark" else shares
 

@@ -1,0 +1,74 @@
+"""Replies, kept as they come, so that none is paid for twice: lines of JSON, one appended and synced for each.
+
+A line that was cut off by a kill is forgotten. The file lies beside the store (open.zarr: open.replies.jsonl) and is
+worth as much as the replies cost; without it `wsiseg data annotate` asks everything anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+from wsiseg.errors import OutputError
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model said, the tokens that this counted, and when (UTC, ISO 8601)."""
+
+    text: str
+    tokens_in: int
+    tokens_out: int
+    made: str
+
+
+def replies_path(store: str | os.PathLike[str]) -> Path:
+    return Path(store).with_suffix(".replies.jsonl")
+
+
+class Replies:
+    """The replies in a file, by the key of their request. A context manager; for one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OutputError: the file cannot be written."""
+        self._path, self._kept = path, dict[str, Reply]()
+        try:
+            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+            data = self._file.read() or b""
+            whole = data.rfind(b"\n") + 1
+            self._file.seek(whole)
+            self._file.truncate()
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        for line in data[:whole].split(b"\n"):
+            try:
+                row = json.loads(line)
+                self._kept[row.pop("key")] = Reply(**row)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue  # to be asked again
+
+    def get(self, key: str) -> Reply | None:
+        return self._kept.get(key)
+
+    def add(self, key: str, reply: Reply) -> None:
+        """Keep it, on the disk when this returns. Raises OutputError: the disk is full, or the like."""
+        line = json.dumps({"key": key, **asdict(reply)}).encode() + b"\n"
+        try:
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a disk that is nearly full takes a part
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise OutputError(f"cannot write {self._path}: {error.strerror or error}") from error
+        self._kept[key] = reply
+
+    def __enter__(self) -> Replies:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
