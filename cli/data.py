@@ -1,13 +1,18 @@
-"""`wsiseg data`: training data in, and a look at what is in a store."""
+"""`wsiseg data`: training data in, chains for it, and a look at what is in a store."""
 
 from __future__ import annotations
 
 import click
 
+from wsiseg.cli.data_annotate import annotate_command
+
 
 @click.group("data", short_help="Import and inspect training data.")
 def command() -> None:
     """Turn images and masks into quadruplets (image, mask, query, reasoning), and see what a store holds."""
+
+
+command.add_command(annotate_command)
 
 
 @command.command("import")

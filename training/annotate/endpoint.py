@@ -22,7 +22,7 @@ from wsiseg.errors import EndpointError
 from wsiseg.qupath import clean_text
 from wsiseg.training.annotate.limits import Pace
 from wsiseg.training.annotate.replies import Reply
-from wsiseg.training.annotate.request import Request
+from wsiseg.training.annotate.request import RefusedError, Request
 
 TRIES = 6
 FIRST_WAIT_S = 1.0
@@ -31,10 +31,6 @@ _LARGEST_REPLY = 2_000_000  # bytes
 _LONGEST_TEXT = 20_000  # characters
 _AGAIN = {408, 409, 425, 429}
 _log = logging.getLogger(__name__)
-
-
-class RefusedError(EndpointError):
-    """This request was refused or failed again and again; others may go through."""
 
 
 class _Trouble(Exception):

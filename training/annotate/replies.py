@@ -30,26 +30,33 @@ def replies_path(store: str | os.PathLike[str]) -> Path:
     return Path(store).with_suffix(".replies.jsonl")
 
 
+def read_replies(path: Path) -> dict[str, Reply]:
+    """The replies in a file, by the key of their request; none where there is no file. What is damaged is left out."""
+    replies = {}
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+        try:
+            row = json.loads(line)
+            key = str(row.pop("key"))
+            replies[key] = Reply(**row)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # to be asked again
+    return replies
+
+
 class Replies:
     """The replies in a file, by the key of their request. A context manager; for one process at a time."""
 
     def __init__(self, path: Path) -> None:
         """Raises OutputError: the file cannot be written."""
-        self._path, self._kept = path, dict[str, Reply]()
+        self._path = path
         try:
             self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
-            data = self._file.read() or b""
-            whole = data.rfind(b"\n") + 1
+            whole = (self._file.read() or b"").rfind(b"\n") + 1
             self._file.seek(whole)
             self._file.truncate()
+            self._kept = read_replies(path)
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-        for line in data[:whole].split(b"\n"):
-            try:
-                row = json.loads(line)
-                self._kept[row.pop("key")] = Reply(**row)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue  # to be asked again
 
     def get(self, key: str) -> Reply | None:
         return self._kept.get(key)

@@ -14,9 +14,15 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from wsiseg.errors import EndpointError
+
 _SIDE_PX = 768  # longer side of the picture that is sent, about
 _LINE_RGB = (0, 255, 0)  # no stain is of this colour
 _DRAWING = 1  # to be raised when `outlined` draws otherwise
+
+
+class RefusedError(EndpointError):
+    """This request was refused or failed again and again; others may go through."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +54,7 @@ class Picture:
         return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
     def outlined(self) -> np.ndarray:
-        """(h, w, 3) uint8 at `size`, with a line of two pixels around every object, on its outer side."""
+        """(h, w, 3) uint8 at `size`, with a line of two pixels around every object: outside, or between two that touch."""
         picture = np.array(Image.fromarray(self.image).resize(self.size, Image.Resampling.BICUBIC))
         if self.mask is None:
             return picture

@@ -10,20 +10,23 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from wsiseg.errors import DataError, EndpointError
 from wsiseg.fleet.claim import ClaimHeldError, claimed
-from wsiseg.training.annotate.endpoint import Endpoint, RefusedError
 from wsiseg.training.annotate.limits import Budget, BudgetSpent
-from wsiseg.training.annotate.replies import Replies, Reply, replies_path
-from wsiseg.training.annotate.request import Request
+from wsiseg.training.annotate.replies import Replies, Reply, read_replies, replies_path
+from wsiseg.training.annotate.request import RefusedError, Request
 from wsiseg.training.annotate.write import TEMPLATE, Writers, write_chain
-from wsiseg.training.data.chains import CHAINS, Chain, read_chains, write_chains
+from wsiseg.training.data.chains import Chain, read_chains, write_chains
 from wsiseg.training.data.concepts import concept_of
 from wsiseg.training.data.store import Quadruplet, QuadrupletStore
 
+if TYPE_CHECKING:
+    from wsiseg.training.annotate.endpoint import Endpoint
+
 _FAILURES = 5  # in a row; then the server is taken for broken
-_DRAFT_TOKENS = 200  # of a reply, for estimates
+_DRAFT_TOKENS, _PROMPT_TOKENS = 200, 350  # of a reply, and of what the reasoner is told, for estimates
 
 
 @dataclass
@@ -42,20 +45,20 @@ class Report:
 
     def add(self, chain: Chain) -> None:
         self.written += bool(chain.text)
-        self.corrected += chain.corrected
+        self.corrected += chain.corrected and bool(chain.text)
         self.fell_back += not chain.text
         self.statements.update(statement.verdict for statement in chain.statements)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Estimate:
-    """What a run would ask: requests (once more for each chain that is sent back), and tokens as far as foreseen."""
+    """What a run would ask: requests (one more for each chain that is sent back), and tokens as far as foreseen."""
 
     questions: int
-    requests: int
-    reused: int
-    tokens_in: Counter[str]  # by model
-    tokens_out: Counter[str]
+    requests: int = 0
+    reused: int = 0
+    tokens_in: Counter[str] = field(default_factory=Counter)  # by model
+    tokens_out: Counter[str] = field(default_factory=Counter)
 
 
 def questions_of(store: QuadrupletStore, split: str | None, limit: int | None) -> dict[int, list[Quadruplet]]:
@@ -81,38 +84,37 @@ def questions_of(store: QuadrupletStore, split: str | None, limit: int | None) -
 
 def estimate(store: QuadrupletStore, asked: dict[int, list[Quadruplet]], writers: Writers) -> Estimate:
     """Count what `annotate` would ask, without asking."""
-    missing: dict[str, Request] = {}
-    requests, reused = 0, 0
-    tokens_in, tokens_out = Counter[str](), Counter[str]()
+    missing: set[str] = set()
+    replies = read_replies(replies_path(store.path))
+    told = Estimate(questions=sum(map(len, asked.values())))
 
-    def expect(request: Request, tokens: int) -> None:
-        nonlocal requests
-        requests += 1
-        tokens_in[request.model] += tokens
-        tokens_out[request.model] += _DRAFT_TOKENS
+    async def ask(request: Request) -> Reply:
+        if request.key not in replies:
+            raise _Unasked(request)
+        told.reused += 1
+        return replies[request.key]
 
-    with Replies(replies_path(store.path)) as replies:
+    def expect(model: str, tokens: int) -> None:
+        told.requests += 1
+        told.tokens_in[model] += tokens
+        told.tokens_out[model] += _DRAFT_TOKENS
 
-        async def ask(request: Request) -> Reply:
-            nonlocal reused
-            if (reply := replies.get(request.key)) is None:
-                raise _Unasked(request)
-            reused += 1
-            return reply
-
+    async def go_through() -> None:
         for image, questions in asked.items():
             sample = store.sample(image)
             for question in questions:
                 try:
-                    asyncio.run(write_chain(sample, question, writers, ask))
+                    await write_chain(sample, question, writers, ask)
                 except _Unasked as unasked:
                     request = unasked.request
                     if request.key not in missing:
-                        missing[request.key] = request
-                        expect(request, request.expected_tokens())
-                    if request.picture is not None and writers.reasoner != TEMPLATE:
-                        expect(Request(writers.reasoner, "", ()), _DRAFT_TOKENS + 350)
-    return Estimate(sum(map(len, asked.values())), requests, reused, tokens_in, tokens_out)
+                        missing.add(request.key)
+                        expect(request.model, request.expected_tokens())
+                    if request.picture is not None and writers.reasoner != TEMPLATE:  # which comes after it
+                        expect(writers.reasoner, _PROMPT_TOKENS + _DRAFT_TOKENS)
+
+    asyncio.run(go_through())
+    return told
 
 
 def annotate(
@@ -205,7 +207,7 @@ class _Run:
                     self.report.failed += 1
                     self._failures += 1
                     if self._failures == _FAILURES:
-                        raise EndpointError(f"{error}; {_FAILURES} questions failed in a row, so it ends here") from error
+                        raise EndpointError(f"{error}; so failed {_FAILURES} questions in a row") from error
                 else:
                     self._failures = 0
                     self.chains[chain.key] = chain
