@@ -119,7 +119,7 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
 
     def _described(self, rng: np.random.Generator) -> tuple[View, dict[str, Chain]] | None:
         """The whole of an image and the chains that describe it, if chance draws that."""
-        if not self.chains or rng.random() >= self.chain_share:
+        if not (self.chains and self.chain_share) or rng.random() >= self.chain_share:
             return None
         sample = self.mix.draw(rng)
         view = whole_view(sample, self.size) if sample.name in self.chains else None

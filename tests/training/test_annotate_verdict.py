@@ -31,7 +31,7 @@ def pictures(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return image, mask if draw(st.booleans()) else (mask > 0).astype(np.uint16)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(pictures(), st.sampled_from(["gland", "nucleus", "malignant", "stroma", "cartilage", "fibroblasts"]), st.data())
 def test_what_the_template_says_always_stands(
     picture: tuple[np.ndarray, np.ndarray], concept: str, data: st.DataObject
@@ -61,6 +61,7 @@ def found(**changes: object) -> Measured:
         ("Seven glands lie on the left.", "holds"),
         ("About 8 large, crowded crypts can be counted.", "holds"),  # a quarter either way
         ("There are twelve glands.", "contradicted"),
+        ("Twenty-seven glands can be counted.", "contradicted"),
         ("Between 5 and 9 glands are visible.", "holds"),
         ("More than 20 glands are visible.", "contradicted"),
         ("Several glands are seen.", "holds"),

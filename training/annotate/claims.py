@@ -49,10 +49,14 @@ class _Mention:
     end: int
 
 
-_WORDS = {
-    "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
-    "eleven": 11, "twelve": 12, "fifteen": 15, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "hundred": 100,
-}  # fmt: skip
+_UNITS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_TEENS = (
+    "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_WORDS = {word: n for n, word in enumerate((*_UNITS, *_TEENS), 1)} | {"hundred": 100}
+_WORDS |= {ten: 10 * n for n, ten in enumerate(_TENS, 2)}
+_WORDS |= {f"{ten}-{unit}": 10 * n + u for n, ten in enumerate(_TENS, 2) for u, unit in enumerate(_UNITS, 1)}
 _VAGUE = {
     "a single": (1, 1), "single": (1, 1), "solitary": (1, 1), "a pair of": (2, 2), "both": (2, 2),
     "a couple of": (2, 3), "a few": (2, 6), "few": (1, 6), "several": (3, math.inf), "multiple": (2, math.inf),
@@ -99,12 +103,12 @@ _RANGED = (
     rf"(?P<first>{_NUMBER})(?:\s*(?:-|–|to|and|or|x|×|by)\s*(?P<last>{_NUMBER}))?"
 )
 _WHOLE = r"\s+of\s+(?:the\s+|its\s+|this\s+|that\s+)?(?:whole\s+|total\s+|entire\s+)?(?P<whole>[a-zµ]+)"
-_PERCENT = re.compile(rf"(?<![\w.]){_RANGED}\s*(?:%|percent|per cent)(?:{_WHOLE})?")
+_PERCENT = re.compile(rf"(?<![\w.-]){_RANGED}\s*(?:%|percent|per cent)(?:{_WHOLE})?")
 _WORDED_SHARE = re.compile(rf"\b(?P<word>{_any_of(_SHARES)}){_WHOLE}")
-_SIZE = re.compile(rf"(?<![\w.]){_RANGED}\s*(?P<unit>µm|um|microns?|micromet(?:er|re)s?|mm|nm)\b")
+_SIZE = re.compile(rf"(?<![\w.-]){_RANGED}\s*(?P<unit>µm|um|microns?|micromet(?:er|re)s?|mm|nm)\b")
 _PARTS = re.compile(rf"\bin\s+{_RANGED}\s+parts?\b")
 _BEFORE_NOUN = r"\s+(?:(?!of\b|the\b|and\b|in\b)[a-z-]+,?\s+){0,3}$"
-_COUNT = re.compile(rf"(?<![\w.]){_RANGED}{_BEFORE_NOUN}")
+_COUNT = re.compile(rf"(?<![\w.-]){_RANGED}{_BEFORE_NOUN}")
 _VAGUE_COUNT = re.compile(rf"\b(?P<word>{_any_of(_VAGUE)}){_BEFORE_NOUN}")
 _SPREAD = re.compile(rf"\b(?:all over|throughout|across)\s+(?:the\s+)?(?:(?:whole|entire)\s+)?{_TILE}\b|\beverywhere\b")
 _PLACE = re.compile(

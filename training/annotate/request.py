@@ -54,7 +54,7 @@ class Picture:
         return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
     def outlined(self) -> np.ndarray:
-        """(h, w, 3) uint8 at `size`, with a line of two pixels around every object: outside, or between two that touch."""
+        """(h, w, 3) uint8 at `size`, with a line of two pixels around every object, or between two that touch."""
         picture = np.array(Image.fromarray(self.image).resize(self.size, Image.Resampling.BICUBIC))
         if self.mask is None:
             return picture
