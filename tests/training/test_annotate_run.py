@@ -83,7 +83,7 @@ def run(
 
 def texts(store: Path) -> dict[tuple[str, str], str]:
     opened = QuadrupletStore.open(store)
-    return {(opened.records[q.image].name, q.concept): q.reasoning for q in opened.quadruplets}
+    return {(opened.records[q.image].name, q.concept): opened.reasoning(q) for q in opened.quadruplets}
 
 
 def test_models_write_and_the_store_speaks_their_words(store: Path) -> None:

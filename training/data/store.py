@@ -17,7 +17,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ class Record:
 class Quadruplet:
     """One question about one image: `image` is the index of the sample; the mask is its layer `concept`.
 
-    In an opened store, `reasoning` is what `wsiseg data annotate` wrote, where it did.
+    `reasoning` is the template's, as the store was made with it; see `QuadrupletStore.reasoning`.
     """
 
     image: int
@@ -139,12 +139,7 @@ class QuadrupletStore:
             sources = {name: SourceInfo(**info) for name, info in about["sources"].items()}
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path} is incomplete or damaged ({error}); import it again") from error
-        chains = read_chains(path)
-        for i, quadruplet in enumerate(quadruplets):
-            chain = chains.get((records[quadruplet.image].name, quadruplet.concept))
-            if chain is not None and chain.text and chain.present == quadruplet.present:
-                quadruplets[i] = replace(quadruplet, reasoning=chain.text)
-        return cls(Path(path), sources, records, quadruplets, chains, group)
+        return cls(Path(path), sources, records, quadruplets, read_chains(path), group)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -176,6 +171,11 @@ class QuadrupletStore:
             record.label,
         )
 
+    def reasoning(self, question: Quadruplet) -> str:
+        """The chain that answers `question`: what `wsiseg data annotate` wrote, where it did, else its own."""
+        chain = self.chains.get((self.records[question.image].name, question.concept))
+        return chain.text if chain and chain.text and chain.present == question.present else question.reasoning
+
     def indices(self, *, split: str | None = None, source: str | None = None) -> list[int]:
         """Indices of the samples of a split and of a source; None = any."""
         return [
@@ -204,7 +204,7 @@ def write_quadruplets(
         samples: each checked: see `check`.
         sources: by name, one for every source of the samples.
         quadruplets: fixed questions by sample name; their `image` is set here.
-        chains: those of an annotated store.
+        chains: those of an annotated store; of images that are not among the samples, none is kept.
 
     Raises:
         DataError: a sample breaks the rules, there is none, or a group is in two splits.
@@ -215,9 +215,7 @@ def write_quadruplets(
         raise OutputError(f"{target} exists; choose another name or remove it")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        _write(temporary, samples, sources, {} if quadruplets is None else quadruplets)
-        if chains := list(chains):
-            write_chains(temporary, chains)
+        _write(temporary, samples, sources, {} if quadruplets is None else quadruplets, chains)
         os.replace(temporary, target)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -309,6 +307,7 @@ def _write(
     samples: Iterable[Sample],
     sources: Mapping[str, SourceInfo],
     quadruplets: Mapping[str, Iterable[Quadruplet]],
+    chains: Iterable[Chain],
 ) -> None:
     group = zarr.open_group(path, mode="w-", zarr_format=3)
     writers: dict[tuple[int, int], _SizeWriter] = {}
@@ -354,6 +353,8 @@ def _write(
     ]
     _write_lines(group, "samples", [asdict(record) for record in records])
     _write_lines(group, "quadruplets", rows)
+    if kept := [chain for chain in chains if chain.image in index]:
+        write_chains(path, kept)
     used = {record.source for record in records}
     group.attrs.update(
         {
