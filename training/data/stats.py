@@ -29,7 +29,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Structure:
-    """One structure in one split: `area` are the 5th, 50th and 95th percentile of its share of the images that have it."""
+    """One structure in one split; `area`: 5th, 50th and 95th percentile of its share of the images that have it."""
 
     concept: str
     split: str
