@@ -96,6 +96,13 @@ def test_trouble_that_may_pass_is_tried_again(trouble: Answer) -> None:
     assert len(SEEN) == 3
 
 
+def test_a_model_that_wants_the_limit_under_its_other_name_gets_it() -> None:
+    wants = Answer(status=400, raw=b'{"error": {"message": "Unsupported parameter: use \'max_completion_tokens\'"}}')
+    ask(lambda seen, n: Answer("Yes.") if "max_completion_tokens" in seen.body else wants, HELLO, HELLO)
+    assert "max_tokens" not in SEEN[-1].body
+    assert SEEN[-1].body["max_completion_tokens"] == 99
+
+
 def test_a_slow_answer_is_given_up_and_asked_for_again() -> None:
     (reply,) = ask(lambda seen, n: Answer("Here.", delay_s=0 if n else 3), HELLO, timeout_s=0.3)
     assert reply.text == "Here."

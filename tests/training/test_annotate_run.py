@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -232,7 +233,21 @@ def test_offline_the_template_writes_and_all_of_it_stands(store: Path) -> None:
     assert done.exit_code == 0, done.stderr
     assert "10 chains written" in done.stderr
     assert {s.verdict for chain in read_chains(store).values() for s in chain.statements} == {"holds"}
-    assert not replies_path(store).read_bytes()
+    assert not replies_path(store).exists()
+
+
+def test_what_the_page_tells_people_to_type(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(store.parent)
+    store.rename("mine.zarr")
+    page = (ROOT / "docs" / "annotate.md").read_text()
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    with chat_server(good) as server:
+        for line in lines:
+            if line.startswith("wsiseg "):
+                words = shlex.split(line.replace("http://localhost:8000/v1", server.url))[1:]
+                done = CliRunner().invoke(main, words)
+                assert done.exit_code == 0, (line, done.stderr)
+    assert len(read_chains("divided.zarr")) == len(read_chains("small.zarr")) == 10
 
 
 def test_what_cannot_be_asked_is_said(store: Path) -> None:

@@ -29,6 +29,7 @@ FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 600.0
 _LARGEST_REPLY = 2_000_000  # bytes
 _LONGEST_TEXT = 20_000  # characters
+_LIMITS = ("max_tokens", "max_completion_tokens")  # the name that all know, and the one that OpenAI's newest want
 _AGAIN = {408, 409, 425, 429}
 _log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Endpoint:
         if not self._key.isascii() or not self._key.isprintable():
             raise EndpointError("the API key holds characters that no key has; look at the variable that holds it")
         self._pace, self._timeout_s, self._answer_tokens = pace, timeout_s, answer_tokens
+        self._limit = _LIMITS[0]
         headers = {"User-Agent": f"wsiseg/{__version__}"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -77,11 +79,11 @@ class Endpoint:
             RefusedError: the request was refused, or failed `TRIES` times.
             EndpointError: none will go through: wrong key, address or model, or no quota.
         """
-        body = request.body(self._answer_tokens)
+        body = request.body()
         for attempt in range(TRIES):
             await self._pace.turn()
             try:
-                return await self._once(request, body)
+                return await self._once(request, body | {self._limit: self._answer_tokens})
             except _Trouble as trouble:
                 if attempt == TRIES - 1:
                     raise RefusedError(f"{self.url.host} failed {TRIES} times, at last: {trouble.what}") from None
@@ -112,6 +114,9 @@ class Endpoint:
             raise _Trouble(f"no answer in {self._timeout_s:g} s") from None
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise _Trouble(f"{type(error).__name__}: {self._safe(str(error))}") from None
+        if response.status_code == 400 and _LIMITS[1].encode() in data and _LIMITS[0] in body:
+            self._limit = _LIMITS[1]
+            raise _Trouble("the limit of the answer has another name here", 0.0)
         if response.status_code != 200:
             raise self._refusal(response, data, request.model)
         return self._reply(request, data)

@@ -56,7 +56,8 @@ class Budget:
     max_cost: float = math.inf
     tokens_in: Counter[str] = field(default_factory=Counter)
     tokens_out: Counter[str] = field(default_factory=Counter)
-    _reserved: Counter[str] = field(default_factory=Counter)  # tokens and cost of what is under way
+    _reserved_tokens: int = 0  # for what is under way
+    _reserved_cost: float = 0.0
     _most_in: dict[tuple[str, bool], int] = field(default_factory=dict)
 
     @property
@@ -76,18 +77,18 @@ class Budget:
         tokens_in = max(self._most_in.get(kind, 0), request.expected_tokens())
         cost = self._price(request).of(tokens_in, self.answer_tokens)
         if (
-            self.tokens + self._reserved["tokens"] + tokens_in + self.answer_tokens > self.max_tokens
-            or self.cost + self._reserved["cost"] + cost > self.max_cost
+            self.tokens + self._reserved_tokens + tokens_in + self.answer_tokens > self.max_tokens
+            or self.cost + self._reserved_cost + cost > self.max_cost
         ):
             raise BudgetSpent
-        self._reserved["tokens"] += tokens_in + self.answer_tokens
-        self._reserved["cost"] += cost  # type: ignore[assignment]
+        self._reserved_tokens += tokens_in + self.answer_tokens
+        self._reserved_cost += cost
         return tokens_in
 
     def release(self, request: Request, reserved_in: int) -> None:
         """Take back what was set aside."""
-        self._reserved["tokens"] -= reserved_in + self.answer_tokens
-        self._reserved["cost"] -= self._price(request).of(reserved_in, self.answer_tokens)  # type: ignore[assignment]
+        self._reserved_tokens -= reserved_in + self.answer_tokens
+        self._reserved_cost -= self._price(request).of(reserved_in, self.answer_tokens)
 
     def spend(self, request: Request, reply: Reply) -> None:
         kind = request.model, request.picture is not None

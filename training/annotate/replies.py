@@ -12,6 +12,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 from wsiseg.errors import OutputError
 
@@ -47,16 +48,8 @@ class Replies:
     """The replies in a file, by the key of their request. A context manager; for one process at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Raises OutputError: the file cannot be written."""
-        self._path = path
-        try:
-            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
-            whole = (self._file.read() or b"").rfind(b"\n") + 1
-            self._file.seek(whole)
-            self._file.truncate()
-            self._kept = read_replies(path)
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        self._path, self._kept = path, read_replies(path)
+        self._file: IO[bytes] | None = None
 
     def get(self, key: str) -> Reply | None:
         return self._kept.get(key)
@@ -65,6 +58,7 @@ class Replies:
         """Keep it, on the disk when this returns. Raises OutputError: the disk is full, or the like."""
         line = json.dumps({"key": key, **asdict(reply)}).encode() + b"\n"
         try:
+            self._file = self._file or self._open()
             if self._file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a disk that is nearly full takes a part
             os.fsync(self._file.fileno())
@@ -72,10 +66,17 @@ class Replies:
             raise OutputError(f"cannot write {self._path}: {error.strerror or error}") from error
         self._kept[key] = reply
 
+    def _open(self) -> IO[bytes]:
+        """At the end of the last whole line."""
+        file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+        file.truncate(file.seek((file.read() or b"").rfind(b"\n") + 1))
+        return file
+
     def __enter__(self) -> Replies:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()

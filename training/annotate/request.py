@@ -81,15 +81,15 @@ class Request:
         seen = self.picture.digest if self.picture else ""
         return hashlib.sha256(json.dumps([self.model, self.system, *self.turns, seen]).encode()).hexdigest()[:32]
 
-    def body(self, answer_tokens: int) -> dict[str, Any]:
-        """As `POST /v1/chat/completions` takes it."""
+    def body(self) -> dict[str, Any]:
+        """As `POST /v1/chat/completions` takes it, but for the limit of the answer."""
         messages: list[dict[str, Any]] = [{"role": "system", "content": self.system}]
         for number, text in enumerate(self.turns):
             messages.append({"role": "assistant" if number % 2 else "user", "content": text})
         if self.picture is not None:
             image = {"type": "image_url", "image_url": {"url": self.picture.data_url()}}
             messages[1]["content"] = [{"type": "text", "text": self.turns[0]}, image]
-        return {"model": self.model, "messages": messages, "max_tokens": answer_tokens}
+        return {"model": self.model, "messages": messages}
 
     def expected_tokens(self) -> int:
         """Tokens that the request may count: a quarter of its characters, and a picture's area over 28² pixels."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from wsiseg.errors import DataError, EndpointError
+from wsiseg.files import check_writable
 from wsiseg.fleet.claim import ClaimHeldError, claimed
 from wsiseg.training.annotate.limits import Budget, BudgetSpent
 from wsiseg.training.annotate.replies import Replies, Reply, read_replies, replies_path
@@ -139,15 +140,18 @@ def annotate(
         OutputError: the store cannot be written.
         DataError: another process annotates it.
     """
+    if endpoint is not None:
+        check_writable(replies_path(store.path))
     try:
         with claimed(store.path / ".claim"), Replies(replies_path(store.path)) as replies:
             run = _Run(store, asked, writers, endpoint, budget, replies, progress)
             try:
                 asyncio.run(run.all(at_once))
             finally:
-                kept = read_chains(store.path) | run.chains
-                order = {record.name: i for i, record in enumerate(store.records)}
-                write_chains(store.path, sorted(kept.values(), key=lambda c: (order.get(c.image, -1), c.concept)))
+                if run.chains:
+                    kept = read_chains(store.path) | run.chains
+                    order = {record.name: i for i, record in enumerate(store.records)}
+                    write_chains(store.path, sorted(kept.values(), key=lambda c: (order.get(c.image, -1), c.concept)))
     except ClaimHeldError as error:
         raise DataError(f"{error} annotates {store.path} already: wait for it") from error
     return run.report
