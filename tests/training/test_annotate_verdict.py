@@ -79,6 +79,9 @@ def found(**changes: object) -> Measured:
         ("The glands are round.", "holds"),
         ("The glands are paler than the surrounding stroma.", "contradicted"),
         ("No glands are seen in this field.", "contradicted"),
+        ("The largest gland lies in the lower right corner.", "unmeasured"),  # of one gland nothing was measured
+        ("No dysplastic glands are seen.", "unmeasured"),
+        ("Neither visible glands nor crypts are seen.", "contradicted"),
         ("The glands are lined by tall columnar cells without loss of polarity.", "unmeasured"),
         ("Their nuclei lie at the bottom of the cells and are elongated.", "unmeasured"),  # of nuclei, not of glands
         ("Two layers of cells line each lumen.", "unmeasured"),

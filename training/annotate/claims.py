@@ -47,6 +47,7 @@ class _Mention:
     about: Subject
     start: int
     end: int
+    exact: bool = True  # not "malignant glands" for glands: that there are none of these denies no gland
 
 
 _UNITS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -122,12 +123,14 @@ _TONE = re.compile(
 )
 _PRONOUN = re.compile(r"\b(?:they|these|those|them|it)\b")
 _DENIED_BEFORE = re.compile(
-    r"\b(?:no|without|lacks?|lacking|absence of|absent|devoid of|free of|neither|nor)\s+(?:[\w-]+\s+){0,3}$"
+    r"\b(?:no|without|lacks?|lacking|absence of|absent|devoid of|free of|neither|nor)\s+"
+    r"(?:(?:any|such|visible|discernible|recogni[sz]able|identifiable|clear|definite|obvious)\s+)*$"
 )
 _DENIED_AFTER = re.compile(
     r"^\s+(?:is|are|was|were|can|could)\s+"
     r"(?:absent|missing|lacking|not\s+(?:be\s+)?(?:seen|found|present|visible|identified|there))"
 )
+_SOME_OF = re.compile(r"\b(?:largest|smallest|larger|smaller|some|other|another|each|every|occasional|one of the)\s+$")
 _DIGITS = re.compile(r"\d+(?:[.,]\d+)?")
 
 
@@ -184,23 +187,29 @@ def read_sentence(text: str, concept_key: str, topic: Subject | None = None) -> 
     for match in _DIGITS.finditer(text):
         if not _overlaps(match.span(), taken):
             add(match, "number", "other", low=float(match.group().replace(",", ".")))
-    around = [(text[: m.start], text[m.end :]) for m in mentions if m.about == "target"]
+    of_target = [mention for mention in mentions if mention.about == "target"]
+    around = [(text[: mention.start], text[mention.end :]) for mention in of_target if mention.exact]
     denied = any(_DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after) for before, after in around)
-    return Reading(tuple(claims), bool(around), denied, mentions[0].about if mentions else topic)
+    return Reading(tuple(claims), bool(of_target), denied, mentions[0].about if mentions else topic)
 
 
 def _mentions(text: str, concept_key: str, topic: Subject | None) -> list[_Mention]:
     """What the text names, in order, and its pronouns, which mean the `topic`."""
-    pattern, subjects = _vocabulary(concept_key)
-    found = [_Mention(_named(match.group(), subjects), *match.span()) for match in pattern.finditer(text)]
+    pattern, subjects, own = _vocabulary(concept_key)
+    found = []
+    for match in pattern.finditer(text):
+        stem = next(s for end in ("", "s", "es") if (s := match.group().removesuffix(end)) in subjects)
+        # What is said of the largest gland is not said of the glands.
+        about = "other" if _SOME_OF.search(text[: match.start()]) else subjects[stem]
+        found.append(_Mention(about, *match.span(), exact=stem in own))
     if topic is not None:
         found += [_Mention(topic, *match.span()) for match in _PRONOUN.finditer(text)]
     return sorted(found, key=lambda mention: mention.start)
 
 
 @lru_cache(maxsize=256)
-def _vocabulary(concept_key: str) -> tuple[re.Pattern[str], dict[str, Subject]]:
-    """A pattern of all names of structures, and what each (without its plural s) is of `concept_key`."""
+def _vocabulary(concept_key: str) -> tuple[re.Pattern[str], dict[str, Subject], set[str]]:
+    """A pattern of all names of structures, what each (without its plural s) is to `concept_key`, and its own names."""
     subjects: dict[str, Subject] = {_stem(word): "other" for word in _OTHERS}
     subjects |= {_stem(word): "dark" for word in _DARK}
     for concept in CONCEPTS.values():
@@ -213,16 +222,12 @@ def _vocabulary(concept_key: str) -> tuple[re.Pattern[str], dict[str, Subject]]:
         if any(stem.endswith(f" {name}") for name in own):
             subjects[stem] = "target"
     subjects |= dict.fromkeys(own, "target")
-    return re.compile(rf"(?<![\w-]){_any_of(subjects)}(?:s|es)?(?![\w])"), subjects
+    return re.compile(rf"(?<![\w-]){_any_of(subjects)}(?:s|es)?(?![\w])"), subjects, own
 
 
 def _stem(noun: str) -> str:
     noun = noun.lower()
     return noun[:-1] if noun.endswith("s") and not noun.endswith(("ss", "us", "is")) else noun
-
-
-def _named(matched: str, subjects: dict[str, Subject]) -> Subject:
-    return next(subjects[stem] for end in ("", "s", "es") if (stem := matched.removesuffix(end)) in subjects)
 
 
 def _subject(match: re.Match[str], mentions: list[_Mention], topic: Subject | None) -> Subject:

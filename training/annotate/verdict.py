@@ -33,7 +33,9 @@ _DENIAL = re.compile(
     r"\b(?:no|not|none|nothing|without|absent|absence|lack\w*|never|neither|nor|cannot|rather than|instead|unlike)\b",
     re.IGNORECASE,
 )
-_FOLLOWS = re.compile(r"^(?:they|it|these|those|their|its)\b", re.IGNORECASE)
+_FOLLOWS = re.compile(
+    r"^(?:they|it|their|its|(?:these|those)\s+(?:are|have|lie|cover|fill|show|measure|appear))\b", re.IGNORECASE
+)
 _ROWS, _COLUMNS = np.divmod(np.arange(9), 3)
 _CELLS = {
     "top": _ROWS == 0, "bottom": _ROWS == 2, "left": _COLUMNS == 0, "right": _COLUMNS == 2,
@@ -131,8 +133,8 @@ def _values(claim: Claim, measured: Measured) -> list[tuple[bool, str]] | None:
         low, high = _SHAPES[claim.word]
         return [(low <= found.elongation < high, f"long axis {found.elongation:.1f} times the short one")]
     if claim.kind == "tone":
-        agrees = {"darker": found.contrast > 6, "paler": found.contrast < -6, "as dark": abs(found.contrast) <= 18}
-        return [(agrees[claim.word], f"{found.contrast:+.0f} grey values darker than the rest")]
+        tones = {"darker": found.contrast > 6, "paler": found.contrast < -6, "as dark": abs(found.contrast) <= 18}
+        return [(tones[claim.word], f"{found.contrast:+.0f} grey values darker than the rest")]
     return None
 
 
