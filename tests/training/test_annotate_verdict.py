@@ -72,7 +72,7 @@ def found(**changes: object) -> Measured:
         ("The glands fill about 60 % of the tile.", "contradicted"),
         ("About 25 % of the tissue is glandular: the glands are dense.", "holds"),  # 0.2 of 0.8
         ("The glands cover most of the image.", "contradicted"),
-        ("The glands sit in the lower right corner.", "contradicted"),
+        ("The glands sit in the lower-right corner.", "contradicted"),
         ("The glands lie in the upper left.", "holds"),  # a third of them
         ("Glands are found all over the tile.", "holds"),
         ("The glands are round to oval.", "holds"),

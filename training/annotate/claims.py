@@ -77,12 +77,12 @@ _OTHERS = (
 )  # fmt: skip
 _DARK = ("dark spot", "dark part", "dark area", "dark region")
 _PLACES = {
-    "upper left": "upper left", "top left": "upper left", "left upper": "upper left", "top-left": "upper left",
-    "upper right": "upper right", "top right": "upper right", "right upper": "upper right", "top-right": "upper right",
-    "lower left": "lower left", "bottom left": "lower left", "left lower": "lower left", "bottom-left": "lower left",
+    "upper left": "upper left", "top left": "upper left", "left upper": "upper left",
+    "upper right": "upper right", "top right": "upper right", "right upper": "upper right",
+    "lower left": "lower left", "bottom left": "lower left", "left lower": "lower left",
     "lower right": "lower right", "bottom right": "lower right", "right lower": "lower right",
-    "bottom-right": "lower right", "upper": "top", "top": "top", "lower": "bottom", "bottom": "bottom",
-    "left": "left", "right": "right", "centre": "centre", "center": "centre", "middle": "centre", "central": "centre",
+    "upper": "top", "top": "top", "lower": "bottom", "bottom": "bottom", "left": "left", "right": "right",
+    "centre": "centre", "center": "centre", "middle": "centre", "central": "centre",
 }  # fmt: skip
 _SHAPES = {
     "round": "round", "rounded": "round", "circular": "round", "spherical": "round", "oval": "oval", "ovoid": "oval",
@@ -115,7 +115,7 @@ _SPREAD = re.compile(rf"\b(?:all over|throughout|across)\s+(?:the\s+)?(?:(?:whol
 _PLACE = re.compile(
     rf"\b(?:in|at|on|near|towards?|along|from|of|occup\w+|fill\w*)\s+(?:the\s+|its\s+)(?P<word>{_any_of(_PLACES)})"
     r"(?:\s+(?:part|half|third|corner|side|edge|quadrant|portion|region|area|border|margin|centre|center))?\b"
-    r"(?!\s+of\s+(?!(?:the|this)\s+(?:tile|field|image|picture|view|area|frame|patch|section)))(?!\s+[a-z]+ly\b)"
+    r"(?!\s+of\s+(?!(?:the|this)\s+(?:tile|field|image|picture|view|area|frame|patch|section)))"
 )
 _SHAPE = re.compile(rf"(?<!not )(?<!rarely )(?<!\w)(?P<word>{_any_of(_SHAPES)})(?!\w)")
 _TONE = re.compile(
@@ -141,7 +141,7 @@ def read_sentence(text: str, concept_key: str, topic: Subject | None = None) -> 
     >>> [(claim.kind, claim.about, claim.low or claim.word) for claim in reading.claims]
     [('size_um', 'target', 45.0), ('count', 'target', 3.0), ('place', 'target', 'left')]
     """
-    text = text.lower().replace("μ", "µ").replace("‑", "-")
+    text = text.lower().replace("μ", "µ").replace("‑", "-").replace("-left", " left").replace("-right", " right")
     mentions = _mentions(text, concept_key, topic)
     claims: list[Claim] = []
     taken: list[tuple[int, int]] = []
