@@ -1,9 +1,10 @@
-"""`wsiseg data`: training data in, and a look at what is in a store."""
+"""`wsiseg data`: training data in, chains for it, and a look at what is in a store."""
 
 from __future__ import annotations
 
 import click
 
+from wsiseg.cli.data_annotate import annotate_command
 from wsiseg.cli.review import review_command
 
 
@@ -12,6 +13,7 @@ def command() -> None:
     """Turn images and masks into quadruplets (image, mask, query, reasoning), see what a store holds, review it."""
 
 
+command.add_command(annotate_command)
 command.add_command(review_command)
 
 
@@ -54,35 +56,98 @@ def import_command(name: str, path: str, out: str, label: str | None, mpp: float
 @command.command("stats")
 @click.argument("path", metavar="STORE", type=click.Path())
 def stats_command(path: str) -> None:
-    """Show what STORE holds: images, groups, structures and questions per source and split, and licences."""
-    from collections import Counter
+    """Show what STORE holds: images, patients, scales and questions by source and split; structures; licences.
 
+    Of each structure: on how many images, how many objects, what share of the image (median; 5 % and 95 % of the
+    images lie below the figures in brackets), and how wide.
+    """
     from rich.console import Console
     from rich.table import Table
 
+    from wsiseg.cli.options import progress_bar
+    from wsiseg.training.data.stats import parts, structures
     from wsiseg.training.data.store import QuadrupletStore
 
     store = QuadrupletStore.open(path)
-    parts = sorted({(record.source, record.split) for record in store.records})
-    asked = Counter((store.records[q.image].source, store.records[q.image].split, q.present) for q in store.quadruplets)
-    table = Table("source", "split", "images", "groups", "structures", "there", "absent", box=None)
-    for source, split in parts:
-        records = [record for record in store.records if (record.source, record.split) == (source, split)]
-        structures = Counter(key for record in records for key in record.present)
+    with progress_bar("measuring") as advance:
+        measured = structures(store, advance)
+    table = Table("source", "split", "images", "groups", "µm/px", "px", "there", "absent", "chains", box=None)
+    for part in parts(store):
+        scales = [f"{mpp:g}" if mpp else "?" for mpp in part.mpp]
+        sizes = [f"{width}×{height}" for height, width in part.sizes]
+        counts = (part.there, part.absent, part.chains)
         table.add_row(
-            source,
-            split,
-            str(len(records)),
-            str(len({record.group for record in records})),
-            "\n".join(f"{key} {count}" for key, count in structures.most_common()) or "-",
-            str(asked[source, split, True]),
-            str(asked[source, split, False]),
+            part.source, part.split, str(part.images), str(part.groups), _few(scales), _few(sizes), *map(str, counts)
         )
     console = Console()
-    console.print(table)
+    console.print(table, highlight=False)
+    table = Table("structure", "split", "images", "objects", "of the area", "wide", "there", "absent", box=None)
+    for row in measured:
+        low, middle, high = (f"{100 * share:.3g}" for share in row.area)
+        wide = f"{row.diameter_um:.3g} µm" if row.diameter_um else "?"
+        table.add_row(
+            row.concept, row.split, str(row.images), str(row.objects), f"{middle} % ({low}–{high})", wide,
+            str(row.there), str(row.absent),
+        )  # fmt: skip
+    console.print(table, highlight=False)
     for info in store.sources.values():
         limits = " RESEARCH ONLY: train no weights that you share." if info.research_only else ""
         console.print(f"{info.name}: {info.licence}; {info.attribution}; scale {info.mpp}.{limits}", highlight=False)
+
+
+def _few(words: list[str]) -> str:
+    return ", ".join(words[:2]) + (f" and {len(words) - 2} more" if len(words) > 2 else "")
+
+
+@command.command("split")
+@click.argument("path", metavar="STORE", type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="The store to write.")
+@click.option(
+    "--val", type=click.FloatRange(0, 1, max_open=True), default=0.2, show_default=True, help="Share to validate."
+)
+@click.option(
+    "--test",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Share to test; without it, images that are for tests stay so and no others become so.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another one, another division.")
+def split_command(path: str, out: str, val: float, test: float | None, seed: int) -> None:
+    """Divide STORE anew into training, validation and test, by patient, each source on its own.
+
+    Images of one group (patient, slide, field), and groups that share an image, stay together. The same seed gives the
+    same division.
+    """
+    from wsiseg.cli.options import progress_bar
+    from wsiseg.training.data.split import split_store
+    from wsiseg.training.data.stats import parts
+    from wsiseg.training.data.store import QuadrupletStore
+
+    shares = {"val": val} | ({} if test is None else {"test": test})
+    store = QuadrupletStore.open(path)
+    with progress_bar("looking for images in two groups") as advance:
+        divided = split_store(store, out, shares, seed=seed, progress=advance)
+    for part in parts(divided):
+        click.echo(f"{part.source} {part.split}: {part.images} images of {part.groups} groups", err=True)
+
+
+@command.command("sample")
+@click.argument("path", metavar="STORE", type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="The store to write.")
+@click.option("--questions", "count", type=click.IntRange(min=1), required=True, help="How many questions.")
+@click.option("--split", type=click.Choice(["train", "val", "test"]), help="Only of this split.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another one, other questions.")
+def sample_command(path: str, out: str, count: int, split: str | None, seed: int) -> None:
+    """Draw a small store out of STORE: from each source and structure in turn, there and absent."""
+    from wsiseg.errors import DataError
+    from wsiseg.training.data.sample import draw_questions, sample_store
+    from wsiseg.training.data.store import QuadrupletStore
+
+    store = QuadrupletStore.open(path)
+    questions = draw_questions(store, count, split=split, seed=seed)
+    if not questions:
+        raise DataError(f"{path} holds no question{f' of the split {split}' if split else ''}")
+    small = sample_store(store, out, questions)
+    click.echo(f"{out}: {len(small)} images, {len(small.quadruplets)} questions", err=True)
 
 
 @command.command("stain-stats")

@@ -51,7 +51,7 @@ def collate(examples: list[Example], config: PathChatConfig, tokenizer: PromptTo
         for question in example.questions:
             prompt = chat_prompt(config, tokenizer, question.query, example.mpp, int(question.shot is not None))
             there = question.mask is not None
-            answer = [*tokenizer.encode(question.answer), tokenizer.seg if there else tokenizer.end]
+            answer = [*tokenizer.encode_plain(question.answer), tokenizer.seg if there else tokenizer.end]
             rows.append((prompt, answer))
             prompts.append(sum(len(text) + config.image_token_count for text in prompt.shared) + len(prompt.after))
             image_of.append(index)

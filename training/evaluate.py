@@ -251,7 +251,8 @@ def open_stores(paths: Sequence[str]) -> list[QuadrupletStore]:
 
 
 def _questions(store: QuadrupletStore, split: str) -> list[Quadruplet]:
-    questions = [q for q in store.quadruplets if store.records[q.image].split == split]
+    of_split = [q for q in store.quadruplets if store.records[q.image].split == split]
+    questions = [replace(q, reasoning=store.reasoning(q)) for q in of_split]
     if not questions:
         have = ", ".join(sorted({store.records[q.image].split for q in store.quadruplets})) or "none"
         raise DataError(f"{store.path} holds no questions of the split {split!r}; it has: {have}")

@@ -5,16 +5,21 @@ Everything random about example `i` of step `k` follows from (seed, k, i): a res
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from PIL import Image
 
 from wsiseg.model.config import PathChatConfig
+from wsiseg.training.annotate.verdict import measure
+from wsiseg.training.annotate.write import chain_in_view
 from wsiseg.training.augment import jitter_stain, random_crop, restain
 from wsiseg.training.composite import from_afar, on_other_tissue, open_lumens, side_by_side, stroma_ground
 from wsiseg.training.data.absent import NONSENSE
 from wsiseg.training.data.annotate import describe, refuse
+from wsiseg.training.data.chains import Chain
 from wsiseg.training.data.concepts import CONCEPTS, MASKED
 from wsiseg.training.data.queries import Split, sample_noisy_query, sample_query
 from wsiseg.training.data.store import QuadrupletStore, Sample
@@ -89,22 +94,37 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         cache: int = 0,
         wordings: int = 0,
         example_share: float = 0.0,
+        chain_share: float = 0.0,
     ) -> None:
+        """chain_share: of the views of images that `wsiseg data annotate` wrote chains for, those that show the whole
+        image, upright and in its own colours, as the chains describe it; see `whole_view`."""
         self.size, self.seed, self.questions = config.tile_size, seed, questions
         self.split, self.length, self.augment, self.wordings = split, length, augment, wordings
         self.mix = SourceMix(store, split, source_weights or {}, cache)
         self.example_share, self.pool = example_share, ShotPool(store, split, self.mix.sample)
+        self.chain_share, self.chains = chain_share, dict[str, dict[str, Chain]]()  # by image and concept
+        for chain in store.chains.values():
+            if chain.text:
+                self.chains.setdefault(chain.image, {})[chain.concept] = chain
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, position: int) -> Example:
         rng = np.random.default_rng((self.seed, position))
-        view = self.view(rng)
-        example = ask(view, rng, self.questions, self.split)
+        view, chains = self._described(rng) or (self.view(rng), {})
+        example = ask(view, rng, self.questions, self.split, chains)
         if self.example_share and rng.random() < self.example_share:
             example = replace(example, questions=tuple(self._shown(q, view, rng) for q in example.questions))
         return replace(example, wordings=tuple(random_wording(rng, self.split) for _ in range(self.wordings)))
+
+    def _described(self, rng: np.random.Generator) -> tuple[View, dict[str, Chain]] | None:
+        """The whole of an image and the chains that describe it, if chance draws that."""
+        if not (self.chains and self.chain_share) or rng.random() >= self.chain_share:
+            return None
+        sample = self.mix.draw(rng)
+        view = whole_view(sample, self.size) if sample.name in self.chains else None
+        return None if view is None else (view, self.chains[sample.name])
 
     def _shown(self, question: Question, view: View, rng: np.random.Generator) -> Question:
         shot = random_shot(self.pool, question.concept, view.patient, view.mpp, self.size, rng)
@@ -215,8 +235,36 @@ def random_view(sample: Sample, rng: np.random.Generator, size: int, *, augment:
     return View(image, layers, sample.absent, (sample.mpp or _ASSUMED_MPP) * scale, patient)
 
 
-def ask(view: View, rng: np.random.Generator, questions: int, split: Split) -> Example:
-    """Up to `questions` questions about `view`, at least a third of them about what is absent."""
+def whole_view(sample: Sample, size: int) -> View | None:
+    """All of `sample`, padded with white to a square, as its stored chains describe it: not turned, not recoloured.
+
+    None where that would be coarser than any view that training asks about.
+    """
+    height, width = sample.image.shape[:2]
+    side = max(height, width)
+    mpp = (sample.mpp or _ASSUMED_MPP) * side / size
+    if mpp > (_CELL_MPP if "nucleus" in sample.layers else _TISSUE_MPP)[1]:
+        return None
+    top, left = (side - height) // 2, (side - width) // 2
+    widths = ((top, side - height - top), (left, side - width - left))
+    square = Image.fromarray(np.pad(sample.image, (*widths, (0, 0)), constant_values=255))
+    image = np.array(square.resize((size, size), Image.Resampling.BICUBIC))
+    index = ((np.arange(size) + 0.5) * side / size).astype(np.intp)
+    layers = {
+        name: np.pad(layer, widths, constant_values=int(name == "glass"))[index[:, None], index[None]]
+        for name, layer in sample.layers.items()
+    }
+    absent = tuple(name for name in sample.absent if name != "glass" or height == width)
+    return View(image, layers, absent, mpp, (sample.source, sample.group))
+
+
+def ask(
+    view: View, rng: np.random.Generator, questions: int, split: Split, chains: Mapping[str, Chain] | None = None
+) -> Example:
+    """Up to `questions` questions about `view`, at least a third of them about what is absent.
+
+    With `chains`, by concept, only about what these are of; they are the answers as far as they hold of the view.
+    """
     told = None if rng.random() < 0.15 else view.mpp
     layers = view.layers
     present = [name for name, layer in layers.items() if (layer > 0).mean() >= _MIN_FRACTION]
@@ -225,6 +273,8 @@ def ask(view: View, rng: np.random.Generator, questions: int, split: Split) -> E
     absent = [name for name in view.absent if name not in layers]
     # A layer that marks every instance proves absence where it is empty; a partial one (stroma, lumen) does not.
     absent += [name for name, layer in layers.items() if CONCEPTS[name].exhaustive and not layer.any()]
+    if chains and not chains.keys().isdisjoint([*present, *absent]):
+        present, absent = ([name for name in names if name in chains] for names in (present, absent))
     # Weighted order without replacement (Efraimidis & Spirakis 2006): what users ask for most comes first more often.
     present.sort(key={name: rng.exponential() / _ASKED.get(name, 1.0) for name in present}.__getitem__)
     rng.shuffle(absent)
@@ -237,9 +287,20 @@ def ask(view: View, rng: np.random.Generator, questions: int, split: Split) -> E
     asked = []
     for name, there in chosen:
         query = _query(name, rng, split)
-        if there:
-            mask = layers[name]
-            asked.append(Question(query, describe(view.image, mask, name, told, rng), mask > 0, name))
+        mask = layers[name] if there else None
+        answer = _written(view, name, mask, told, chains or {})
+        if mask is not None:
+            asked.append(Question(query, answer or describe(view.image, mask, name, told, rng), mask > 0, name))
         else:
-            asked.append(Question(query, refuse(view.image, name, told, rng), None, name))
+            asked.append(Question(query, answer or refuse(view.image, name, told, rng), None, name))
     return Example(view.image, told, tuple(asked))
+
+
+def _written(
+    view: View, name: str, mask: np.ndarray | None, told: float | None, chains: Mapping[str, Chain]
+) -> str:
+    """The stored chain of `name` as it holds of the view; "" where there is none, or nothing of it holds."""
+    chain = chains.get(name)
+    if chain is None or chain.present != (mask is not None):
+        return ""
+    return chain_in_view(chain, measure(name, view.image, mask, told))

@@ -22,7 +22,7 @@ from wsiseg.training.examples import ExampleStream
 from wsiseg.training.loop import Examples, Stage, fit, plan
 from wsiseg.training.losses import token_loss
 from wsiseg.training.mix import training_store
-from wsiseg.training.recipe import Amount, Count, Natural
+from wsiseg.training.recipe import Amount, Count, Natural, Share
 from wsiseg.training.start import answers, begin, outline
 from wsiseg.training.trainable import SEGMENTING, TuningRecipe, set_trainable
 
@@ -31,7 +31,8 @@ from wsiseg.training.trainable import SEGMENTING, TuningRecipe, set_trainable
 class PretrainRecipe(TuningRecipe):
     """Next-token prediction (DESIGN §4.2). `data` is a quadruplet store, or a JSONL file of image–text pairs.
 
-    The segmenting half (image encoder, Seg-Adapter, mask decoder) takes no part and stays as it is.
+    The segmenting half (image encoder, Seg-Adapter, mask decoder) takes no part and stays as it is. `chain_share` is
+    as for `sft`.
     """
 
     stage: Literal["pretrain"] = "pretrain"
@@ -39,6 +40,7 @@ class PretrainRecipe(TuningRecipe):
     learning_rate: Amount = 5e-4
     warmup_steps: Natural = 50
     queries_per_image: Count = 3
+    chain_share: Share = 0.5
 
 
 class PretrainModel(nn.Module):
@@ -118,6 +120,7 @@ def _quadruplets(recipe: PretrainRecipe) -> _Source:
             source_weights=recipe.source_weights,
             augment=split == "train",
             cache=recipe.cached_images if split == "train" else 0,
+            chain_share=recipe.chain_share,
         )
 
     return _Source(examples, lambda config: answers(store, config, recipe.seed))

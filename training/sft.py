@@ -38,6 +38,9 @@ class SftRecipe(TuningRecipe):
     `example_share` of the views are asked after an example of the structure, of another patient (of the same
     source where that has one), which stands in the context and joins the mask as in inference. The model then
     reads users' examples in context too.
+
+    `chain_share` of the views of annotated images are whole, and answered by the chains that `wsiseg data annotate`
+    wrote; see `wsiseg.training.examples.whole_view`.
     """
 
     stage: Literal["sft"] = "sft"
@@ -48,6 +51,7 @@ class SftRecipe(TuningRecipe):
     lambda_wording: Amount = 0.5
     wordings_per_image: Natural = 0
     example_share: Share = 0.0
+    chain_share: Share = 0.5
 
 
 class SftModel(nn.Module):
@@ -197,4 +201,5 @@ def _stream(
         cache=recipe.cached_images if training else 0,
         wordings=recipe.wordings_per_image if training else 0,
         example_share=recipe.example_share,
+        chain_share=recipe.chain_share,
     )

@@ -74,9 +74,11 @@ def outline(recipe: Recipe) -> PathChatSegR1:
 
 
 def answers(store: QuadrupletStore, config: PathChatConfig, seed: int) -> list[str]:
-    """What the chains of a few hundred views say."""
+    """What the chains of a few hundred views say, and those that `wsiseg data annotate` wrote."""
     stream = ExampleStream(store, config, split="train", seed=seed + 1, questions=4, length=300, augment=False)
-    return [question.answer for i in range(len(stream)) for question in stream[i].questions]
+    said = [question.answer for i in range(len(stream)) for question in stream[i].questions]
+    trained = {record.name for record in store.records if record.split == "train"}
+    return said + [chain.text for chain in store.chains.values() if chain.text and chain.image in trained]
 
 
 def _fresh_model(recipe: Recipe, texts: Callable[[PathChatConfig], Iterable[str]]) -> PathChatSegR1:

@@ -56,3 +56,7 @@ class FleetError(WsisegError, ValueError):
 
 class ViewerError(WsisegError, ValueError):
     """What the page of `wsiseg view` asks for cannot be done."""
+
+
+class EndpointError(WsisegError, ConnectionError):
+    """A server of language models cannot be reached, refuses, or does not speak the protocol."""

@@ -26,12 +26,12 @@ def make_sample(i: int, size: tuple[int, int] = (20, 30), **changes: object) -> 
 
 def test_round_trip_with_sizes_mixed_and_more_than_one_shard(tmp_path: Path) -> None:
     samples = [make_sample(i, (20, 30) if i % 3 else (16, 16)) for i in range(200)]
-    asked = {"image 7": [Quadruplet(0, "gland", "the glands?", "Two glands.", True)]}
+    asked = {"image 7": [Quadruplet(0, "gland", "the\u2028glands?", "Two glands.", True)]}
     write_quadruplets(tmp_path / "a.zarr", samples, INFO, asked)
     store = QuadrupletStore.open(tmp_path / "a.zarr")
     assert len(store) == 200
     assert store.sources == INFO
-    assert store.quadruplets == [Quadruplet(7, "gland", "the glands?", "Two glands.", True)]
+    assert store.quadruplets == [Quadruplet(7, "gland", "the\u2028glands?", "Two glands.", True)]
     for i, sample in enumerate(samples):
         read = store.sample(i)
         np.testing.assert_array_equal(read.image, sample.image)

@@ -45,6 +45,7 @@ class Findings:
     diameter_px: float  # median over the objects, of the circle of the same area
     elongation: float  # median over the objects: long axis divided by short axis
     area_fraction: float
+    cells: tuple[float, ...]  # its share in each cell of the 3 × 3 grid, row by row
     fullest: tuple[int, int]  # row and column of the cell of the 3 × 3 grid that holds most of it
     spread: int  # how many cells of the 3 × 3 grid hold at least 4 % of it
     contrast: float  # mean grey outside minus inside, 0..255: positive = darker than its surroundings
@@ -101,6 +102,7 @@ def find_in(image: np.ndarray, mask: np.ndarray) -> Findings | None:
         diameter_px=float(np.median(np.sqrt(4 * area[counted] / np.pi))),
         elongation=float(np.median(elongation[counted])),
         area_fraction=len(y) / (height * width),
+        cells=tuple(float(share) for share in cells),
         fullest=(int(cells.argmax()) // 3, int(cells.argmax()) % 3),
         spread=int((cells >= 0.04).sum()),
         contrast=float(grey[~inside].mean() - grey[inside].mean()) if mixed else 0.0,
@@ -235,7 +237,7 @@ def _evidence(found: Findings, concept: Concept, mpp: float | None, rng: np.rand
         else _any(rng, "its surroundings", "the rest")
     )
     cover = _any(rng, "cover", "fill")
-    if not concept.plural or _merged(found):  # a region: where, how much, how it stands out
+    if not concept.plural or merged(found):  # a region: where, how much, how it stands out
         in_parts = "one part" if found.count == 1 else f"{number_word(found.count)} parts"
         they, be, verb = ("They", "are", cover) if concept.plural else ("It", "is", f"{cover}s")
         name = concept.name
@@ -258,7 +260,7 @@ def _evidence(found: Findings, concept: Concept, mpp: float | None, rng: np.rand
     return f"{seen} {they} {be} {shape}, {tone} {than} {surroundings}, and {verb} {share} of the tile."
 
 
-def _merged(found: Findings) -> bool:
+def merged(found: Findings) -> bool:
     """Few objects that fill much of the tile: touching ones have run together; a count would mislead."""
     return found.count <= 3 and found.area_fraction / found.count > 0.15
 

@@ -5,6 +5,7 @@
       224x224/<concept>         (N, 224, 224) uint16: instance labels, or 0/1
       512x512/…                 images of one size share a group
       samples, quadruplets      uint8: JSON lines in UTF-8
+      chains.jsonl              what `wsiseg data annotate` wrote, if it did: see `chains`
 
 A sample's layers are what is known to be there; `absent` what is known not to be. Everything else is unknown.
 """
@@ -24,6 +25,7 @@ import numpy as np
 import zarr
 
 from wsiseg.errors import DataError, OutputError
+from wsiseg.training.data.chains import Chain, Key, read_chains, write_chains
 
 FORMAT = "wsiseg-quadruplets"
 VERSION = 1
@@ -78,7 +80,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Quadruplet:
-    """One question about one image: `image` is the index of the sample; the mask is its layer `concept`."""
+    """One question about one image: `image` is the index of the sample; the mask is its layer `concept`.
+
+    `reasoning` is the template's, as the store was made with it; see `QuadrupletStore.reasoning`.
+    """
 
     image: int
     concept: str
@@ -95,6 +100,7 @@ class QuadrupletStore:
     sources: dict[str, SourceInfo]
     records: list[Record]
     quadruplets: list[Quadruplet]
+    chains: dict[Key, Chain]
     _group: zarr.Group = field(repr=False)
 
     @classmethod
@@ -133,7 +139,7 @@ class QuadrupletStore:
             sources = {name: SourceInfo(**info) for name, info in about["sources"].items()}
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path} is incomplete or damaged ({error}); import it again") from error
-        return cls(Path(path), sources, records, quadruplets, group)
+        return cls(Path(path), sources, records, quadruplets, read_chains(path), group)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -165,6 +171,11 @@ class QuadrupletStore:
             record.label,
         )
 
+    def reasoning(self, question: Quadruplet) -> str:
+        """The chain that answers `question`: what `wsiseg data annotate` wrote, where it did, else its own."""
+        chain = self.chains.get((self.records[question.image].name, question.concept))
+        return chain.text if chain and chain.text and chain.present == question.present else question.reasoning
+
     def indices(self, *, split: str | None = None, source: str | None = None) -> list[int]:
         """Indices of the samples of a split and of a source; None = any."""
         return [
@@ -185,6 +196,7 @@ def write_quadruplets(
     samples: Iterable[Sample],
     sources: Mapping[str, SourceInfo],
     quadruplets: Mapping[str, Iterable[Quadruplet]] | None = None,
+    chains: Iterable[Chain] = (),
 ) -> QuadrupletStore:
     """Write a store, as a stream, under a temporary name, and rename it when it is whole.
 
@@ -192,6 +204,7 @@ def write_quadruplets(
         samples: each checked: see `check`.
         sources: by name, one for every source of the samples.
         quadruplets: fixed questions by sample name; their `image` is set here.
+        chains: those of an annotated store; of images that are not among the samples, none is kept.
 
     Raises:
         DataError: a sample breaks the rules, there is none, or a group is in two splits.
@@ -202,7 +215,7 @@ def write_quadruplets(
         raise OutputError(f"{target} exists; choose another name or remove it")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        _write(temporary, samples, sources, {} if quadruplets is None else quadruplets)
+        _write(temporary, samples, sources, {} if quadruplets is None else quadruplets, chains)
         os.replace(temporary, target)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -294,6 +307,7 @@ def _write(
     samples: Iterable[Sample],
     sources: Mapping[str, SourceInfo],
     quadruplets: Mapping[str, Iterable[Quadruplet]],
+    chains: Iterable[Chain],
 ) -> None:
     group = zarr.open_group(path, mode="w-", zarr_format=3)
     writers: dict[tuple[int, int], _SizeWriter] = {}
@@ -339,6 +353,8 @@ def _write(
     ]
     _write_lines(group, "samples", [asdict(record) for record in records])
     _write_lines(group, "quadruplets", rows)
+    if kept := [chain for chain in chains if chain.image in index]:
+        write_chains(path, kept)
     used = {record.source for record in records}
     group.attrs.update(
         {
@@ -364,4 +380,5 @@ def _read_lines(group: zarr.Group, name: str) -> list[dict[str, Any]]:
     array = group[name]
     if not isinstance(array, zarr.Array):
         raise KeyError(name)
-    return [json.loads(line) for line in np.asarray(array[:]).tobytes().decode().splitlines()]
+    text = np.asarray(array[:]).tobytes().decode()
+    return [json.loads(line) for line in text.split("\n") if line]  # texts may hold other ends of lines
