@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks.speed import waiting
 from benchmarks.speed.memory import measure, write_large_pyramid
-from wsiseg.inference import TileMask
+from wsiseg.model import load_model
 from wsiseg.slide import open_slide
-from wsiseg.testing import FakeModel
 
 
 def test_the_large_slide_is_one_that_openslide_reads(tmp_path: Path) -> None:
@@ -40,14 +37,8 @@ def test_peak_memory_does_not_follow_the_outlines(tmp_path: Path) -> None:
     assert many.peak_mb < few.peak_mb + 256
 
 
-def test_the_model_hardly_waits_for_pixels(sample_slide: Path) -> None:
-    """With one that takes as long as the bundled one, a tenth of a second a tile."""
-
-    class Slow(FakeModel):
-        def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
-            time.sleep(0.1 * len(tiles))
-            return super().segment_tiles(tiles, query, mpp)
-
-    found = waiting.measure(sample_slide, "olive", Slow(mpp=1.0, tile_size=256, overlap=32), batch_size=4)
+@pytest.mark.slow
+def test_the_bundled_model_hardly_waits_for_pixels(sample_slide: Path) -> None:
+    found = waiting.measure(sample_slide, "outline the nuclei", load_model())
     assert found.asking_s > 2
     assert found.share < 0.05

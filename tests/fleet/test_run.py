@@ -19,7 +19,7 @@ import pytest
 
 from tests.fleet.slides import NAMES, TellingModel, outlines, small_slides
 from wsiseg.errors import FleetError, ModelError, OutputError
-from wsiseg.fleet import Job, Record, Settings, jobs_in_folder, read_run, run, runner
+from wsiseg.fleet import Job, Record, Settings, jobs_in_folder, read_manifest, read_run, run, runner
 from wsiseg.fleet.work import segment_slide
 from wsiseg.qupath import check_dialect
 from wsiseg.testing import FakeModel
@@ -118,6 +118,22 @@ def test_a_broken_slide_is_told_and_the_others_are_done(slides: Path, whole: dic
     (folder / "bad.svs").unlink()
     records = {r.source: r for r in run(jobs, tmp_path / "out", SETTINGS, model=MODEL)}
     assert [r.status for r in records.values()] == ["done", "done", "failed", "done"]
+
+
+def test_a_slide_at_a_url_is_one_of_many(slides: Path, tmp_path: Path) -> None:
+    import fsspec
+
+    fsspec.filesystem("memory").pipe("/hospital/a.tif", (slides / "a.tif").read_bytes())
+    (tmp_path / "m.csv").write_text(f"slide\nmemory://hospital/a.tif\n{slides}/a.tif\n")
+    remote, local = read_manifest(tmp_path / "m.csv", QUERIES)
+    assert remote.name == "memory/hospital/a.tif"
+    records = run([remote, local], tmp_path / "out", replace(SETTINGS, backend="tiffslide"), model=MODEL)
+    assert [record.reason for record in records] == ["", ""]
+    there, here = (
+        json.loads((tmp_path / "out" / f"{job.name}.geojson").read_text())["features"] for job in (remote, local)
+    )
+    assert [f["geometry"] for f in there] == [f["geometry"] for f in here]
+    assert len(there) == 2
 
 
 class Report:

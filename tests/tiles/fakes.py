@@ -23,6 +23,7 @@ class FakeSlide:
     fingerprint: str = "fake"
     source: str = "fake.svs"
     vendor: str = "fake"
+    backend: str = "image"  # whose file is not looked at again
     l0_bounds: tuple[int, int, int, int] | None = None
     fail_after: int | None = None
     seconds_per_tile: float = 0.0

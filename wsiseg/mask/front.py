@@ -27,7 +27,7 @@ class Scanned:
     vertex: (k,) i · (m_width + 1) + j, ascending: every lattice vertex with an odd number of foreground pixels, and
         every checkerboard, twice. code: (k,) uint8 as in `rings`.
     horizontal: (h, 2) where the level is crossed on horizontal edges, once for every pixel of their length, in row
-        order. vertical: (v, 2) likewise, by column, then row. Both are empty for outlines along pixel edges.
+        order. vertical: (v, 2) likewise; once joined, by column, then row. Both empty for outlines along pixel edges.
     """
 
     vertex: np.ndarray

@@ -86,9 +86,12 @@ def contoured(bands: Bands, m_width: int, level: float, min_area: float = 0.0) -
 
 
 def _all(batches: Iterable[Finished]) -> np.ndarray:
-    nothing = (np.empty(0, np.int64), np.empty(0, object))
-    places, found = map(np.concatenate, zip(nothing, *batches, strict=True))
-    return found[np.argsort(places)]
+    places, found = [np.empty(0, np.int64)], [np.empty(0, object)]
+    for place, polygons in batches:
+        places.append(place)
+        found.append(polygons)
+    in_order: np.ndarray = np.concatenate(found)[np.argsort(np.concatenate(places))]
+    return in_order
 
 
 def _sheets(bands: Bands, m_width: int) -> Iterator[tuple[int, np.ndarray]]:
