@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wsiseg import __version__
 from wsiseg.errors import DataError
 from wsiseg.qupath import MAX_TEXT, class_color, clean_text
 from wsiseg.training.data.concepts import concept_of
@@ -51,7 +50,8 @@ class Review:
         self.questions = [q for q in self.subjects.asked if split in (None, store.records[q.image].split)]
         if not self.questions:
             have = ", ".join(sorted({store.records[q.image].split for q in store.quadruplets})) or "none"
-            raise DataError(f"{store.path} holds no questions to review of the split {split!r}; it has: {have}")
+            of_split = "" if split is None else f" of the split {split!r}"
+            raise DataError(f"{store.path} holds no questions to review{of_split}; it has: {have}")
         if limit is not None and limit < len(self.questions):
             chosen = np.linspace(0, len(self.questions) - 1, limit).round().astype(int)
             self.questions = [self.questions[i] for i in chosen]
@@ -69,11 +69,9 @@ class Review:
             self._read()
             return {
                 "store": clean_text(self.store.path.name),
-                "folder": clean_text(str(self.folder)),
                 "name": self.name,
                 "states": [self._state(question) for question in self.questions],
                 "others": list(self._others),
-                "version": __version__,
             }
 
     def question(self, i: int) -> dict[str, Any]:
