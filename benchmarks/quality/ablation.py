@@ -224,7 +224,7 @@ def page(ablation: Ablation, out: Path, command: str) -> Iterator[str]:
     """The lines of docs/ablation.md, from the runs that are done."""
     yield "# Ablation\n"
     yield (
-        "The bundled model's size, a few hundred steps: a miniature of the paper's table, no reproduction. Every line "
+        "The bundled model's size, few steps: a miniature of the paper's table, no reproduction. Every line "
         "is a mean over seeds with its 95 % interval (Student's t), from greedy answers; a model that is silent where "
         'something is counts Dice 0. "Dice, paper" stands beside each set and was measured on the paper\'s own data.\n'
     )
