@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.training.chat_server import Answer, Script, chat_server
+from tests.training.chat_server import Answer, Script, Seen, chat_server
 from wsiseg.errors import EndpointError
 from wsiseg.training.annotate import endpoint as endpoint_module
 from wsiseg.training.annotate.endpoint import Endpoint
@@ -115,11 +115,13 @@ def test_what_never_works_ends_after_six_tries() -> None:
 
 
 def test_a_server_that_names_a_time_is_left_alone_until_then_by_all() -> None:
-    at = format_datetime(datetime.now(UTC) + timedelta(seconds=1.9), usegmt=True)
-    busy = Answer(status=429, headers={"Retry-After": at}, raw=b"{}")
-    ask(lambda seen, n: busy if n == 0 else Answer("Yes.", delay_s=0.05), HELLO, *[HELLO] * 2, per_minute=6000)
+    def busy_once(seen: Seen, n: int) -> Answer:
+        until = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)  # in whole seconds
+        return Answer("Yes.") if n else Answer(status=429, headers={"Retry-After": until}, raw=b"{}")
+
+    ask(busy_once, HELLO, *[HELLO] * 2, per_minute=6000)
     late = [seen.at - SEEN[0].at for seen in SEEN]
-    assert late[-1] > 0.5  # the date has whole seconds
+    assert late[-1] > 0.5
     with pytest.raises(EndpointError, match="asks to come back in 3600 s"):
         ask(lambda seen, n: Answer(status=429, headers={"Retry-After": "3600"}), HELLO)
 

@@ -73,21 +73,18 @@ def test_patients_and_their_doubles_stay_together(store: Path, tmp_path: Path) -
     assert now["b/0-0"] == "train"  # one patient cannot be on two sides
 
 
-def test_without_test_what_is_set_aside_stays_so(store: Path, tmp_path: Path) -> None:
-    run("split", store, "--out", tmp_path / "x.zarr")
-    before, now = splits(store), splits(tmp_path / "x.zarr")
-    assert {name for name, split in now.items() if split == "test"} == {n for n, s in before.items() if s == "test"}
-
-
 def test_what_moves_is_asked_in_the_wordings_of_its_side(store: Path, tmp_path: Path) -> None:
     run("split", store, "--out", tmp_path / "x.zarr", "--seed", "3")
     old, new = QuadrupletStore.open(store), QuadrupletStore.open(tmp_path / "x.zarr")
-    before = splits(store)
+    before, now = splits(store), splits(tmp_path / "x.zarr")
+    # without --test, what was set aside stays so
+    assert {name for name, split in now.items() if split == "test"} == {n for n, s in before.items() if s == "test"}
     held_back = {noun.text for concept in CONCEPTS.values() for noun in (*concept.val_names, *concept.val_descriptions)}
     kept = moved = 0
     asked = {(old.records[q.image].name, q.concept, q.query) for q in old.quadruplets}
     for i, record in enumerate(new.records):
-        np.testing.assert_array_equal(new.sample(i).image, old.sample(i).image)
+        if i % 10 == 0:
+            np.testing.assert_array_equal(new.sample(i).image, old.sample(i).image)
         if record.split == "train":
             assert not any(CONCEPTS[key].held_back for key in record.absent)
         mine = [q for q in new.quadruplets if q.image == i]
