@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from wsiseg.errors import DataError
+from wsiseg.training.data.chains import Chain, Statement
 from wsiseg.training.data.derived import lumen_of, stroma_of
 from wsiseg.training.data.store import Quadruplet, QuadrupletStore, Sample, write_quadruplets
 from wsiseg.training.review.journal import Decision, load_mask, read_reviews, review_folder
@@ -59,7 +61,31 @@ def apply_review(
 
     who = "Reviewed by " + ", ".join(reviews)
     sources = {key: replace(info, notes=f"{info.notes} {who}.".strip()) for key, info in store.sources.items()}
-    return write_quadruplets(out, samples(), sources, asked), counts
+    chains = _chains(store, subjects, asked, ", ".join(reviews))
+    return write_quadruplets(out, samples(), sources, asked, chains), counts
+
+
+def _chains(
+    store: QuadrupletStore, subjects: Subjects, asked: Mapping[str, list[Quadruplet]], who: str
+) -> Iterator[Chain]:
+    """Chains that training reads: those of the old store that were kept, and those that people wrote, once for each
+    structure. To be drawn when `asked` is whole."""
+    shown = {(q.image, q.concept, q.query): q.reasoning for q in subjects.asked}
+    for image, questions in asked.items():
+        found: dict[str, Chain] = {}
+        for q in questions:
+            old = store.chains.get((image, q.concept))
+            if q.reasoning != shown[q.image, q.concept, q.query]:
+                found[q.concept] = _by_people(image, q, who)
+            elif old is not None and old.text == q.reasoning:
+                found.setdefault(q.concept, old)
+        yield from found.values()
+
+
+def _by_people(image: str, question: Quadruplet, who: str) -> Chain:
+    *sentences, closing = re.split(r"(?<=[.!?])\s+", question.reasoning.strip())
+    statements = tuple(Statement(sentence, "unmeasured") for sentence in sentences)
+    return Chain(image, question.concept, question.present, question.reasoning, closing, statements, who, who)
 
 
 def decided(

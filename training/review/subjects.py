@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wsiseg.training.data.store import Quadruplet, QuadrupletStore, Sample
 
@@ -52,7 +52,7 @@ class Subjects:
 
     def __init__(self, store: QuadrupletStore) -> None:
         self.store = store
-        self.asked = list(store.quadruplets)  # with the chains that people are shown
+        self.asked = [replace(q, reasoning=store.reasoning(q)) for q in store.quadruplets]  # as people are shown them
         self.of_image: dict[int, list[Quadruplet]] = defaultdict(list)
         for question in self.asked:
             self.of_image[question.image].append(question)

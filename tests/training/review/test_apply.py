@@ -58,6 +58,11 @@ def test_one_persons_decisions_become_a_store(person: Person, store: Path, tmp_p
     assert asked(new, "set/5") == asked(old, "set/5")
     np.testing.assert_array_equal(samples["set/5"].image, discs(5).image)
     assert new.sources["set"].notes == "Made up. Reviewed by Dr. X."
+    # What people wrote is what training reads.
+    assert {key: (c.text, c.closing, c.describer) for key, c in new.chains.items()} == {
+        ("set/0", "gland"): ("Three glands. They are outlined.", "They are outlined.", "Dr. X"),
+        ("set/4", "cat"): ("A cat. It is outlined.", "It is outlined.", "Dr. X"),
+    }
 
 
 def test_the_majority_counts_and_a_tie_is_no_majority(person: Person, store: Path) -> None:
