@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -93,3 +96,27 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(slide: Path, tmp_path:
     once, again = TileStore.open(tmp_path / "whole.zarr"), TileStore.open(store)
     every = range(len(once.grid))
     assert (once.tiles(every) == again.tiles(every)).all()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_soon_and_says_how_to_go_on(
+    sample_slide: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    store = tmp_path / "slide.zarr"
+    command = [sys.executable, "-c", "from wsiseg.cli.main import main; main()", "--quiet", "tile", str(sample_slide)]
+    command += ["--out", str(store), "--mpp", "0.5", "--tile-size", "64", "--overlap", "56"]  # half a minute of work
+    # What runs in the background of a shell begins with SIGINT ignored, and so would the child.
+    restored = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=restored) as process:
+        deadline = time.monotonic() + 120
+        while not any(path.is_file() for path in store.glob("pixels/c/**/*")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        begin = time.monotonic()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert time.monotonic() - begin < 5
+    assert process.returncode == code
+    assert said.splitlines()[0] == "wsiseg: stopped; the same command goes on from there"
+    assert not list(tmp_path.rglob("*.tmp"))
