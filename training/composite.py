@@ -59,36 +59,6 @@ def on_other_tissue(sample: Sample, ground: Sample, rng: np.random.Generator) ->
     )
 
 
-def from_afar(sample: Sample) -> Sample:
-    """`sample` with its mirror images on all sides: enough of a small picture to be looked at from afar.
-
-    No layer is kept, so that nothing is asked about but what is absent. Squamous epithelium, lymphocytes and liver
-    look like anything but themselves at low power to who has seen them only close up.
-    """
-    height, width = sample.image.shape[:2]
-    image = np.pad(sample.image, ((height, height), (width, width), (0, 0)), mode="symmetric")
-    return replace(sample, image=image, layers={}, present=(), name=f"{sample.name} from afar")
-
-
-def side_by_side(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
-    """Patches of `other` among `sample`, with soft borders: two tissues that meet, as in any organ.
-
-    No layer is kept; absent is what both rule out.
-    """
-    height, width = sample.image.shape[:2]
-    coarse = ndimage.gaussian_filter(rng.normal(size=(height // 16 + 1, width // 16 + 1)), rng.uniform(1.5, 6))
-    field = np.asarray(Image.fromarray(coarse.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC))
-    field = (field - np.quantile(field, rng.uniform(0.3, 0.7))) / field.std()
-    share = np.clip(field * 20 + 0.5, 0, 1)[..., None]  # (H, W, 1), of `other`
-    under, _ = random_crop(other.image, {}, size=height, scale=min(other.image.shape[:2]) / height, rng=rng)
-    if width != height:
-        under = np.asarray(Image.fromarray(under).resize((width, height)))
-    image = sample.image * (1 - share) + under * share
-    absent = tuple(name for name in sample.absent if name in other.absent)
-    name = f"{sample.name}, {other.name}"
-    return replace(sample, image=image.round().astype(np.uint8), layers={}, present=(), absent=absent, name=name)
-
-
 def _some_glands(gland: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """All connected parts of `gland` (H, W) bool, or half of the time a random few, at least one."""
     parts, count = ndimage.label(gland)
