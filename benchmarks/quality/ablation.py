@@ -26,6 +26,7 @@ from scipy import stats
 from benchmarks.quality.fixed_seg import FixedSeg
 from wsiseg.errors import DataError
 from wsiseg.files import atomic_write
+from wsiseg.fleet.claim import claimed
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model import load_model, model_folder
 from wsiseg.model.folder import load_folder, save_model
@@ -278,13 +279,15 @@ def main(recipe: Path, out: Path, write: Path) -> None:
     """Make what is missing of every variant of RECIPE, seed by seed, ask it, and write the page."""
     ablation = read_ablation(recipe)
     command = f"python -m benchmarks.quality.ablation {recipe} --out {out} --write {write}"
-    for seed in ablation.seeds:  # a whole table of one seed is worth more than three seeds of one line
-        for variant in ablation.possible:
-            model = make(ablation, variant.run, seed, out)
-            for held_out in ablation.held_out:
-                ask(model, variant, held_out)
-            with atomic_write(write) as file:
-                file.write("\n".join(page(ablation, out, command)).encode() + b"\n")
+    out.mkdir(parents=True, exist_ok=True)
+    with claimed(out / ".claim"):  # two at once would train in one folder
+        for seed in ablation.seeds:  # a whole table of one seed is worth more than three seeds of one line
+            for variant in ablation.possible:
+                model = make(ablation, variant.run, seed, out)
+                for held_out in ablation.held_out:
+                    ask(model, variant, held_out)
+                with atomic_write(write) as file:
+                    file.write("\n".join(page(ablation, out, command)).encode() + b"\n")
 
 
 if __name__ == "__main__":

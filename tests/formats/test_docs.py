@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import wsiseg.model
 from tests.fleet.slides import NAMES, small_slides
-from tests.fleet.test_docs import Pathologist
+from tests.fleet.worker_with_fake import load_fake
 from wsiseg.cli.main import main
 from wsiseg.fleet import work
 from wsiseg.formats import FORMATS
@@ -22,7 +22,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "output.md").read_text()
 
 def test_every_command_writes_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work.load.cache_clear()  # it may hold the model of another test
-    monkeypatch.setattr(wsiseg.model, "load_model", lambda *_, **__: Pathologist(tile_size=128, overlap=32))
+    monkeypatch.setattr(wsiseg.model, "load_model", load_fake)
     monkeypatch.chdir(tmp_path)
     small_slides(tmp_path / "slides")
     Path("slide.svs").symlink_to("slides/a.tif")
