@@ -83,6 +83,7 @@ class Ablation:
     model: str = "tiny"
     stem_weights: str | None = None
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    note: str = ""  # what is to be said of the table
 
     def chain(self, run: str) -> list[str]:
         """The runs that `run` stands on, first to last. Raises DataError: one is missing, or they go in a circle."""
@@ -230,6 +231,8 @@ def page(ablation: Ablation, out: Path, command: str) -> Iterator[str]:
         'something is counts Dice 0. "Dice, paper" stands beside each set and was measured on the paper\'s own data.\n'
     )
     yield f"```sh\n{command}\n```\n"
+    if ablation.note:
+        yield f"{ablation.note}\n"
     for held_out in ablation.held_out:
         yield f"## {held_out.name}\n"
         yield "| variant | seeds | Dice | `<SEG>` where due | where not due | BLEU-4 | token F1 | Dice, paper |"
