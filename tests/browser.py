@@ -24,7 +24,7 @@ needs_chromium = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs 
 Open = Any  # (address) -> Page
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # playwright keeps an event loop running, which other tests could not stand
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with pytest.importorskip("playwright.sync_api").sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(

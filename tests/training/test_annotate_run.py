@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -262,3 +263,10 @@ def test_what_cannot_be_asked_is_said(store: Path) -> None:
         .splitlines()[-1]
         .startswith("wsiseg: error: 127.0.0.1 lets us not in: 401 Unauthorized: ***")
     )
+
+
+def test_a_notebook_has_a_loop_of_its_own(store: Path) -> None:
+    async def cell() -> None:
+        test_offline_the_template_writes_and_all_of_it_stands(store)
+
+    asyncio.run(cell())

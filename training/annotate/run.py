@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsiseg.errors import DataError, EndpointError
 from wsiseg.files import check_writable
@@ -114,7 +115,7 @@ def estimate(store: QuadrupletStore, asked: dict[int, list[Quadruplet]], writers
                     if request.picture is not None and writers.reasoner != TEMPLATE:  # which comes after it
                         expect(writers.reasoner, _PROMPT_TOKENS + _DRAFT_TOKENS)
 
-    asyncio.run(go_through())
+    _run_to_the_end(go_through())
     return told
 
 
@@ -146,7 +147,7 @@ def annotate(
         with claimed(store.path / ".claim"), Replies(replies_path(store.path)) as replies:
             run = _Run(store, asked, writers, endpoint, budget, replies, progress)
             try:
-                asyncio.run(run.all(at_once))
+                _run_to_the_end(run.all(at_once))
             finally:
                 if run.chains:
                     kept = read_chains(store.path) | run.chains
@@ -155,6 +156,17 @@ def annotate(
     except ClaimHeldError as error:
         raise DataError(f"{error} annotates {store.path} already: wait for it") from error
     return run.report
+
+
+def _run_to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """`asyncio.run`, in a thread of its own where this one has a loop already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, work).result()
 
 
 class _Unasked(Exception):

@@ -52,15 +52,15 @@ def load_model(
             f"the model in {folder} is a start for training: its {' and '.join(untrained)} are not trained, so that "
             "it cannot outline anything; train it with `wsiseg train`"
         )
-    fingerprint = folder_fingerprint(folder) + ("" if weights == "full" else f"-{weights}")
-    copies = []
+    models = []
     for name in devices:
         dtype = running_dtype(folder, name)
         if weights == "full":
-            model = load_folder(folder, device=name, dtype=dtype)
+            models.append(load_folder(folder, device=name, dtype=dtype))
         else:
-            model = quantise_language(load_folder(folder, dtype=dtype), weights, name)
-        copies.append(PathChatSegmenter(model, name=model.config.name, fingerprint=fingerprint))
+            models.append(quantise_language(load_folder(folder, dtype=dtype), weights, name))
+    fingerprint = folder_fingerprint(folder) + ("" if weights == "full" else f"-{weights}")
+    copies = [PathChatSegmenter(model, name=model.config.name, fingerprint=fingerprint) for model in models]
     return copies[0] if len(copies) == 1 else SeveralDevices(copies)
 
 
