@@ -68,6 +68,11 @@ def test_the_bundled_model_finds_the_same(weights: Weights, tiles: np.ndarray) -
             assert 2 * (drawn & again).sum() / (drawn.sum() + again.sum()) > 0.97
 
 
+def test_other_weights_are_not_taken_for_4_bits() -> None:
+    with pytest.raises(ModelError, match="no '2bit' weights, but full, 8bit and 4bit"):
+        load_model(device="cpu", weights="2bit")  # type: ignore[arg-type]
+
+
 def test_bitsandbytes_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ModelError, match=r"4bit weights need bitsandbytes: pip install 'wsiseg\[quantised\]'"):

@@ -26,8 +26,10 @@ def quantise_language(model: PathChatSegR1, weights: Weights, device: str) -> Pa
     They are quantised one by one on their way: the device never holds them whole.
 
     Raises:
-        ModelError: bitsandbytes is not installed, or does not know the device.
+        ModelError: bitsandbytes is not installed, or does not know the device; there are no such weights.
     """
+    if weights not in ("8bit", "4bit"):  # from a run.json, which anybody may have written
+        raise ModelError(f"there are no {weights!r} weights, but full, 8bit and 4bit")
     try:
         import bitsandbytes as bnb
     except ImportError as error:
