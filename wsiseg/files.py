@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -109,6 +110,12 @@ def check_writable(path: str | os.PathLike[str], *, replaces: Callable[[Path], b
         probe.unlink()
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def write_all(file: IO[bytes], data: bytes) -> None:
+    """Write to an unbuffered file. OSError unless all of it was taken: a disk that is nearly full takes a part."""
+    if file.write(data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def no_room(what: str, folder: Path, error: OSError) -> OutputError:

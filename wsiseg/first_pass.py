@@ -15,7 +15,7 @@ import numpy as np
 from wsiseg.errors import StoreError
 from wsiseg.inference import Segmenter
 from wsiseg.inference.answers import answers
-from wsiseg.tiles import Grid, OnBadTile, SlideTiles, TileSource
+from wsiseg.tiles import Grid, SlideTiles, TileSource
 from wsiseg.tiles.grid import m_length, tile_starts
 
 FACTOR = 2  # µm per pixel of the first look, over those of the second
@@ -28,7 +28,6 @@ def worth_asking(
     queries: Sequence[str],
     model: Segmenter,
     batch_size: int,
-    on_bad_tile: OnBadTile,
     progress: Callable[[int, int], None] | None = None,
 ) -> SlideTiles:
     """The same tiles without those in which a look at `FACTOR` times their µm per pixel finds nothing of any query.
@@ -44,7 +43,7 @@ def worth_asking(
     far = coarser(grid)
     found = _empty_map(far)
     unread = np.ones(len(far), bool)
-    seen = SlideTiles(tiles.slide, far, on_bad_tile)
+    seen = SlideTiles(tiles.slide, far, tiles.on_bad_tile)
     with closing(answers(seen, queries, model, batch_size, cache=False)) as answered:
         for indices, masks in answered:
             for of_query in masks.values():
@@ -57,7 +56,7 @@ def worth_asking(
     for m_xy in far.m_xy[unread]:
         found[_cells(m_xy, far.spec.tile_size)] = True
     kept = np.array([found[_cells(m_xy / FACTOR, grid.spec.tile_size / FACTOR, 1)].any() for m_xy in grid.m_xy], bool)
-    return SlideTiles(tiles.slide, replace(grid, m_xy=grid.m_xy[kept], tissue=grid.tissue[kept]), on_bad_tile)
+    return SlideTiles(tiles.slide, grid.only(kept), tiles.on_bad_tile)
 
 
 def coarser(grid: Grid) -> Grid:

@@ -126,10 +126,7 @@ def segment(
         passes = plan_passes(opened, queries, segmenter, mpp, l0_region, on_bad_tile)
         planned = sum(len(tiles.grid) for tiles, _ in passes)
         if first_pass:
-            passes = [
-                (worth_asking(tiles, asked, segmenter, batch_size, on_bad_tile, progress), asked)
-                for tiles, asked in passes
-            ]
+            passes = [(worth_asking(tiles, asked, segmenter, batch_size, progress), asked) for tiles, asked in passes]
         done, total = 0, sum(len(tiles.grid) for tiles, _ in passes)
         skipped: list[list[float]] = []
         # Other answers than those of a deterministic run would end that.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.quality.shared_state import _spread, view
+from benchmarks.quality.shared_state import spread, view
 from wsiseg.inference import Segmenter, TileMask
 from wsiseg.model import load_model
 from wsiseg.training.data.store import QuadrupletStore
@@ -40,7 +40,7 @@ def main() -> None:
     ]
     model = load_model(device="cpu")
     mpp, size = model.mpp_for(arguments.query), model.tile_size
-    samples = [store.sample(i) for i in _spread(known, arguments.images)]
+    samples = [store.sample(i) for i in spread(known, arguments.images)]
     fields = [view(sample, arguments.concept, mpp, 2 * size) for sample in samples]
     coarse = [view(sample, arguments.concept, 2 * mpp, size)[0] for sample in samples]
     tiles, truth = (np.stack(part) for part in zip(*fields, strict=True))  # (N, 2S, 2S, 3), (N, 2S, 2S)

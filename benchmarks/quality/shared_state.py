@@ -49,7 +49,7 @@ def main() -> None:
             (None, lambda i: store.records[i].absent if store.records[i].mpp else ()),
         )
     )
-    indices = [*_spread(there, arguments.present), *_spread(absent, arguments.absent)]
+    indices = [*spread(there, arguments.present), *spread(absent, arguments.absent)]
     mpp = model.mpp_for(arguments.query)
     views = [view(store.sample(i), arguments.concept, mpp, model.tile_size) for i in indices]
     tiles, truth = (np.stack(part) for part in zip(*views, strict=True))
@@ -75,8 +75,8 @@ def compare(segmenter: PathChatSegmenter, tiles: np.ndarray, truth: np.ndarray, 
     own = masks(torch.stack([nothing if c.seg_state is None else c.seg_state for c in said])) & asked[:, None, None]
     lines = [f"{there.sum()} tiles with it ({asked[there].sum()} found), {(~there).sum()} without"]
     lines.append(f"own chain: {_figures(own, truth, there)}")
-    speakers = _spread(np.flatnonzero(there & asked).tolist(), SPEAKERS)
-    silent = _spread(np.flatnonzero(~asked).tolist(), SPEAKERS // 2)
+    speakers = spread(np.flatnonzero(there & asked).tolist(), SPEAKERS)
+    silent = spread(np.flatnonzero(~asked).tolist(), SPEAKERS // 2)
     likely = {i: log_likelihood(segmenter, tokens, prompt, said[i].ids) for i in [*speakers, *silent]}
     for speaker in speakers:
         others = np.arange(len(tiles)) != speaker
@@ -127,7 +127,7 @@ def _figures(masks: np.ndarray, truth: np.ndarray, there: np.ndarray) -> str:
     return f"Dice {found:.3f}" + (f", area drawn in vain {masks[~there].mean():.3f}" if (~there).any() else "")
 
 
-def _spread(items: Sequence[int], count: int) -> list[int]:
+def spread(items: Sequence[int], count: int) -> list[int]:
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
 
 

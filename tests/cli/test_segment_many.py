@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from click.testing import CliRunner, Result
 
 import wsiseg.model
 from tests.fleet.slides import outlines, small_slides
+from tests.signals import heed_interrupts
 from wsiseg.cli.main import main
 from wsiseg.testing import FakeModel
 
@@ -114,10 +114,8 @@ def test_a_signal_ends_it_cleanly_and_soon(
     out = tmp_path / "out"
     args = ["segment", str(slides), "--recursive", "--query", "the olive", "--out", str(out)]
     environment = os.environ | {"FAKE_SECONDS": "30"}
-    # What runs in the background of a shell begins with SIGINT ignored, and so would the child.
-    restored = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(
-        [*RUN_FAKE, *args], stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=restored
+        [*RUN_FAKE, *args], stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heed_interrupts
     )
     deadline = time.monotonic() + 120
     while not (out / ".wsiseg" / "a.tif.claim").exists():

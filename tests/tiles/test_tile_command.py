@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.signals import heed_interrupts
 from wsiseg.cli.main import main
 from wsiseg.testing import synthetic_slide
 from wsiseg.tiles import TileStore
@@ -105,9 +105,7 @@ def test_a_signal_ends_it_soon_and_says_how_to_go_on(
     store = tmp_path / "slide.zarr"
     command = [sys.executable, "-c", "from wsiseg.cli.main import main; main()", "--quiet", "tile", str(sample_slide)]
     command += ["--out", str(store), "--mpp", "0.5", "--tile-size", "64", "--overlap", "56"]  # half a minute of work
-    # What runs in the background of a shell begins with SIGINT ignored, and so would the child.
-    restored = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=restored) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts) as process:
         deadline = time.monotonic() + 120
         while not any(path.is_file() for path in store.glob("pixels/c/**/*")):
             assert process.poll() is None

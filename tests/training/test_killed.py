@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from tests.signals import heed_interrupts
 from wsiseg.cli.main import main
 from wsiseg.errors import DataError, OutputError
 from wsiseg.training import run as training_run
@@ -99,9 +99,7 @@ def test_a_signal_ends_it_soon_and_says_how_to_go_on(
     command = [sys.executable, "-m", "wsiseg.cli.main", "train", "--stage", "sft", "--data", str(store), "--model"]
     command += [str(start), "--out", str(out), "--steps", "5000", "batch_images=2", "validation_images=0", "workers=0"]
     with open(tmp_path / "stderr", "wb") as stderr:
-        # What runs in the background of a shell begins with SIGINT ignored, and so would the child.
-        restored = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        process = subprocess.Popen(command, stderr=stderr, cwd=ROOT, preexec_fn=restored)
+        process = subprocess.Popen(command, stderr=stderr, cwd=ROOT, preexec_fn=heed_interrupts)
     deadline = time.monotonic() + 200
     while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").stat().st_size:
         assert time.monotonic() < deadline

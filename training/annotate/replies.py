@@ -6,7 +6,6 @@ worth as much as the replies cost; without it `wsiseg data annotate` asks everyt
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import IO
 
 from wsiseg.errors import OutputError
+from wsiseg.files import write_all
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ class Replies:
         line = json.dumps({"key": key, **asdict(reply)}).encode() + b"\n"
         try:
             self._file = self._file or self._open()
-            if self._file.write(line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a disk that is nearly full takes a part
+            write_all(self._file, line)
             os.fsync(self._file.fileno())
         except OSError as error:
             raise OutputError(f"cannot write {self._path}: {error.strerror or error}") from error

@@ -8,7 +8,6 @@ by what the answers depend on, so that no other question finds it. Whoever made 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -26,6 +25,7 @@ import numpy as np
 import orjson
 
 from wsiseg import __version__
+from wsiseg.files import write_all
 from wsiseg.inference import Segmenter, TileMask
 from wsiseg.inference.shots import Shot
 from wsiseg.tiles import Grid
@@ -82,8 +82,7 @@ class Journal:
         body = b"".join([line, *(chunk for of_query in chunks.values() for chunk in of_query if chunk)])
         frame = _HEAD.pack(len(body), zlib.crc32(body)) + body
         try:
-            if self._file.write(frame) < len(frame):  # a disk that is nearly full takes a part
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            write_all(self._file, frame)
         except OSError as error:
             self._give_up(error)
 

@@ -108,6 +108,10 @@ class Grid:
     def __len__(self) -> int:
         return len(self.m_xy)
 
+    def only(self, kept: np.ndarray) -> Grid:
+        """Without the tiles that are not marked in `kept`, (N,) bool."""
+        return replace(self, m_xy=self.m_xy[kept], tissue=self.tissue[kept])
+
     @property
     def l0_per_m(self) -> tuple[float, float]:
         """Level-0 pixels per model pixel, (x, y)."""
@@ -222,4 +226,4 @@ def touching(grid: Grid, l0_box: tuple[float, float, float, float]) -> Grid:
     l0_xy = grid.m_xy * grid.l0_per_m  # (N, 2)
     l0_size = grid.spec.tile_size * np.array(grid.l0_per_m)
     kept = ((l0_xy < l0_start + l0_box[2:]) & (l0_xy + l0_size > l0_start)).all(axis=1)
-    return replace(grid, m_xy=grid.m_xy[kept], tissue=grid.tissue[kept])
+    return grid.only(kept)

@@ -54,7 +54,7 @@ class SlideTiles:
     def __init__(self, slide: Slide, grid: Grid, on_bad_tile: OnBadTile = "stop") -> None:
         self.slide = slide
         self.grid = grid
-        self._on_bad_tile = on_bad_tile
+        self.on_bad_tile = on_bad_tile
         self._told = 0
 
     def batches(self, size: int, first: int = 0) -> Batches:
@@ -105,7 +105,7 @@ class SlideTiles:
             try:
                 return slide.read_at_mpp(m_x, m_y, spec.tile_size, spec.tile_size, spec.mpp)
             except PixelError as error:
-                if self._on_bad_tile == "stop":
+                if self.on_bad_tile == "stop":
                     raise PixelError(f"{error}, or leave such tiles out with --on-bad-tile skip") from error
                 bad.add((m_x, m_y))
                 self._tell(error)

@@ -2,7 +2,7 @@
 
 import { bindKeys } from "../static/keys.js";
 import { post, request } from "../static/http.js";
-import { $, announce, banner, fatal, toggleTheme } from "../static/page.js";
+import { $, announce, banner, bindClicks, fatal, toggleTheme } from "../static/page.js";
 import { Scale } from "../static/scale.js";
 import { Stage } from "../static/stage.js";
 import { Brush } from "./brush.js";
@@ -313,7 +313,7 @@ $("chain-text").addEventListener("keydown", (event) => {
 });
 $("chain-text").addEventListener("change", () => inTurn(keep));
 
-const clicks = {
+bindClicks({
   "accept": () => both("accepted"),
   "reject": () => both("rejected"),
   "mask-accept": () => one("mask", "accepted"),
@@ -325,14 +325,7 @@ const clicks = {
   "previous": () => inTurn(() => step(-1)),
   "next": () => inTurn(() => step(1)),
   "undo": undo,
-  "theme": toggleTheme,
-  "help-open": () => $("help").showModal(),
-  "help-close": () => $("help").close(),
-  "zoom-in": () => stage.zoom(1.5),
-  "zoom-out": () => stage.zoom(1 / 1.5),
-  "zoom-home": () => stage.home(),
-};
-for (const [id, run] of Object.entries(clicks)) $(id).addEventListener("click", run);
+}, stage);
 $("filter").addEventListener("change", () => {
   $("stage").focus(); // in the list, letters choose
   filtered();

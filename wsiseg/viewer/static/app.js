@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { Editor, outline } from "./edit.js";
 import { bindKeys } from "./keys.js";
-import { $, announce, banner, fatal, toggleTheme } from "./page.js";
+import { $, announce, banner, bindClicks, fatal, toggleTheme } from "./page.js";
 import { Panel, number } from "./panel.js";
 import { Polygons, screenPath } from "./polygons.js";
 import { QueryPanel } from "./query.js";
@@ -381,7 +381,7 @@ bindKeys(bindings, $("help"), (event) => {
   return editor.isOpen && !event.ctrlKey && !event.metaKey && editor.key(event, view());
 });
 
-const clicks = {
+bindClicks({
   "previous": () => step(-1),
   "next": () => step(1),
   "accept": () => decide("accepted"),
@@ -391,16 +391,9 @@ const clicks = {
   "undo": undo,
   "redo": redo,
   "save": save,
-  "theme": toggleTheme,
   "draft-take": takeDraft,
   "draft-drop": dropDraft,
-  "help-open": () => $("help").showModal(),
-  "help-close": () => $("help").close(),
-  "zoom-in": () => stage.zoom(1.5),
-  "zoom-out": () => stage.zoom(1 / 1.5),
-  "zoom-home": () => stage.home(),
-};
-for (const [id, run] of Object.entries(clicks)) $(id).addEventListener("click", run);
+}, stage);
 for (const id of ["by-doubt", "undecided"]) {
   $(id).addEventListener("change", () => {
     order = null;

@@ -28,3 +28,17 @@ export function toggleTheme() {
   root.dataset.theme = isDark ? "light" : "dark";
   localStorage.setItem("wsiseg-theme", root.dataset.theme);
 }
+
+// What happens at a click on the button of each id, beside what every page's own buttons do.
+export function bindClicks(clicks, stage) {
+  const all = {
+    ...clicks,
+    "theme": toggleTheme,
+    "help-open": () => $("help").showModal(),
+    "help-close": () => $("help").close(),
+    "zoom-in": () => stage.zoom(1.5),
+    "zoom-out": () => stage.zoom(1 / 1.5),
+    "zoom-home": () => stage.home(),
+  };
+  for (const [id, run] of Object.entries(all)) $(id).addEventListener("click", run);
+}
