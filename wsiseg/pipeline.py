@@ -37,7 +37,7 @@ from wsiseg.spill import SpilledAnnotations
 from wsiseg.tiles import Grid, OnBadTile, TileSource
 
 if TYPE_CHECKING:
-    from wsiseg.model.quantised import Weights
+    from wsiseg.model.config import Weights
 
 log = logging.getLogger(__name__)
 

@@ -204,28 +204,6 @@ def test_a_run_json_repeats_its_run(jobs: list[Job], whole: dict[str, bytes], tm
     assert "is not the slide of the run" in record.reason
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda run: run.pop("slides"),
-        lambda run: run.update(version="0.0"),
-        lambda run: run["parameters"].update(new=1),
-        lambda run: run["slides"][0].update(output="../../x.geojson"),
-        lambda run: run["slides"][0].update(output="/x.geojson"),
-        lambda run: run.update(slides=[1]),
-    ],
-)
-def test_a_malformed_run_json_is_one_sentence(
-    jobs: list[Job], tmp_path: Path, change: Callable[[dict[str, object]], object]
-) -> None:
-    run(jobs[:1], tmp_path, SETTINGS, model=MODEL)
-    told = json.loads((tmp_path / "run.json").read_text())
-    change(told)
-    (tmp_path / "run.json").write_text(json.dumps(told))
-    with pytest.raises(FleetError):
-        read_run(tmp_path / "run.json")
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"

@@ -18,7 +18,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from wsiseg import __version__
 from wsiseg.errors import FleetError, OutputError
@@ -27,10 +27,9 @@ from wsiseg.fleet.claim import one_at_a_time
 from wsiseg.fleet.jobs import Job
 from wsiseg.formats import DEFAULT, FORMATS
 from wsiseg.mask.regions import Origin
+from wsiseg.model.config import Weights
+from wsiseg.strict import record_of
 from wsiseg.tiles import OnBadTile
-
-if TYPE_CHECKING:
-    from wsiseg.model.quantised import Weights
 
 # The model counts by its own fingerprint.
 _HOW_FAST = ("model", "model_fingerprint", "batch_size", "device", "cache")
@@ -44,7 +43,7 @@ class Settings:
     """What all slides of a run share; the arguments of `wsiseg.segment`, and the format of its result.
 
     model: name or folder; None is the bundled one. model_fingerprint: that it must have; None takes any.
-    FleetError: there is no such format.
+    FleetError: there is no such format, or a number is out of its range.
     """
 
     model: str | None = None
@@ -67,6 +66,11 @@ class Settings:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise FleetError(f"there is no format {self.format!r}, but {', '.join(FORMATS)}")
+        if not (0 <= self.threshold <= 1 and self.batch_size >= 1 and (self.mpp is None or self.mpp > 0)):
+            raise FleetError(
+                f"threshold {self.threshold} must be from 0 to 1, batch_size {self.batch_size} at least 1, "
+                f"mpp {self.mpp} positive"
+            )
 
 
 @dataclass(frozen=True)
@@ -182,27 +186,25 @@ def read_run(path: str | os.PathLike[str]) -> tuple[list[Job], Settings]:
                 f"{path} was made by wsiseg {run['version']} and this is {__version__}: only the same version "
                 "repeats a run exactly"
             )
-        settings = Settings(
-            **run["parameters"], model=run["model"]["source"], model_fingerprint=run["model"].get("fingerprint")
-        )
-        jobs = [
-            Job(
-                source=slide["source"],
-                name=_inner(slide["output"].removesuffix(FORMATS[settings.format].suffix)),
-                queries=tuple(map(str, slide["queries"])),
-                slide_mpp=tuple(mpp) if isinstance(mpp := slide["slide_mpp"], list) else mpp,
-                label=slide["label"],
-                slide_fingerprint=slide["slide_fingerprint"] or None,
-            )
-            for slide in run["slides"]
-        ]
+        model = {"model": run["model"]["source"], "model_fingerprint": run["model"].get("fingerprint")}
+        settings = record_of(Settings, {**run["parameters"], **model}, "parameters")
+        suffix = FORMATS[settings.format].suffix
+        jobs = [_job(slide, suffix, f"slides[{i}]") for i, slide in enumerate(run["slides"])]
     except OSError as error:
         raise FleetError(f"cannot read {path}: {error.strerror or error}") from error
     except FleetError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FleetError(f"{path} is not the run.json of a wsiseg run ({type(error).__name__}: {error})") from error
+    except KeyError as error:
+        raise FleetError(f"{path} is not the run.json of a wsiseg run: it has no {error}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise FleetError(f"{path} is not the run.json of a wsiseg run: {error}") from error
     return jobs, settings
+
+
+def _job(slide: dict[str, Any], suffix: str, where: str) -> Job:
+    told = {key: slide[key] for key in ("source", "queries", "slide_mpp", "label")}
+    name = _inner(slide["output"].removesuffix(suffix))
+    return record_of(Job, {**told, "name": name, "slide_fingerprint": slide["slide_fingerprint"] or None}, where)
 
 
 def _current(job: Job, record: Record, settings: Settings) -> Record:

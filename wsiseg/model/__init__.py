@@ -10,7 +10,7 @@ from wsiseg.errors import ModelError
 
 if TYPE_CHECKING:
     from wsiseg.inference import Segmenter
-    from wsiseg.model.quantised import Weights
+    from wsiseg.model.config import Weights
 
 BUNDLED = "tiny"
 

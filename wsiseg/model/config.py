@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
 from wsiseg.errors import ModelError
+
+Weights = Literal["full", "8bit", "4bit"]  # how the language model's layers are held
 
 
 @dataclass(frozen=True)

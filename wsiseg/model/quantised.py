@@ -8,15 +8,15 @@ quantised scales (Dettmers et al. 2023, arXiv:2305.14314). Embeddings, head, enc
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from wsiseg.errors import ModelError
+from wsiseg.model.config import Weights
 from wsiseg.model.pathchat import PathChatSegR1
 
-Weights = Literal["full", "8bit", "4bit"]
 _OUTLIER = 6.0  # of LLM.int8(): activations beyond it are multiplied in 16 bits
 
 

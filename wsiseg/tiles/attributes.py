@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import types
-import typing
-from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from wsiseg.errors import StoreError
+from wsiseg.strict import record_of
 from wsiseg.tiles.grid import Grid, GridSpec, SlideIdentity
 
 KIND = "wsiseg tiles"
 FORMAT = 3
-
-Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,10 @@ def parse_attributes(raw: object) -> StoreAttributes:
         raise StoreError("not a wsiseg tile store")
     if raw.get("format") != FORMAT:
         raise StoreError(f"tile store of format {raw.get('format')!r}; this wsiseg reads format {FORMAT}")
-    attributes = _record(StoreAttributes, {k: v for k, v in raw.items() if k not in ("kind", "format")}, "")
+    try:
+        attributes = record_of(StoreAttributes, {k: v for k, v in raw.items() if k not in ("kind", "format")})
+    except ValueError as error:
+        raise StoreError(f"tile store attributes: {error}") from error
     sizes = ("slide.l0_width", "slide.l0_height", "slide.mpp_x", "slide.mpp_y", "m_width", "m_height")
     for name in sizes:
         holder: Any = attributes.slide if name.startswith("slide.") else attributes
@@ -77,38 +76,6 @@ def parse_attributes(raw: object) -> StoreAttributes:
     if not all(0 <= tile < attributes.tiles for tile in attributes.left_out):
         raise StoreError("tile store attributes: left_out must name tiles of the store")
     return attributes
-
-
-def _record(kind: type[Record], raw: object, where: str) -> Record:
-    """A dataclass from a JSON object: exactly its fields, each of its type."""
-    if not isinstance(raw, dict):
-        raise StoreError(f"tile store attributes: {where or 'they'} must be an object, not {raw!r:.80}")
-    types_of = typing.get_type_hints(kind)
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    if set(raw) != set(names):
-        odd = sorted(set(map(str, raw)) ^ set(names))
-        raise StoreError(f"tile store attributes: missing or unknown {where}{odd[0]!r:.80}")
-    return kind(**{name: _value(types_of[name], raw[name], where + name) for name in names})
-
-
-def _value(kind: Any, raw: object, where: str) -> Any:
-    if isinstance(kind, types.UnionType):  # only "something or None" occurs
-        return None if raw is None else _value(typing.get_args(kind)[0], raw, where)
-    if typing.get_origin(kind) is tuple:
-        parts = typing.get_args(kind)
-        if isinstance(raw, list) and parts[-1] is Ellipsis:
-            return tuple(_value(parts[0], item, where) for item in raw)
-        if isinstance(raw, list) and len(raw) == len(parts):
-            return tuple(_value(part, item, where) for part, item in zip(parts, raw, strict=True))
-    elif kind in (GridSpec, SlideIdentity):
-        return _record(kind, raw, where + ".")
-    elif kind is float:
-        if isinstance(raw, int | float) and not isinstance(raw, bool) and math.isfinite(raw):
-            return float(raw)
-    elif type(raw) is kind:
-        return raw
-    expected = getattr(kind, "__name__", str(kind))
-    raise StoreError(f"tile store attributes: {where} must be {expected}, not {raw!r:.80}")
 
 
 def explain_difference(stored: StoreAttributes, wanted: StoreAttributes) -> str | None:
