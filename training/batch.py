@@ -52,7 +52,7 @@ def collate(examples: list[Example], config: PathChatConfig, tokenizer: PromptTo
             prompt = chat_prompt(config, tokenizer, question.query, example.mpp, int(question.shot is not None))
             there = question.mask is not None
             answer = [*tokenizer.encode_plain(question.answer), tokenizer.seg if there else tokenizer.end]
-            rows.append((prompt, answer))
+            rows.append((prompt, answer, question.taught))
             prompts.append(sum(len(text) + config.image_token_count for text in prompt.shared) + len(prompt.after))
             image_of.append(index)
             present.append(there)
@@ -64,19 +64,20 @@ def collate(examples: list[Example], config: PathChatConfig, tokenizer: PromptTo
                 masks.append(question.mask)
                 shot_of.append(len(shots) - 1 if question.shot is not None else -1)
     pads = [tokenizer.image_pad] * config.image_token_count
-    length = max(prompt + len(answer) for prompt, (_, answer) in zip(prompts, rows, strict=True))
+    length = max(prompt + len(answer) for prompt, (_, answer, _) in zip(prompts, rows, strict=True))
     ids = torch.full((len(rows), length), tokenizer.end)
     labels = torch.full((len(rows), length), _IGNORE)
     positions = torch.zeros((3, len(rows), length), dtype=torch.long)
-    for r, (prompt, answer) in enumerate(rows):
+    for r, (prompt, answer, taught) in enumerate(rows):
         read_first = [token for text in prompt.shared for token in (*text, *pads)]
         line = torch.tensor([*read_first, *prompt.after, *answer])
         ids[r, : len(line)] = line
         start = prompts[r]
-        labels[r, start - 1 : start - 1 + len(answer)] = line[start:]
+        if taught:
+            labels[r, start - 1 : start - 1 + len(answer)] = line[start:]
         texts = (*map(len, prompt.shared), length - len(read_first))
         positions[:, r] = interleaved_positions(texts, config.pathology.grid // 2)
-    seg_at = [p + len(answer) - 1 for p, (_, answer), there in zip(prompts, rows, present, strict=True) if there]
+    seg_at = [p + len(answer) - 1 for p, (_, answer, _), there in zip(prompts, rows, present, strict=True) if there]
     size = examples[0].image.shape[0]
     said = [(chat_prompt(config, tokenizer, q, e.mpp).before, c) for e in examples for q, c in e.wordings]
     wordings = torch.full((len(said), max((len(text) for text, _ in said), default=0)), tokenizer.end)

@@ -64,6 +64,7 @@ class Question:
     mask: np.ndarray | None
     concept: str = ""
     shot: ShotView | None = None  # shown before the question is asked
+    taught: bool = True  # whether the answer is to be learned, not only what it outlines
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,16 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         wordings: int = 0,
         example_share: float = 0.0,
         chain_share: float = 0.0,
+        misled_share: float = 0.0,
     ) -> None:
         """chain_share: of the views of images that `wsiseg data annotate` wrote chains for, those that show the whole
-        image, upright and in its own colours, as the chains describe it; see `whole_view`."""
+        image, upright and in its own colours, as the chains describe it; see `whole_view`. misled_share: of the
+        outlines, those that are to be drawn after a chain that is wrong; see `_misled`."""
         self.size, self.seed, self.questions = config.tile_size, seed, questions
         self.split, self.length, self.augment, self.wordings = split, length, augment, wordings
         self.mix = SourceMix(store, split, source_weights or {}, cache)
         self.example_share, self.pool = example_share, ShotPool(store, split, self.mix.sample)
+        self.misled_share = misled_share
         self.chain_share, self.chains = chain_share, dict[str, dict[str, Chain]]()  # by image and concept
         for chain in store.chains.values():
             if chain.text:
@@ -115,6 +119,10 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         example = ask(view, rng, self.questions, self.split, chains)
         if self.example_share and rng.random() < self.example_share:
             example = replace(example, questions=tuple(self._shown(q, view, rng) for q in example.questions))
+        if self.misled_share:
+            told, share = example.mpp, self.misled_share
+            asked = (_misled(q, view, told, rng) if rng.random() < share else q for q in example.questions)
+            example = replace(example, questions=tuple(asked))
         return replace(example, wordings=tuple(random_wording(rng, self.split) for _ in range(self.wordings)))
 
     def _described(self, rng: np.random.Generator) -> tuple[View, dict[str, Chain]] | None:
@@ -284,6 +292,24 @@ def ask(
         else:
             asked.append(Question(query, answer or refuse(view.image, name, told, rng), None, name))
     return Example(view.image, told, tuple(asked))
+
+
+def _misled(question: Question, view: View, told: float | None, rng: np.random.Generator) -> Question:
+    """The same outline to draw, after a chain that tells of the structure elsewhere and at another size.
+
+    A chain is always right in training and is not in inference: a mask that believes it is wrong with it.
+    """
+    if question.mask is None:
+        return question
+    size = len(view.image)
+    rows, columns = (
+        (rng.uniform(0, size) + np.exp(rng.uniform(-0.7, 0.7)) * np.arange(size)).astype(np.intp) % size
+        for _ in range(2)
+    )
+    elsewhere = view.layers[question.concept][rows[:, None], columns]
+    if not elsewhere.any():
+        return question
+    return replace(question, answer=describe(view.image, elsewhere, question.concept, told, rng), taught=False)
 
 
 def _written(

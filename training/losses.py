@@ -22,5 +22,7 @@ def mask_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the supervised tokens. `logits` (T, V), `labels` (T,)."""
+    """Mean cross-entropy of the supervised tokens; 0 where there are none. `logits` (T, V), `labels` (T,)."""
+    if len(labels) == 0:
+        return logits.sum()
     return F.cross_entropy(logits.float(), labels)

@@ -41,6 +41,9 @@ class SftRecipe(TuningRecipe):
 
     `chain_share` of the views of annotated images are whole, and answered by the chains that `wsiseg data annotate`
     wrote; see `wsiseg.training.examples.whole_view`.
+
+    `misled_share` of the outlines are drawn after a chain that is wrong about where, how many and how large, and is
+    not learned: the mask then comes from the picture, not from a chain that is always right in training only.
     """
 
     stage: Literal["sft"] = "sft"
@@ -52,6 +55,7 @@ class SftRecipe(TuningRecipe):
     wordings_per_image: Natural = 0
     example_share: Share = 0.0
     chain_share: Share = 0.5
+    misled_share: Share = 0.0
 
 
 class SftModel(nn.Module):
@@ -174,7 +178,7 @@ def train(
     model = begin(recipe, out, resume, lambda config: answers(store, config, recipe.seed))
     # This stage trains every part that a model built from published weights has fresh.
     reads_shots = model.config.shots_in_context or recipe.example_share > 0
-    model.config = replace(model.config, untrained=(), shots_in_context=reads_shots)
+    model.config = replace(model.config, untrained=(), shots_in_context=reads_shots, logit_bias={})
     stage = Stage(
         module=build(model, recipe),
         model=model,
@@ -202,4 +206,5 @@ def _stream(
         wordings=recipe.wordings_per_image if training else 0,
         example_share=recipe.example_share,
         chain_share=recipe.chain_share,
+        misled_share=recipe.misled_share if training else 0.0,
     )

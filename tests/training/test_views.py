@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from tests.model.small import small_model
 from wsiseg.training.augment import restain
+from wsiseg.training.batch import collate
 from wsiseg.training.composite import on_other_tissue, open_lumens, stroma_ground
-from wsiseg.training.data.annotate import refuse
+from wsiseg.training.data.annotate import describe, refuse
 from wsiseg.training.data.concepts import CONCEPTS
 from wsiseg.training.data.queries import FRAMES, VERBS, WHERE, idle_words, nouns, sample_noisy_query, sample_query
 from wsiseg.training.data.store import Sample
-from wsiseg.training.examples import random_wording
+from wsiseg.training.examples import Example, Question, View, _misled, random_wording
 
 
 def _words(texts: list[str]) -> set[str]:
@@ -153,3 +156,23 @@ def test_what_no_body_holds_is_refused_without_repeating_its_name() -> None:
         assert "such thing" in said or "looks like that" in said
         assert "cat" not in said
     assert "cartilage" in refuse(image, "cartilage", None, rng)
+
+
+def test_a_misled_outline_is_drawn_after_facts_of_another_and_these_are_not_learned() -> None:
+    rng = np.random.default_rng(3)
+    layer = np.zeros((64, 64), np.uint16)
+    layer[4:20, 4:20] = 1
+    view = View(_tissue((140, 80, 160), rng), {"gland": layer}, (), 0.9)
+    told = describe(view.image, layer, "gland", 0.9, rng)
+    right = Question("the glands", told, layer > 0, "gland")
+    tried = [_misled(right, view, 0.9, rng) for _ in range(30)]
+    wrong = [question for question in tried if not question.taught]  # in the others there was nothing to tell of
+    assert len(wrong) > 15
+    assert all(question.mask is right.mask for question in tried)
+    assert "upper left" in told
+    assert sum("upper left" in question.answer for question in wrong) < len(wrong) / 2
+    assert _misled(replace(right, mask=None), view, 0.9, rng).taught
+    model = small_model()
+    batch = collate([Example(view.image, 0.9, (right, wrong[0]))], model.config, model.tokenizer)
+    assert (batch.labels[0] >= 0).any()
+    assert (batch.labels[1] < 0).all()

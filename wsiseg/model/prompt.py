@@ -7,6 +7,7 @@ template is kept out on purpose.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,13 @@ class PromptTokenizer:
         if index is None or self.tokenizer.encode(token, add_special_tokens=False).ids != [index]:
             raise ModelError(f"the tokenizer does not hold {token} as one token")
         return int(index)
+
+    def biases(self, logit_bias: Mapping[str, float]) -> dict[int, float]:
+        """By id. Raises ModelError for what is no token."""
+        known = {token: self.tokenizer.token_to_id(token) for token in logit_bias}
+        if missing := [token for token, index in known.items() if index is None]:
+            raise ModelError(f"the tokenizer does not hold {', '.join(missing)}, of which logit_bias tells")
+        return {int(known[token]): float(bias) for token, bias in logit_bias.items()}
 
     def prompt(self, query: str, mpp: float | None, system: str = "", shots: int = 0) -> PromptTokens:
         """The turn that asks `query` of an image at `mpp` µm per pixel (None: unknown).
