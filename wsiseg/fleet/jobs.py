@@ -168,7 +168,8 @@ def _slides(folder: Path, suffixes: frozenset[str], recursive: bool) -> Iterator
             elif suffix == ".zarr":  # never looked into: a store has thousands of files
                 if suffix in suffixes and is_store(path):
                     yield path
-            elif recursive and not entry.is_symlink():  # a link may lead back up
+            elif recursive and not entry.is_symlink() and not (path / ".wsiseg").exists():
+                # A link may lead back up; where .wsiseg is, a run has put its results, .dcm perhaps.
                 yield from _slides(path, suffixes, recursive)
 
 
