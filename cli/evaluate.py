@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from wsiseg.cli.options import device_option, example_mpp_option, example_option, progress_bar
+from wsiseg.cli.options import device_option, example_mpp_option, example_option, progress_bar, weights_option
+
+if TYPE_CHECKING:
+    from wsiseg.model.quantised import Weights
 
 
 @click.command("evaluate", short_help="Measure a model on data sets.")
@@ -25,6 +30,7 @@ from wsiseg.cli.options import device_option, example_mpp_option, example_option
 @example_mpp_option
 @click.option("--json", "json_path", type=click.Path(), help="Also write every figure and case to this file.")
 @device_option
+@weights_option
 def command(
     model: str,
     data: tuple[str, ...],
@@ -35,6 +41,7 @@ def command(
     example_mpp: float | None,
     json_path: str | None,
     device: str | None,
+    weights: Weights,
 ) -> None:
     """Ask MODEL every question of DATA and compare its masks, silences and chains with the truth.
 
@@ -47,7 +54,8 @@ def command(
     from wsiseg.files import atomic_write, check_writable
     from wsiseg.inference.shots import read_shot
     from wsiseg.model import load_model
-    from wsiseg.training.evaluate import evaluate_all, open_stores, report_json, report_table
+    from wsiseg.training.evaluate import evaluate, open_stores
+    from wsiseg.training.figures import report_json, report_table
 
     if example_mpp and not example_files:
         raise click.UsageError("--example-mpp is for an --example.")
@@ -55,10 +63,10 @@ def command(
         check_writable(json_path)
     stores = open_stores(data)
     examples = [read_shot(image, mask, example_mpp) for image, mask in example_files]
-    segmenter = load_model(model, device=device)
+    segmenter = load_model(model, device=device, weights=weights)
     with progress_bar(f"evaluate {segmenter.name}") as progress:
-        report = evaluate_all(
-            segmenter, stores, split=split, limit=limit, shots=shots, examples=examples, progress=progress
+        report = evaluate(
+            segmenter, *stores, split=split, limit=limit, shots=shots, examples=examples, progress=progress
         )
     if json_path:
         with atomic_write(json_path) as file:

@@ -1,15 +1,16 @@
 """Options that several commands share, so that each has one name, one meaning and one help text.
 
-| option        | segment | info | thumbnail | tile | render | view | report | convert |
-|---------------|---------|------|-----------|------|--------|------|--------|---------|
-| --slide-mpp   | x       | x    | x         | x    | x      | x    | x      | x       |
-| --backend     | x       | x    | x         | x    | x      | x    | x      | x       |
-| --origin      | x       |      |           |      | x      | x    | x      | x       |
-| --format      | x       |      |           |      |        |      |        | x       |
-| --device(s)   | x       |      |           |      |        | x    |        |         |
-| --example     | x       |      |           |      |        |      |        |         |
-| --max-px      |         |      | x         |      | x      |      |        |         |
-| --on-bad-tile | x       |      |           | x    |        |      |        |         |
+| option        | segment | info | thumbnail | tile | render | view | report | convert | evaluate |
+|---------------|---------|------|-----------|------|--------|------|--------|---------|----------|
+| --slide-mpp   | x       | x    | x         | x    | x      | x    | x      | x       |          |
+| --backend     | x       | x    | x         | x    | x      | x    | x      | x       |          |
+| --origin      | x       |      |           |      | x      | x    | x      | x       |          |
+| --format      | x       |      |           |      |        |      |        | x       |          |
+| --device(s)   | x       |      |           |      |        | x    |        |         | x        |
+| --weights     | x       |      |           |      |        |      |        |         | x        |
+| --example     | x       |      |           |      |        |      |        |         | x        |
+| --max-px      |         |      | x         |      | x      |      |        |         |          |
+| --on-bad-tile | x       |      |           | x    |        |      |        |         |          |
 """
 
 from __future__ import annotations
@@ -132,7 +133,15 @@ device_option = click.option(
     "--device",
     "--devices",
     "device",
-    help="cpu, cuda, cuda:1, mps; by default the best there is. Several GPUs, such as 0,1, share a slide's tiles.",
+    help="cpu, cuda, cuda:1, mps; by default the best there is. Several GPUs, such as 0,1, share the work.",
+)
+
+weights_option = click.option(
+    "--weights",
+    type=click.Choice(["full", "8bit", "4bit"]),
+    default="full",
+    show_default=True,
+    help="Of the language model's layers: smaller ones for a smaller card.",
 )
 
 example_option = click.option(

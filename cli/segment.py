@@ -22,6 +22,7 @@ from wsiseg.cli.options import (
     progress_bar,
     slide_mpp_option,
     told_when_stopped,
+    weights_option,
 )
 from wsiseg.cli.output import tell_failed, write_stdout
 
@@ -109,13 +110,7 @@ class Region(click.ParamType):
     default=True,
     help="Of a tile store: do not keep in it what the model saw, for later queries.",
 )
-@click.option(
-    "--weights",
-    type=click.Choice(["full", "8bit", "4bit"]),
-    default="full",
-    show_default=True,
-    help="Of the language model's layers: smaller ones for a smaller card.",
-)
+@weights_option
 @click.option(
     "--first-pass",
     is_flag=True,

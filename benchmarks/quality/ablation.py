@@ -32,7 +32,8 @@ from wsiseg.model import load_model, model_folder
 from wsiseg.model.folder import load_folder, save_model
 from wsiseg.training import pretrain, sft, ssl
 from wsiseg.training.data.store import QuadrupletStore
-from wsiseg.training.evaluate import ALL, evaluate
+from wsiseg.training.evaluate import evaluate
+from wsiseg.training.figures import ALL
 from wsiseg.training.recipe import load_recipe
 from wsiseg.training.rl import train as rl
 from wsiseg.training.rl.recipe import RlRecipe

@@ -22,7 +22,8 @@ from wsiseg.inference.shots import Shot
 from wsiseg.model import BUNDLED, load_model
 from wsiseg.training.data.queries import sample_query
 from wsiseg.training.data.store import QuadrupletStore
-from wsiseg.training.evaluate import FIGURES, evaluate, figures
+from wsiseg.training.evaluate import evaluate
+from wsiseg.training.figures import FIGURES, figures
 from wsiseg.training.shots import ShotPool, draw_shots
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)

@@ -21,7 +21,8 @@ from wsiseg.files import atomic_write
 from wsiseg.inference import Segmenter
 from wsiseg.model import BUNDLED, load_model
 from wsiseg.training.data.store import QuadrupletStore
-from wsiseg.training.evaluate import FIGURES, evaluate, figures
+from wsiseg.training.evaluate import evaluate
+from wsiseg.training.figures import FIGURES, figures
 
 METHODS = ("model", "foreground", "stain", "unet")
 HEADER = """# How good the masks are

@@ -35,6 +35,22 @@ def test_devices_work_at_the_same_time_and_answer_in_order() -> None:
     assert seen == {"a": [0, 2, 4, 6, 8], "b": [1, 3, 5, 7, 9]}
 
 
+def test_one_device_may_work_while_its_next_item_is_made_ready() -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def items() -> Iterator[int]:
+        yield 0
+        both.wait()  # broken, and the test fails, unless the first is being asked
+        yield 1
+
+    def ask(copy: str, item: int) -> int:
+        if item == 0:
+            both.wait()
+        return item
+
+    assert list(in_turn(ask, ["a"], items(), ahead=True)) == [0, 1]
+
+
 def test_reading_ahead_is_bounded_and_an_error_comes_in_its_turn() -> None:
     read: list[int] = []
 

@@ -12,6 +12,7 @@ import torch
 
 from tests.model.small import byte_tokenizer, small_config, small_model
 from wsiseg.errors import ModelError, QueryError
+from wsiseg.inference import MASK_FEATURES
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model import load_model
 from wsiseg.model.config import load_config, paper, save_config, tiny
@@ -139,22 +140,32 @@ def test_special_tokens_in_a_query_stay_plain_text() -> None:
     assert prompt.before.count(tokenizer.image_pad) == 0
 
 
-def test_out_of_memory_halves_the_batch_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["_encode", "_complete"])
+def test_out_of_memory_halves_the_batch_and_loses_nothing(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     segmenter = PathChatSegmenter(small_model(seed=1), name="a", fingerprint="a")
     tiles = np.random.default_rng(0).integers(0, 255, (7, 128, 128, 3), dtype=np.uint8)
     expected = [answer.reasoning for answer in segmenter.segment_tiles(tiles, "glands", 1.0)]
-    sizes: list[int] = []
-    whole = segmenter._answer
+    sizes: dict[str, list[int]] = {"_encode": [], "_complete": []}
 
-    def small_device(features: Any, rows: range, query: str, mpp: float) -> Any:
-        sizes.append(len(rows))
-        if len(rows) > 2:
-            raise torch.OutOfMemoryError("injected")
-        return whole(features, rows, query, mpp)
+    def on_a_small_device(step: str) -> Any:
+        whole = getattr(segmenter, step)
 
-    monkeypatch.setattr(segmenter, "_answer", small_device)
+        def limited(*arguments: Any) -> Any:
+            part, count = (arguments[0], len(arguments[1])) if step == "_encode" else (None, len(arguments[0]))
+            if part != MASK_FEATURES:
+                sizes[step].append(count)
+            if step == where and count > 2:
+                raise torch.OutOfMemoryError("injected")
+            return whole(*arguments)
+
+        return limited
+
+    for step in sizes:
+        monkeypatch.setattr(segmenter, step, on_a_small_device(step))
     assert [answer.reasoning for answer in segmenter.segment_tiles(tiles, "glands", 1.0)] == expected
-    assert sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+    assert sizes[where] == [7, 3, 1, 1, 1, 1, 1, 1, 1]  # what fits is remembered
+    if where == "_complete":  # what was seen of the tiles before is not looked at again
+        assert sizes["_encode"] == [7]
 
 
 def test_a_query_that_is_too_long_is_refused() -> None:

@@ -21,16 +21,21 @@ from click.testing import CliRunner
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from tests.model.small import small_model
 from tests.viewer.conftest import MODEL, PORT, TOKEN
 from wsiseg.cli.main import main
 from wsiseg.geojson import Annotation, read_collection, write_geojson
 from wsiseg.inference import TileMask
+from wsiseg.inference.devices import SeveralDevices
+from wsiseg.inference.engine import PathChatSegmenter
+from wsiseg.inference.features import TileFeatures
 from wsiseg.qupath import DESCRIPTION, check_dialect
 from wsiseg.slide import Slide, open_slide
 from wsiseg.testing import FakeModel, disk, synthetic_slide
 from wsiseg.viewer import Asking, Session
 from wsiseg.viewer.app import STATIC, make_app
 from wsiseg.viewer.edits import Edits
+from wsiseg.viewer.query import Query
 from wsiseg.viewer.serve import leading_to, serve
 from wsiseg.viewer.session import not_outlined
 
@@ -104,6 +109,26 @@ def test_a_query_tells_what_happens_and_becomes_a_class(client: TestClient) -> N
     # The same again is the same objects.
     again = client.post("queries", json={"query": "the orange", "region": None}).json()["number"]
     assert events(client, again)[-1]["new"] == 0
+
+
+def test_all_devices_share_a_query(slide_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Counted(PathChatSegmenter):
+        def answer(self, features: TileFeatures, query: str, mpp: float) -> list[TileMask]:
+            asked.append(threading.current_thread().name)
+            return super().answer(features, query, mpp)
+
+    def load(name: str | None, *, device: str | None) -> SeveralDevices:
+        assert (name, device) == (None, "0,1")
+        return SeveralDevices([Counted(small_model(), name="small", fingerprint="s") for _ in range(2)])
+
+    monkeypatch.setattr("wsiseg.model.load_model", load)
+    with open_slide(slide_path) as slide:
+        query = Query(Session(slide, asking=Asking(device="0,1")), "nuclei", (100, 100, 250, 250))
+        query.wait(60)
+    assert query.events[-1]["kind"] == "done"
+    assert {name[:8] for name in asked} == {"device-0", "device-1"}
 
 
 def test_a_query_on_a_region_looks_there_only(client: TestClient) -> None:

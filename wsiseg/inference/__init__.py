@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
+
     from wsiseg.inference.features import TileFeatures
     from wsiseg.tiles import Embeddings
 
@@ -59,16 +61,19 @@ class Segmenter(Protocol):
 class Encoder(Protocol):
     """A `Segmenter` that looks at a tile once, whatever is asked about it."""
 
+    @property
+    def device(self) -> torch.device: ...
+
     def look(
         self,
         indices: np.ndarray,
         size: tuple[int, int],
-        read: Callable[[], np.ndarray],
+        read: Callable[[], np.ndarray | torch.Tensor],
         kept: Embeddings | None = None,
     ) -> TileFeatures:
         """What it sees of the tiles `indices` (B,) of a grid.
 
-        size: (H, W) of a tile; read() gives the pixels (B, H, W, 3) uint8, if they are needed.
+        size: (H, W) of a tile; read() gives the pixels (B, H, W, 3) uint8, here or on the device, if they are needed.
         """
         ...
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import partial
+from itertools import cycle
 
 import numpy as np
+import torch
 
 from wsiseg.inference import IMAGE_TOKENS, Encoder, Segmenter, TileMask
-from wsiseg.inference.devices import SeveralDevices, in_turn
+from wsiseg.inference.devices import copies_of, in_turn
 from wsiseg.inference.journal import Journal, rounded
+from wsiseg.inference.upload import upload
 from wsiseg.tiles import Embeddings, TileSource, TileStore
 from wsiseg.tiles.stream import batch_indices
 
-_Batch = tuple[np.ndarray, Callable[[], np.ndarray]]  # indices (B,), and how to read their tiles
+_Batch = tuple[np.ndarray, Callable[[], np.ndarray | torch.Tensor]]  # indices (B,), and how to get their tiles
 # Indices (B,) int64 of tiles in their grid, and for each query an answer for each of them.
 Answers = Generator[tuple[np.ndarray, dict[str, list[TileMask]]], None, None]
 
@@ -54,8 +57,7 @@ def _new_answers(
 ) -> Answers:
     """About the tiles from `first` on."""
     mpp, size = source.grid.spec.mpp, source.grid.spec.tile_size
-    copies: Sequence[Segmenter] = model.copies if isinstance(model, SeveralDevices) else [model]
-    encoders: list[Encoder] = [copy for copy in copies if isinstance(copy, Encoder)]
+    encoders: list[Encoder] = [copy for copy in copies_of(model) if isinstance(copy, Encoder)]
     if not encoders:
         with closing(source.batches(batch_size, first)) as read:
             for indices, tiles in read:
@@ -65,6 +67,8 @@ def _new_answers(
     if isinstance(source, TileStore) and cache:
         kept = Embeddings(source, model_name=model.name, model_fingerprint=model.fingerprint)
 
+    devices = [copy.device for copy in encoders]
+
     def ask(copy: Encoder, batch: _Batch) -> tuple[np.ndarray, dict[str, list[TileMask]]]:
         indices, read = batch
         features = copy.look(indices, (size, size), read, kept)
@@ -72,8 +76,8 @@ def _new_answers(
 
     try:
         with (
-            closing(_batches(source, kept, batch_size, first)) as batches,
-            closing(in_turn(ask, encoders, batches)) as answered,
+            closing(_batches(source, kept, batch_size, first, devices)) as batches,
+            closing(in_turn(ask, encoders, batches, ahead=devices[0].type == "cuda")) as answered,
         ):
             for indices, masks in answered:
                 yield indices, masks
@@ -85,13 +89,16 @@ def _new_answers(
 
 
 def _batches(
-    source: TileSource, kept: Embeddings | None, size: int, first: int
+    source: TileSource, kept: Embeddings | None, size: int, first: int, devices: Sequence[torch.device]
 ) -> Generator[_Batch, None, None]:
-    """Indices, and how to read their tiles: those of a store that every tile was seen of are read only if needed."""
+    """Indices, and how to get their tiles: those of a store that every tile was seen of are read only if needed.
+
+    Others are on their way to the device whose turn it is (see `in_turn`).
+    """
     if kept is not None and isinstance(source, TileStore) and kept.has_all(IMAGE_TOKENS):
         for indices in batch_indices(len(source.grid), size, first):
             yield indices, partial(source.tiles, indices)
         return
     with closing(source.batches(size, first)) as batches:
-        for indices, tiles in batches:
-            yield indices, partial(np.asarray, tiles)
+        for (indices, tiles), device in zip(batches, cycle(devices), strict=False):
+            yield indices, upload(tiles, device)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from wsiseg.inference.shots import Shot
 
 if TYPE_CHECKING:
+    from wsiseg.inference import Segmenter
     from wsiseg.inference.engine import PathChatSegmenter
 
 T = TypeVar("T")
@@ -36,13 +37,20 @@ class SeveralDevices:
         return SeveralDevices([copy.with_shots(shots) for copy in self.copies])
 
 
-def in_turn(ask: Callable[[C, T], R], copies: Sequence[C], items: Iterable[T]) -> Generator[R, None, None]:
+def copies_of(model: Segmenter) -> Sequence[Segmenter]:
+    """One for each of its devices."""
+    return model.copies if isinstance(model, SeveralDevices) else [model]
+
+
+def in_turn(
+    ask: Callable[[C, T], R], copies: Sequence[C], items: Iterable[T], *, ahead: bool = False
+) -> Generator[R, None, None]:
     """`ask(copy, item)` of each item, in order; copy k is asked items k, k + n, …, one at a time, in a thread.
 
-    One copy is asked in the caller's thread. What `ask` raises is raised when its item's turn has come. `items` is
-    read at most `len(copies)` × 2 ahead.
+    One copy is asked in the caller's thread, which reads no item ahead, unless `ahead`. What `ask` raises is raised
+    when its item's turn has come. `items` is read in the caller's thread, at most `len(copies)` × 2 ahead.
     """
-    if len(copies) == 1:
+    if len(copies) == 1 and not ahead:
         for item in items:
             yield ask(copies[0], item)
         return

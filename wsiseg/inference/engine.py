@@ -49,6 +49,10 @@ class PathChatSegmenter:
         """See `InContext`. The weights are shared."""
         return PathChatSegmenter(self.model, name=self.name, fingerprint=self.fingerprint, shots=shots)
 
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
     def mpp_for(self, query: str) -> float:
         """Cells are looked at closer up than tissue, as a pathologist changes the objective."""
         config = self.model.config
@@ -68,7 +72,7 @@ class PathChatSegmenter:
         self,
         indices: np.ndarray,
         size: tuple[int, int],
-        read: Callable[[], np.ndarray],
+        read: Callable[[], np.ndarray | torch.Tensor],
         kept: Embeddings | None = None,
     ) -> TileFeatures:
         """See `Encoder`."""
@@ -81,22 +85,24 @@ class PathChatSegmenter:
             rows = range(len(features))[len(answers) :][: self._largest]
             try:
                 answers += self._answer(features, rows, query, mpp)
+                continue
             except torch.OutOfMemoryError:
                 if len(rows) == 1:
                     raise
-                self._largest = len(rows) // 2
-                torch.cuda.empty_cache()
-                _log.warning("out of memory with %d tiles at once; going on with %d", len(rows), self._largest)
+            # Only here: the error, while it is handled, holds what the batch had in memory.
+            self._largest = len(rows) // 2
+            torch.cuda.empty_cache()
+            _log.warning("out of memory with %d tiles at once; going on with %d", len(rows), self._largest)
         return answers
 
-    def _encode(self, part: str, tiles: np.ndarray) -> list[torch.Tensor]:
+    def _encode(self, part: str, tiles: np.ndarray | torch.Tensor) -> list[torch.Tensor]:
         """One part of what is seen of tiles (B, H, W, 3) uint8; each array (B, …)."""
         at_once = _CPU_TILES if self.model.device.type == "cpu" else len(tiles)
         groups = [self._encode_group(part, tiles[i : i + at_once]) for i in range(0, len(tiles), at_once)]
         return [torch.cat(arrays) for arrays in zip(*groups, strict=True)]
 
     @torch.inference_mode()
-    def _encode_group(self, part: str, tiles: np.ndarray) -> list[torch.Tensor]:
+    def _encode_group(self, part: str, tiles: np.ndarray | torch.Tensor) -> list[torch.Tensor]:
         pixels = tiles_to_tensor(tiles, self.model.device)  # (B, 3, H, W)
         if part == IMAGE_TOKENS:
             return [self.model.image_tokens(pixels)]  # (B, n, hidden)

@@ -25,10 +25,10 @@ class TileFeatures:
 
     def __init__(
         self,
-        encode: Callable[[str, np.ndarray], list[torch.Tensor]],
+        encode: Callable[[str, np.ndarray | torch.Tensor], list[torch.Tensor]],
         indices: np.ndarray,
         size: tuple[int, int],
-        read: Callable[[], np.ndarray],
+        read: Callable[[], np.ndarray | torch.Tensor],
         kept: Embeddings | None,
         device: torch.device,
     ) -> None:
@@ -41,8 +41,8 @@ class TileFeatures:
         return len(self.indices)
 
     @cached_property
-    def pixels(self) -> np.ndarray:
-        """(B, H, W, 3) uint8, read when first needed."""
+    def pixels(self) -> np.ndarray | torch.Tensor:
+        """(B, H, W, 3) uint8, read when first needed; perhaps on the device."""
         return self._read()
 
     def part(self, name: str, rows: Sequence[int]) -> list[torch.Tensor]:

@@ -116,11 +116,12 @@ def chat_prompt(
     return tokenizer.prompt(query.casefold() if config.fold_case else query, mpp, config.system_prompt, shots)
 
 
-def tiles_to_tensor(tiles: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
+def tiles_to_tensor(tiles: np.ndarray | torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
     """(B, H, W, 3) uint8 → (B, 3, H, W) float32 in [0, 1]; one scale for all tiles, so neighbours agree."""
-    # torch warns of arrays that cannot be written, though it is only read here: those alone are copied.
-    tensor = torch.from_numpy(np.require(tiles, requirements=["C", "W"])).to(device)
-    return tensor.permute(0, 3, 1, 2).float().div_(255.0).contiguous(memory_format=torch.channels_last)
+    if isinstance(tiles, np.ndarray):
+        # torch warns of arrays that cannot be written, though it is only read here: those alone are copied.
+        tiles = torch.from_numpy(np.require(tiles, requirements=["C", "W"]))
+    return tiles.to(device).permute(0, 3, 1, 2).float().div_(255.0).contiguous(memory_format=torch.channels_last)
 
 
 def interleaved_positions(texts: Sequence[int], side: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,7 +23,7 @@ from wsiseg.model.dinov2 import Dinov2
 from wsiseg.model.folder import load_folder, save_model
 from wsiseg.model.parts.pathology import fold_positions, from_transformers, pathology_config
 from wsiseg.model.parts.segment_anything import read_sam, sam_config
-from wsiseg.model.pathchat import PathChatSegR1
+from wsiseg.model.pathchat import PathChatSegR1, tiles_to_tensor
 from wsiseg.model.sam import ImageEncoder, MaskHead
 from wsiseg.model.vision import PathologyTower
 
@@ -129,11 +130,14 @@ def test_medsam_reads_pixels_in_0_to_1_and_sam_normalised_ones(
     # Trap: a checkpoint fed with the other's pixels still draws masks.
     build(built.parts, tmp_path / "m", sam_kind=kind)
     model = load_folder(tmp_path / "m")
-    tiles = torch.randint(0, 256, (1, 3, 256, 256)).float()
+    # Trap: stretched to its own least and largest value, as MedSAM's script does with an image, a tile would not
+    # agree with its neighbours.
+    tiles = np.random.default_rng(0).integers(100, 151, (1, 256, 256, 3), np.uint8)
     upstream = built.sam
     with torch.inference_mode():
-        pixels = tiles / scale if scale else upstream.preprocess(tiles)
-        embedding, _ = model.image_encoder(model.image_pixels(tiles / 255))
+        seen = torch.from_numpy(tiles).permute(0, 3, 1, 2).float()
+        pixels = seen / scale if scale else upstream.preprocess(seen)
+        embedding, _ = model.image_encoder(model.image_pixels(tiles_to_tensor(tiles)))
         torch.testing.assert_close(embedding, upstream.image_encoder(pixels), atol=1e-5, rtol=1e-4)
     own = model.mask_head.state_dict()
     assert own.keys() == {key for key in upstream.state_dict() if not key.startswith("image_encoder")}
