@@ -9,7 +9,7 @@ import click
 from wsiseg.cli.options import device_option, example_mpp_option, example_option, progress_bar, weights_option
 
 if TYPE_CHECKING:
-    from wsiseg.model.quantised import Weights
+    from wsiseg.model.config import Weights
 
 
 @click.command("evaluate", short_help="Measure a model on data sets.")
