@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from tests.model.small import small_model
 from wsiseg.inference.decode import decode, encode_prefix
+from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model.pathchat import PathChatSegR1
 
 
@@ -59,6 +61,28 @@ def test_decoding_equals_generate(seed: int) -> None:
         assert [c.ids for c in ours] == generate_alone(model, tokens, "outline the glands")
     for completion in ours:
         assert (completion.seg_state is not None) == (completion.ids[-1] == model.tokenizer.seg)
+
+
+def test_who_listens_hears_every_token() -> None:
+    model = small_model(seed=2, stops=1.5)
+    tokens, prompt = random_tokens(model, 5, 2), model.tokenizer.prompt("outline the glands", 0.5)
+    heard: list[list[list[int]]] = []
+    answers = decode(model, tokens, encode_prefix(model, prompt), hear=lambda ids: heard.append([*map(list, ids)]))
+    final = [answer.ids for answer in answers]
+    assert heard[-1] == final
+    for step, so_far in enumerate(heard, start=1):
+        assert so_far == [ids[:step] for ids in final]
+
+
+def test_a_model_that_is_heard_answers_the_same() -> None:
+    model = small_model(seed=2, stops=1.5)
+    tiles = np.random.default_rng(0).integers(0, 255, (3, 128, 128, 3), np.uint8)
+    plain = PathChatSegmenter(model, name="small", fingerprint="1")
+    told: list[list[str]] = []
+    quiet = plain.segment_tiles(tiles, "outline the glands", 0.5)
+    heard = plain.heard_by(told.append).segment_tiles(tiles, "outline the glands", 0.5)
+    assert [a.reasoning for a in heard] == [a.reasoning for a in quiet] == told[-1]
+    assert len(told) > 2
 
 
 @pytest.mark.parametrize("shots", [1, 3])
