@@ -30,9 +30,10 @@ command.add_command(review_command)
 def import_command(name: str, path: str, out: str, label: str | None, mpp: float | None) -> None:
     """Import SET from PATH.
 
-    SET is glas, crag, monuseg, pannuke or camelyon16 (as downloaded), ebhi_seg, nuinsseg, … (with an index.csv),
-    `open` (all known sets below PATH that may train shared weights), `folder` (any images/ and masks/ with equal
-    names), or `qupath` (what export.groovy writes of a QuPath project; see docs/qupath.md).
+    SET is glas, crag, monuseg, pannuke, camelyon16 or camelyon17 (as downloaded), ebhi_seg, nuinsseg, … (with an
+    index.csv), `open` (all known sets below PATH that may train shared weights), `folder` (any images/ and masks/
+    with equal names), or `qupath` (what export.groovy writes of a QuPath project, or slides with a GeoJSON beside
+    each; see docs/qupath.md).
     """
     from wsiseg.training.data.build import import_folder, import_open, import_qupath, import_set
 

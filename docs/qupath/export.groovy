@@ -1,7 +1,7 @@
 /*
  * Write the annotations of this project's images where `wsiseg data import qupath` reads them.
  * For QuPath 0.5 or newer: open the project, then Automate > Script editor, open this file, and Run > Run for project.
- * It makes the folder wsiseg-export beside the project. See docs/qupath.md.
+ * It makes the folder wsiseg-export in the project's folder. See docs/qupath.md.
  */
 import qupath.lib.common.GeneralTools
 
@@ -15,7 +15,9 @@ if (slide == null) {
 }
 def entry = getProjectEntry()
 def name = entry.getID() + ".geojson"
-exportAllObjectsToGeoJson(buildFilePath(folder, name), "FEATURE_COLLECTION")
+// Points and lines have no area to learn from.
+def areas = getAnnotationObjects().findAll { it.getROI().isArea() }
+exportObjectsToGeoJson(areas, buildFilePath(folder, name), "FEATURE_COLLECTION")
 
 def quoted = { text -> '"' + text.toString().replace('"', '""') + '"' }
 def calibration = server.getPixelCalibration()

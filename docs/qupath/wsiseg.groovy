@@ -9,6 +9,10 @@ import qupath.lib.common.GeneralTools
 def WSISEG = "wsiseg"
 
 def server = getCurrentServer()
+if (server == null) {
+    Dialogs.showErrorMessage("wsiseg", "Open an image first.")
+    return
+}
 def slide = GeneralTools.toPath(server.getURIs()[0])
 if (slide == null) {
     Dialogs.showErrorMessage("wsiseg", "The image is no local file: " + server.getURIs()[0])
@@ -24,14 +28,21 @@ def calibration = server.getPixelCalibration()
 if (calibration.hasPixelSizeMicrons())
     command += ["--slide-mpp", calibration.getPixelWidthMicrons() + "," + calibration.getPixelHeightMicrons()]
 
-def process = new ProcessBuilder(command).redirectOutput(ProcessBuilder.Redirect.DISCARD).start()
+def process
+try {
+    process = new ProcessBuilder(command).redirectOutput(ProcessBuilder.Redirect.DISCARD).start()
+} catch (IOException error) {
+    Dialogs.showErrorMessage("wsiseg", error.getMessage() + "\nPut its full path after WSISEG = in the script.")
+    return
+}
 def said = ""
 process.errorStream.eachLine { line -> println line; if (line.startsWith("wsiseg: ")) said = line }
 if (process.waitFor() != 0) {
     Dialogs.showErrorMessage("wsiseg", said ?: "wsiseg failed; see the log")
     return
 }
+def before = getAnnotationObjects().size()
 importObjectsFromFile(out.getPath())
 out.delete()
-if (said)
-    Dialogs.showInfoNotification("wsiseg", said)
+def found = getAnnotationObjects().size() - before
+Dialogs.showInfoNotification("wsiseg", query + ": " + found + " found" + (said ? "\n" + said : ""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -11,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from tests.model.small import small_model
 from wsiseg.errors import ModelError
 from wsiseg.inference.decode import decode, encode_prefix
+from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model.pathchat import PathChatSegR1
 
 
@@ -77,6 +79,28 @@ def test_a_bias_of_the_model_moves_its_answers_as_generate_would() -> None:
     model.config = dataclasses.replace(model.config, logit_bias={"no such token": 1.0})
     with pytest.raises(ModelError, match="does not hold no such token"):
         decode(model, tokens, prefix)
+
+
+def test_who_listens_hears_every_token() -> None:
+    model = small_model(seed=2, stops=1.5)
+    tokens, prompt = random_tokens(model, 5, 2), model.tokenizer.prompt("outline the glands", 0.5)
+    heard: list[list[list[int]]] = []
+    answers = decode(model, tokens, encode_prefix(model, prompt), hear=lambda ids: heard.append([*map(list, ids)]))
+    final = [answer.ids for answer in answers]
+    assert heard[-1] == final
+    for step, so_far in enumerate(heard, start=1):
+        assert so_far == [ids[:step] for ids in final]
+
+
+def test_a_model_that_is_heard_answers_the_same() -> None:
+    model = small_model(seed=2, stops=1.5)
+    tiles = np.random.default_rng(0).integers(0, 255, (3, 128, 128, 3), np.uint8)
+    plain = PathChatSegmenter(model, name="small", fingerprint="1")
+    told: list[list[str]] = []
+    quiet = plain.segment_tiles(tiles, "outline the glands", 0.5)
+    heard = plain.heard_by(told.append).segment_tiles(tiles, "outline the glands", 0.5)
+    assert [a.reasoning for a in heard] == [a.reasoning for a in quiet] == told[-1]
+    assert len(told) > 2
 
 
 @pytest.mark.parametrize("shots", [1, 3])

@@ -14,6 +14,7 @@ from wsiseg.cli.main import main
 from wsiseg.errors import DataError
 from wsiseg.geojson import Annotation, write_geojson
 from wsiseg.slide import open_slide
+from wsiseg.testing import synthetic_slide
 from wsiseg.training.data.annotated import read_export, samples_of
 from wsiseg.training.data.store import QuadrupletStore
 
@@ -83,10 +84,30 @@ def test_the_command_makes_a_store_with_questions(export: Path, tmp_path: Path) 
     assert {("gland", True), ("my_own_structure", True)} <= asked
 
 
+def test_a_geojson_beside_its_slide_needs_no_index(export: Path, sample_slide: Path) -> None:
+    [indexed] = read_export(export)
+    (export / "index.csv").unlink()
+    (export / "1.geojson").rename(export / f"{sample_slide.name}.geojson")
+    (export / sample_slide.name).symlink_to(sample_slide)
+    [entry] = read_export(export)
+    assert (entry.slide.name, entry.patient) == (sample_slide.name, sample_slide.stem)
+    assert entry.annotations == indexed.annotations
+    (export / f"{sample_slide.stem}.svs.tif").symlink_to(sample_slide)
+    with pytest.raises(DataError, match="there are 2"):
+        read_export(export)
+
+
+def test_a_slide_without_a_scale_is_told_where_it_is_set(export: Path, tmp_path: Path) -> None:
+    synthetic_slide(tmp_path / "unscaled.tif", {}, mpp=None)
+    (export / "index.csv").write_text(f"slide,geojson,mpp\n{tmp_path / 'unscaled.tif'},1.geojson,\n")
+    with pytest.raises(DataError, match="set the pixel size in QuPath"):
+        list(samples_of(read_export(export), MPP, "mine"))
+
+
 @pytest.mark.parametrize(
     ("index", "says"),
     [
-        (None, "export.groovy"),
+        (None, "there are 0; or run export.groovy"),
         ("name\nx\n", "columns"),
         ("slide,geojson\ngone.svs,1.geojson\n", "line 2: there is no slide 'gone.svs'"),
         ("slide,geojson,mpp\n1.geojson,1.geojson,wide\n", "line 2: mpp is 'wide'"),

@@ -14,6 +14,7 @@ from wsiseg.training.data import published
 from wsiseg.training.data.build import import_set
 from wsiseg.training.data.concepts import CONCEPTS
 from wsiseg.training.data.sources import SOURCES
+from wsiseg.training.data.store import Sample
 
 
 @pytest.fixture
@@ -95,27 +96,64 @@ def test_pannuke(tmp_path: Path) -> None:
     assert "nucleus" in samples[1].absent
 
 
-def test_camelyon16(tmp_path: Path) -> None:
-    for name, size in (("normal_001", 1100), ("tumor_001", 1700), ("test_002", 300)):
-        synthetic_slide(tmp_path / f"{name}.tif", {}, l0_width=size, l0_height=size)
-    coordinates = ((1000, 1000), (1400, 1000), (1400, 1400), (1000, 1400))
-    hole = ((1100, 1100), (1200, 1100), (1200, 1200), (1100, 1200))
-    (tmp_path / "tumor_001.xml").write_text(
+def asap(*groups: str) -> str:
+    """A square of 400 level-0 pixels in the first group, and a hole in it of 100 in the second."""
+    rings = (
+        ((1000, 1000), (1400, 1000), (1400, 1400), (1000, 1400)),
+        ((1100, 1100), (1200, 1100), (1200, 1200), (1100, 1200)),
+    )
+    return (
         "<ASAP_Annotations><Annotations>"
         + "".join(
             f'<Annotation PartOfGroup="{group}"><Coordinates>'
             + "".join(f'<Coordinate Order="{i}" X="{x}" Y="{y}"/>' for i, (x, y) in enumerate(ring))
             + "</Coordinates></Annotation>"
-            for group, ring in (("_0", coordinates), ("_2", hole))
+            for group, ring in zip(groups, rings, strict=True)
         )
         + "</Annotations></ASAP_Annotations>"
     )
+
+
+def malignant_area(samples: list[Sample]) -> int:
+    return sum(int(s.layers["malignant"].sum()) for s in samples if "malignant" in s.layers)
+
+
+def test_camelyon16(tmp_path: Path) -> None:
+    for name, size in (("normal_001", 1100), ("tumor_001", 1700), ("test_002", 300)):
+        synthetic_slide(tmp_path / f"{name}.tif", {}, l0_width=size, l0_height=size)
+    (tmp_path / "tumor_001.xml").write_text(asap("_0", "_2"))
     samples = list(published.camelyon16(tmp_path))
     groups = {sample.group for sample in samples}
     assert groups == {"normal_001", "tumor_001"}  # of the test slide nothing is known
-    area = sum(int(s.layers["malignant"].sum()) for s in samples if "malignant" in s.layers)
-    assert area == 200 * 200 - 50 * 50  # at 1 µm per pixel, two level-0 pixels
+    assert malignant_area(samples) == 200 * 200 - 50 * 50  # at 1 µm per pixel, two level-0 pixels
     assert all("malignant" in sample.absent for sample in samples if sample.group == "normal_001")
+
+
+def test_camelyon17(tmp_path: Path) -> None:
+    stages = {"000_node_0": "negative", "000_node_1": "macro", "001_node_0": "itc", "002_node_0": "micro"}
+    stages["103_node_4"] = "negative"
+    for slide, size in (("000_node_0", 600), ("000_node_1", 1600), ("103_node_4", 600)):
+        synthetic_slide(tmp_path / f"patient_{slide}.tif", {}, l0_width=size, l0_height=size)
+    for slide in ("001_node_0", "002_node_0", "104_node_0"):  # not opened: nobody knows where tumour is in them
+        (tmp_path / f"patient_{slide}.tif").touch()
+    (tmp_path / "stages.csv").write_text(
+        "patient,stage\npatient_000.zip,pN2\n"
+        + "".join(f"patient_{slide}.tif,{stage}\n" for slide, stage in stages.items())
+    )
+    (tmp_path / "lesion_annotations").mkdir()
+    for slide in ("000_node_1", "001_node_0"):  # that of isolated tumour cells is not exhaustive
+        (tmp_path / "lesion_annotations" / f"patient_{slide}.xml").write_text(asap("metastases", "normal"))
+    samples = list(published.camelyon17(tmp_path))
+    assert {sample.name.split("/")[1].split()[0] for sample in samples} == {
+        "patient_000_node_0", "patient_000_node_1", "patient_103_node_4",
+    }  # fmt: skip
+    assert len({sample.split for sample in samples if sample.group == "patient_000"} - {"test"}) == 1
+    assert {sample.split for sample in samples if sample.group == "patient_103"} == {"test"}
+    assert malignant_area(samples) == 200 * 200 - 50 * 50
+    assert all("malignant" in sample.absent for sample in samples if "node_0" in sample.name)
+    (tmp_path / "stages.csv").write_text("patient,stage\n")
+    with pytest.raises(DataError, match=r"patient_000_node_0\.tif,negative"):
+        list(published.camelyon17(tmp_path))
 
 
 @pytest.mark.parametrize("name", sorted(published.PUBLISHED))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -59,11 +59,11 @@ def client(session: Session) -> Iterator[TestClient]:
 
 @pytest.fixture
 def running_view() -> Iterator[Callable[..., str]]:
-    """Start `wsiseg view --no-browser ARGUMENTS` with the fake model, and return its address."""
+    """Start `wsiseg view --no-browser ARGUMENTS`, by default with the fake model, and return its address."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: object, seconds: float = 0) -> str:
-        command = [*RUN_FAKE, "view", *map(str, arguments), "--no-browser"]
+    def start(*arguments: object, seconds: float = 0, program: Sequence[str] = RUN_FAKE) -> str:
+        command = [*program, "view", *map(str, arguments), "--no-browser"]
         environment = {**os.environ, "FAKE_SECONDS": str(seconds)}
         started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
         assert started[-1].stderr is not None
@@ -75,6 +75,6 @@ def running_view() -> Iterator[Callable[..., str]]:
     yield start
     for process in started:
         process.terminate()
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
         assert process.returncode == 143, said
         assert "Traceback" not in said

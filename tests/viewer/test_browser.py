@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,8 @@ from wsiseg.geojson import read_collection, write_geojson
 from wsiseg.qupath import DESCRIPTION, check_dialect
 
 pytestmark = needs_chromium
+
+MODEL_WAIT_MS = 400_000
 
 
 def settled(page: Any) -> None:
@@ -172,6 +175,7 @@ def test_a_query_streams_and_becomes_a_class_that_is_saved(
     page.fill("#query", "the orange")
     page.check("[name=scope][value=slide]", force=True)
     page.click("#ask-start")
+    page.wait_for_selector("#run-writing li:text-matches('^I (looked|see)( [^ ]+)?$')")  # word by word
     page.wait_for_selector("#run-log li")
     assert page.locator("#ask-cancel").is_visible()
     page.reload()  # it goes on, and the page that is loaded anew hears all of it
@@ -179,12 +183,43 @@ def test_a_query_streams_and_becomes_a_class_that_is_saved(
     assert "px of orange" in text(page, "#run-log")
     assert re.search(r"\d+ of \d+ tiles", text(page, "#run-count"))
     page.wait_for_selector("#run-state:has-text('Found 1 outline')")
+    assert page.locator("#run-writing li").count() == 0
     assert page.locator("#classes .name").all_inner_texts() == ["olive", "the orange"]
     assert text(page, "#object-class") == "the orange"
     page.click("#save")
     page.wait_for_selector("#banner:has-text('Saved 4 objects')")
     assert check_dialect(tmp_path / "both.geojson") == []
     assert {a.classification for a in read_collection(tmp_path / "both.geojson")[0]} == {"olive", "the orange"}
+
+
+@pytest.mark.slow  # half a minute of an idle core, most of it the model's
+def test_the_bundled_model_answers_and_what_it_found_is_saved(sample_slide, running_view, open_page, tmp_path) -> None:
+    out = tmp_path / "nuclei.geojson"
+    page = open_page(running_view(sample_slide, "--out", out, program=[sys.executable, "-m", "wsiseg.cli.main"]))
+    for _ in range(4):
+        page.click("#zoom-in")
+    settled(page)
+    page.fill("#query", "outline the nuclei")
+    page.keyboard.press("Enter")  # of what is visible
+    page.wait_for_selector("#run-writing li", timeout=MODEL_WAIT_MS)  # token by token
+    page.wait_for_selector("#run-log .found", timeout=MODEL_WAIT_MS)
+    page.wait_for_selector("#run-state:has-text('Found')", timeout=MODEL_WAIT_MS)
+    done, total = map(int, re.search(r"(\d+) of (\d+) tiles", text(page, "#run-count")).groups())
+    assert done == total > 1
+    said = page.locator("#run-log li").all_inner_texts()
+    assert len(said) == total
+    page.keyboard.press("Escape")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("n")
+    page.wait_for_selector("#chain:not(:empty)")
+    assert text(page, "#chain").strip() in [line.strip() for line in said]
+    page.click("#save")
+    page.wait_for_selector("#banner:has-text('Saved')")
+    assert check_dialect(out) == []
+    annotations, run = read_collection(out)
+    assert len(annotations) > 20
+    assert {a.classification for a in annotations} == {"outline the nuclei"}
+    assert run["model"]["name"] == "tiny"
 
 
 def test_a_find_disturbs_no_edit_and_undo_takes_back_one_point(slide_path, geojson, running_view, open_page) -> None:

@@ -1,8 +1,9 @@
 """Annotations that people made on whole slides, as samples: the folder that docs/qupath/export.groovy writes.
 
 `index.csv` names, for every image of a QuPath project, its slide, its GeoJSON beside the index, the microns per
-pixel that QuPath has for it, and, if somebody added that column, its patient. Where a slide has annotations of
-QuPath's class "Region*", these say what was annotated completely; else the box around all annotations does.
+pixel that QuPath has for it, and, if somebody added that column, its patient. In a folder without one, every
+GeoJSON lies beside the slide whose name it has. Where a slide has annotations of QuPath's class "Region*", these
+say what was annotated completely; else the box around all annotations does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import shapely
 
-from wsiseg.errors import DataError
+from wsiseg.errors import DataError, MissingMppError
+from wsiseg.fleet.jobs import IMAGE_SUFFIXES, SLIDE_SUFFIXES
 from wsiseg.geojson import Annotation, read_geojson
 from wsiseg.mask import l0_origin
 from wsiseg.slide import open_slide
@@ -47,17 +49,42 @@ class AnnotatedSlide:
 
 
 def read_export(folder: Path) -> list[AnnotatedSlide]:
-    """The slides that `folder`/index.csv names.
+    """The slides that `folder`/index.csv names, or that lie beside a GeoJSON each.
 
     Raises:
-        DataError: no index, or a row of it (whose line is named) is wrong.
+        DataError: neither is there, a row of the index (whose line is named) is wrong, no annotation has a class.
         GeoJSONError: a file of annotations cannot be read.
     """
-    path = folder / INDEX
+    found = _indexed(folder / INDEX) if (folder / INDEX).exists() else _paired(folder)
+    if not any(entry.structures for entry in found):
+        raise DataError(
+            f"{folder} holds no annotation with a class: give them one in QuPath, and run export.groovy on the project"
+        )
+    return found
+
+
+def _paired(folder: Path) -> list[AnnotatedSlide]:
+    """`a.geojson` or `a.svs.geojson`, beside `a.svs`."""
+    suffixes = SLIDE_SUFFIXES - {".zarr"} | IMAGE_SUFFIXES
+    slides = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes]
+    found = []
+    for path in sorted(folder.glob("*.geojson")):
+        named = [slide for slide in slides if path.stem in (slide.name, slide.stem)]
+        if len(named) != 1:
+            raise DataError(
+                f"{path} needs the one slide of its name beside it, and there are {len(named)}; "
+                f"or run export.groovy on the QuPath project, which writes {INDEX}"
+            )
+        found.append(AnnotatedSlide(named[0], read_geojson(path), None, named[0].stem))
+    return found
+
+
+def _indexed(path: Path) -> list[AnnotatedSlide]:
+    folder = path.parent
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}; run export.groovy on the QuPath project to make it") from error
+        raise DataError(f"cannot read {path}: {error}") from error
     if not rows or not rows[0].keys() >= _COLUMNS:
         raise DataError(f"{path} must have the columns {', '.join(sorted(_COLUMNS))}, and a line for every slide")
     found = []
@@ -72,20 +99,31 @@ def read_export(folder: Path) -> list[AnnotatedSlide]:
             raise DataError(f"{path}, line {line}: mpp is {stated!r}, not a number") from None
         annotations = read_geojson(folder / (row["geojson"] or ""))
         found.append(AnnotatedSlide(slide, annotations, slide_mpp, row.get("patient") or slide.stem))
-    if not any(entry.structures for entry in found):
-        raise DataError(f"{folder} holds no annotation with a class; give them one in QuPath and export again")
     return found
 
 
 def samples_of(slides: Sequence[AnnotatedSlide], mpp: float, source: str) -> Iterator[Sample]:
     """Tiles of up to 512 px at `mpp` over what was annotated, a layer for every class that has a pixel there.
 
+    A slide on which nothing was annotated gives none, and is not opened.
+
     A class that some slide has and a tile has not is known to be absent there: people who outline a structure in
     a region outline all of it. One patient in five, by a hash of the name, is for validation.
+
+    Raises:
+        DataError: neither the slide nor the index says what its scale is.
     """
     classes = sorted({concept_named(a.classification) for entry in slides for a in entry.structures})
     for entry in slides:
-        yield from _tiles(entry, classes, mpp, source)
+        if not any(a.classification for a in entry.annotations):
+            continue
+        try:
+            yield from _tiles(entry, classes, mpp, source)
+        except MissingMppError as error:
+            raise DataError(
+                f"{entry.slide} does not state its microns per pixel: set the pixel size in QuPath and export again, "
+                f"or write it into the column mpp of {INDEX}"
+            ) from error
 
 
 def _tiles(entry: AnnotatedSlide, classes: list[str], mpp: float, source: str) -> Iterator[Sample]:

@@ -94,15 +94,16 @@ def import_folder(
 
 
 def import_qupath(folder: str | Path, out: str | Path, *, mpp: float, licence: str = "not stated") -> QuadrupletStore:
-    """The annotations of a QuPath project, as docs/qupath/export.groovy writes them, cut out at `mpp`.
+    """The annotations of a QuPath project, as docs/qupath/export.groovy writes them, or in GeoJSON files that lie
+    beside their slides, cut out at `mpp`.
 
     Raises:
-        DataError: no index, or one that names what is not there; no annotation has a class.
-        SlideError, MissingMppError: a slide cannot be read.
+        DataError: no index, or one that names what is not there; no annotation has a class; a slide has no scale.
+        SlideError: a slide cannot be read.
     """
     root = Path(folder)
     source = root.resolve().name
-    info = SourceInfo(source, licence, str(root), f"slides, read at {mpp}", "by patient, as index.csv says")
+    info = SourceInfo(source, licence, str(root), f"slides, read at {mpp}", "by patient")
     return _write_with_questions(out, samples_of(read_export(root), mpp, source), {source: info})
 
 

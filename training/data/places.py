@@ -61,6 +61,7 @@ PLACES: dict[tuple[str, str], str] = {
     ("crag", "colon"): "colon any",
     ("pannuke", "tissue"): "cancer any",
     ("camelyon16", "lymph node"): "lymph node",
+    ("camelyon17", "lymph node"): "lymph node",
     **{("nuinsseg", organ): place for organ, place in _NUINSSEG.items()},
 }
 ALL_PLACES = frozenset(PLACES.values())

@@ -1,4 +1,4 @@
-"""Public sets in the layout in which they are downloaded: GlaS, CRAG, MoNuSeg, PanNuke, CAMELYON16.
+"""Public sets in the layout in which they are downloaded: GlaS, CRAG, MoNuSeg, PanNuke, CAMELYON16 and 17.
 
 Each function takes the unpacked folder and says in one line what of it is missing. Official splits are kept;
 patients, or slides where no patients are stated, are never in two splits.
@@ -24,7 +24,7 @@ from wsiseg.training.data.store import Sample
 
 _CAMELYON_MPP, _CAMELYON_PX, _CAMELYON_TILES = 1.0, 512, 24  # tiles of each kind from a slide
 _FARTHEST = 1e9  # pixels: no slide is as wide, and sums of such coordinates lose nothing
-_EXCLUDED = ("_2", "Exclusion")  # ASAP groups of CAMELYON16 that are cut out of the tumour
+_EXCLUDED = ("_2", "Exclusion", "normal")  # ASAP groups of CAMELYON16 and 17 that are cut out of the tumour
 
 
 def glas(folder: Path) -> Iterator[Sample]:
@@ -161,10 +161,37 @@ def camelyon16(folder: Path) -> Iterator[Sample]:
         kind = name.partition("_")[0]
         if kind not in ("normal", "tumor", "test") or "mask" in name or (kind != "normal" and name not in outlines):
             continue
-        yield from _camelyon_tiles(path, outlines.get(name), "test" if kind == "test" else split_of(name))
+        split = "test" if kind == "test" else split_of(name)
+        yield from _camelyon_tiles(path, outlines.get(name), "camelyon16", path.stem, split)
 
 
-def _camelyon_tiles(path: Path, xml: Path | None, split: str) -> Iterator[Sample]:
+def camelyon17(folder: Path) -> Iterator[Sample]:
+    """CAMELYON17: patient_NNN_node_N.tif, ASAP's XML of the same names, and stages.csv, at any depth.
+
+    Tiles as of CAMELYON16. Taken are slides that stages.csv calls negative, and those of micro- and
+    macrometastases that have an XML: other slides are not outlined, and those of isolated tumour cells not
+    exhaustively. Patients 000 to 099 train, one in five of them validates; 100 to 199 are the test patients.
+    """
+    stages = _stages(_some(folder, "**/stage*.csv", "CAMELYON17, with its stages.csv")[0])
+    outlines = {path.stem: path for path in folder.rglob("patient_*_node_*.xml")}
+    for path in _some(folder, "**/patient_*_node_*.tif", "CAMELYON17's images"):
+        stage = stages.get(path.name, "")
+        if stage == "negative" or (stage in ("micro", "macro") and path.stem in outlines):
+            patient = path.stem.partition("_node_")[0]
+            split = "test" if patient >= "patient_100" else split_of(patient)
+            yield from _camelyon_tiles(path, outlines.get(path.stem), "camelyon17", patient, split)
+
+
+def _stages(path: Path) -> dict[str, str]:
+    """name of a slide -> negative, itc, micro or macro; the rows of patients are there, too."""
+    rows = [line.split(",") for line in path.read_text(errors="replace").splitlines()]
+    found = {row[0].strip(): row[1].strip().casefold() for row in rows if len(row) == 2}
+    if not any(name.endswith(".tif") for name in found):
+        raise DataError(f"{path} has no lines such as patient_000_node_0.tif,negative: is it CAMELYON17's?")
+    return found
+
+
+def _camelyon_tiles(path: Path, xml: Path | None, source: str, group: str, split: str) -> Iterator[Sample]:
     rng = np.random.default_rng(int(hashlib.sha256(path.stem.encode()).hexdigest()[:16], 16))
     with open_slide(path) as slide:
         grid = plan_grid(slide, GridSpec(_CAMELYON_MPP, _CAMELYON_PX, 0), tissue=tissue_mask(slide))
@@ -183,9 +210,9 @@ def _camelyon_tiles(path: Path, xml: Path | None, split: str) -> Iterator[Sample
                 yield make_sample(
                     image,
                     {"malignant": raster(tumour, m_x, m_y, _CAMELYON_PX, _CAMELYON_PX).astype(np.uint16)},
-                    source="camelyon16",
+                    source=source,
                     label="lymph node",
-                    group=path.stem,
+                    group=group,
                     split=split,
                     name=f"{path.stem} {m_x},{m_y}",
                     mpp=_CAMELYON_MPP,
@@ -257,4 +284,5 @@ PUBLISHED: dict[str, Callable[[Path], Iterator[Sample]]] = {
     "monuseg": monuseg,
     "pannuke": pannuke,
     "camelyon16": camelyon16,
+    "camelyon17": camelyon17,
 }

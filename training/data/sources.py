@@ -113,7 +113,16 @@ SOURCES: dict[str, SourceInfo] = {
             "stated by the slides, read at 1.0",
             "official, slides apart",
         ),
+        SourceInfo(
+            "camelyon17",
+            "CC0",
+            "CAMELYON17, Bandi et al., IEEE TMI 2019; Litjens et al., GigaScience 2018",
+            "stated by the slides, read at 1.0",
+            "official, patients apart",
+        ),
     )
 }
-# those whose folders lie below one root (camelyon16 is slides, and is imported by itself)
-OPEN_SETS = tuple(name for name, info in SOURCES.items() if not info.research_only and name != "camelyon16")
+# those whose folders lie below one root (CAMELYON's are slides, each imported by itself)
+OPEN_SETS = tuple(
+    name for name, info in SOURCES.items() if not info.research_only and name not in ("camelyon16", "camelyon17")
+)

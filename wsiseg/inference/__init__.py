@@ -80,3 +80,12 @@ class Encoder(Protocol):
     def answer(self, features: TileFeatures, query: str, mpp: float) -> list[TileMask]:
         """As `Segmenter.segment_tiles`."""
         ...
+
+
+@runtime_checkable
+class Audible(Protocol):
+    """A `Segmenter` that can be heard while it writes."""
+
+    def heard_by(self, tell: Callable[[list[str]], None]) -> Segmenter:
+        """The same, calling `tell` at every token: what it has written so far about each tile before it, in order."""
+        ...

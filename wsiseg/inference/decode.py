@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -84,13 +85,19 @@ def encode_prefix(model: PathChatSegR1, prompt: PromptTokens, shots: torch.Tenso
 
 @torch.inference_mode()
 def decode(
-    model: PathChatSegR1, image_tokens: torch.Tensor, prefix: Prefix, sampling: Sampling | None = None
+    model: PathChatSegR1,
+    image_tokens: torch.Tensor,
+    prefix: Prefix,
+    sampling: Sampling | None = None,
+    *,
+    hear: Callable[[list[list[int]]], None] | None = None,
 ) -> list[Completion]:
     """Completions for a batch of images that share the prompt: greedy, with the config's `logit_bias`, or drawn as
     `sampling` says, without.
 
     Args:
         image_tokens: (B, n, H), from `model.image_tokens`.
+        hear: called after every step with the ids of all completions so far.
 
     Returns:
         B completions; with `sampling`, B × answers of them, those to one image side by side.
@@ -154,6 +161,8 @@ def decode(
             else:
                 chance[sample] = max(chance[sample], probability[row])
                 done[sample] = token[row] == tokenizer.end
+        if hear:
+            hear(ids)
         waiting = [row for row, sample in enumerate(active) if not done[sample]]
         if not waiting:
             break

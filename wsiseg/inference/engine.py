@@ -33,14 +33,22 @@ class PathChatSegmenter:
     What it sees of a tile does not depend on `shots`, the examples that it was shown: neither does `fingerprint`.
     """
 
-    def __init__(self, model: PathChatSegR1, *, name: str, fingerprint: str, shots: Sequence[Shot] = ()) -> None:
+    def __init__(
+        self,
+        model: PathChatSegR1,
+        *,
+        name: str,
+        fingerprint: str,
+        shots: Sequence[Shot] = (),
+        tell: Callable[[list[str]], None] | None = None,
+    ) -> None:
         self.model: PathChatSegR1 = model.eval()
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.name, self.fingerprint = name, fingerprint
         self.tile_size, self.overlap = model.config.tile_size, model.config.overlap
         self._largest: int | None = None  # batch size that is known to fit
         self._prefix = _remembered(self._encode_prefix, 16)
-        self.shots = tuple(shots)
+        self.shots, self._tell = tuple(shots), tell
         self._views = _remembered(self._view_shots, 4)
         self._prototypes = _remembered(self._compare_shots, 4)
         self._trust = _remembered(self._try_on_shots, 16)
@@ -52,6 +60,12 @@ class PathChatSegmenter:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    def heard_by(self, tell: Callable[[list[str]], None]) -> PathChatSegmenter:
+        """See `Audible`. The weights are shared."""
+        return PathChatSegmenter(
+            self.model, name=self.name, fingerprint=self.fingerprint, shots=self.shots, tell=tell
+        )
 
     def mpp_for(self, query: str) -> float:
         """Cells are looked at closer up than tissue, as a pathologist changes the objective."""
@@ -138,7 +152,9 @@ class PathChatSegmenter:
         ]
 
     def _complete(self, tokens: torch.Tensor, query: str, mpp: float) -> list[Completion]:
-        return decode(self.model, tokens, self._prefix(query, mpp))
+        tell, text = self._tell, self.model.tokenizer.decode
+        hear = None if tell is None else lambda ids: tell([text(written) for written in ids])
+        return decode(self.model, tokens, self._prefix(query, mpp), hear=hear)
 
     def _encode_prefix(self, query: str, mpp: float) -> Prefix:
         model = self.model

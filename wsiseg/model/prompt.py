@@ -73,10 +73,10 @@ class PromptTokenizer:
 
     def biases(self, logit_bias: Mapping[str, float]) -> dict[int, float]:
         """By id. Raises ModelError for what is no token."""
-        known = {token: self.tokenizer.token_to_id(token) for token in logit_bias}
-        if missing := [token for token, index in known.items() if index is None]:
-            raise ModelError(f"the tokenizer does not hold {', '.join(missing)}, of which logit_bias tells")
-        return {int(known[token]): float(bias) for token, bias in logit_bias.items()}
+        found = {token: index for token in logit_bias if (index := self.tokenizer.token_to_id(token)) is not None}
+        if missing := logit_bias.keys() - found.keys():
+            raise ModelError(f"the tokenizer does not hold {', '.join(sorted(missing))}, of which logit_bias tells")
+        return {index: float(logit_bias[token]) for token, index in found.items()}
 
     def prompt(self, query: str, mpp: float | None, system: str = "", shots: int = 0) -> PromptTokens:
         """The turn that asks `query` of an image at `mpp` µm per pixel (None: unknown).

@@ -98,11 +98,14 @@ def make_app(session: Session, *, token: str, port: int) -> Guard:
         start = 0 if seen is None else seen + 1
 
         async def stream() -> AsyncIterator[bytes]:
-            sent = start
+            sent, written = start, query.writing
             while not query.ended or sent < len(query.events):
                 for i, event in enumerate(query.events[sent:], sent):
                     yield b"id: %d\ndata: %b\n\n" % (i, orjson.dumps(event))
                     sent = i + 1
+                if query.writing is not written and not query.ended:
+                    written = query.writing
+                    yield b"data: %b\n\n" % orjson.dumps({"kind": "writing", "texts": written})  # no id: of now only
                 await asyncio.sleep(_TICK_S)
 
         return StreamingResponse(stream(), media_type="text/event-stream")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from wsiseg.errors import ViewerError, WsisegError
+from wsiseg.inference import Audible
 from wsiseg.mask.regions import l0_origin
 from wsiseg.pipeline import clean_queries, segment
 from wsiseg.plan import Box
@@ -24,13 +25,17 @@ class Cancelled(Exception):
 
 
 class Query:
-    """One query on its way. `events` only grows; the last one has the kind done, failed or cancelled."""
+    """One query on its way. `events` only grows; the last one has the kind done, failed or cancelled.
+
+    `writing` is what the model has written so far about the tiles before it: too much to be kept as events.
+    """
 
     def __init__(self, session: Session, query: str, region: Box | None) -> None:
         """Starts at once. QueryError: `query` is empty."""
         (self.query,) = clean_queries(query)
         self.region = region
         self.events: list[Event] = []
+        self.writing: list[str] = []
         self._session = session
         self._cancelled = threading.Event()
         self._thread = threading.Thread(target=self._run, name="wsiseg-query", daemon=True)
@@ -53,6 +58,8 @@ class Query:
         try:
             self._tell("loading")
             model = _model(session)
+            if isinstance(model, Audible):
+                model = model.heard_by(self._unless_cancelled(self._write))
             self._unless_cancelled(lambda: self._tell("started"))()
             result = segment(
                 session.slide.source,
@@ -77,9 +84,13 @@ class Query:
         except Exception as error:  # a thread must not die in silence, the page would wait for ever
             self._tell("failed", message=clean_text(f"{type(error).__name__}: {error}"))
 
+    def _write(self, texts: list[str]) -> None:
+        self.writing = [clean_text(text) for text in texts]
+
     def _hear(self, tile: TileReasoning) -> None:
         session = self._session
         l0_dx, l0_dy = l0_origin(session.slide.l0_bounds, session.origin)
+        self.writing = []
         self._tell(
             "tile",
             box=[tile.l0_x - l0_dx, tile.l0_y - l0_dy, tile.l0_width, tile.l0_height],

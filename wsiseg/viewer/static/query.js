@@ -17,6 +17,7 @@ export class QueryPanel {
     this.counter = document.getElementById("run-count");
     this.state = document.getElementById("run-state");
     this.log = document.getElementById("run-log");
+    this.written = document.getElementById("run-writing");
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.ask();
@@ -82,6 +83,16 @@ export class QueryPanel {
     this.counter.textContent = `${done.toLocaleString()} of ${total.toLocaleString()} tiles`;
   }
 
+  // What the model is writing about the tiles before it, at every token. Screen readers hear the whole of it later.
+  writing({ texts }) {
+    const items = texts.filter(Boolean).map((text) => {
+      const item = document.createElement("li");
+      item.textContent = text;
+      return item;
+    });
+    this.written.replaceChildren(...items);
+  }
+
   tile(event) {
     this.tiles.push(event);
     const item = document.createElement("li");
@@ -119,6 +130,7 @@ export class QueryPanel {
 
   end(message, isBad = false) {
     this.number = null;
+    this.written.replaceChildren();
     this.start.hidden = false;
     this.stop.hidden = true;
     if (!this.bar.hasAttribute("value")) this.bar.value = 0;

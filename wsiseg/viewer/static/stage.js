@@ -16,6 +16,8 @@ export class Stage {
       visibilityRatio: 0.3,
       zoomPerScroll: 1.3,
       immediateRender: false,
+      timeout: 120_000, // a query may have the machine to itself
+      tileRetryMax: 3,
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
       gestureSettingsTouch: { clickToZoom: false },
     });
