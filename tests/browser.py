@@ -47,7 +47,7 @@ def open_page(chromium: Any) -> Iterator[Open]:
     def open_one(address: str) -> Any:
         page = chromium.new_page()
         pages.append(page)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("pageerror", lambda error: complaints.append(getattr(error, "stack", None) or str(error)))
         page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
         page.on("dialog", lambda dialog: complaints.append(dialog.message) or dialog.dismiss())
         page.goto(address)

@@ -192,6 +192,24 @@ def test_a_query_streams_and_becomes_a_class_that_is_saved(
     assert {a.classification for a in read_collection(tmp_path / "both.geojson")[0]} == {"olive", "the orange"}
 
 
+def test_the_scale_bar_and_the_pointer_are_true_to_the_slide(sample_slide, running_view, open_page) -> None:
+    page = open_page(running_view(sample_slide))  # 2220 x 2967 px at 0.499 µm, 20×
+    settled(page)
+    box = page.locator("#stage").bounding_box()
+    px = min(box["width"] / 2220, box["height"] / 2967)  # of the screen, for a pixel of the slide
+    shown = float(page.evaluate("parseFloat(document.querySelector('#scale-bar i').style.width)"))
+    said = text(page, "#scale-bar")
+    assert said.endswith("µm")
+    assert float(said.removesuffix("µm")) == pytest.approx(shown / px * 0.499, rel=0.02)
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    place = page.locator("#place")
+    x, y, magnification = re.findall(r"[\d.]+", place.inner_text())
+    assert (float(x), float(y)) == pytest.approx((1110, 1483), abs=3)
+    assert float(magnification) == pytest.approx(20 * px, rel=0.1)
+    page.mouse.move(box["x"] + box["width"] + 5, box["y"] - 5)
+    page.wait_for_function("document.getElementById('place').hidden")
+
+
 @pytest.mark.slow  # half a minute of an idle core, most of it the model's
 def test_the_bundled_model_answers_and_what_it_found_is_saved(sample_slide, running_view, open_page, tmp_path) -> None:
     out = tmp_path / "nuclei.geojson"

@@ -21,8 +21,9 @@ export class Scale {
 
   // x, y in pixels of the slide; null when the pointer is elsewhere.
   at(x, y, view) {
-    const magnification = this.slide.objective ? ` · ${Number((this.slide.objective * view.scale).toPrecision(2))}×` : "";
-    this.place.textContent = x === null ? "" : `${Math.round(x)}, ${Math.round(y)}${magnification}`;
     this.place.hidden = x === null;
+    if (x === null) return;
+    const magnification = this.slide.objective ? ` · ${Number((this.slide.objective * view.scale).toPrecision(2))}×` : "";
+    this.place.textContent = `${Math.round(x)}, ${Math.round(y)}${magnification}`;
   }
 }
