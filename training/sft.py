@@ -178,7 +178,7 @@ def train(
     model = begin(recipe, out, resume, lambda config: answers(store, config, recipe.seed))
     # This stage trains every part that a model built from published weights has fresh.
     reads_shots = model.config.shots_in_context or recipe.example_share > 0
-    model.config = replace(model.config, untrained=(), shots_in_context=reads_shots, logit_bias={})
+    model.config = replace(model.config, untrained=(), shots_in_context=reads_shots)
     stage = Stage(
         module=build(model, recipe),
         model=model,

@@ -130,7 +130,6 @@ def _generate(
         eos_token_id=tokenizer.end,
         pad_token_id=tokenizer.end,
         suppress_tokens=tokenizer.suppressed,
-        sequence_bias={(i,): bias for i, bias in tokenizer.biases(config.logit_bias).items()} or None,
         stopping_criteria=[_AfterSeg(tokenizer.seg)],
         output_hidden_states=True,
         return_dict_in_generate=True,

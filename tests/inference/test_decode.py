@@ -10,7 +10,6 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from tests.model.small import small_model
-from wsiseg.errors import ModelError
 from wsiseg.inference.decode import decode, encode_prefix
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model.pathchat import PathChatSegR1
@@ -38,7 +37,6 @@ def generate_alone(
         eos_token_id=[tokenizer.seg, tokenizer.end],
         pad_token_id=tokenizer.end,
         suppress_tokens=tokenizer.suppressed,
-        sequence_bias={(i,): bias for i, bias in tokenizer.biases(config.logit_bias).items()} or None,
     )
     answers = []
     for row in out[:, ids.shape[1] :].tolist():
@@ -63,22 +61,6 @@ def test_decoding_equals_generate(seed: int) -> None:
         assert [c.ids for c in ours] == generate_alone(model, tokens, "outline the glands")
     for completion in ours:
         assert (completion.seg_state is not None) == (completion.ids[-1] == model.tokenizer.seg)
-
-
-def test_a_bias_of_the_model_moves_its_answers_as_generate_would() -> None:
-    model = small_model(seed=1, stops=1.5)
-    tokens, query = random_tokens(model, 9, 1), "outline the glands"
-    prefix = encode_prefix(model, model.tokenizer.prompt(query, 0.5))
-    before = [c.ids for c in decode(model, tokens, prefix)]
-    named = [model.tokenizer.tokenizer.id_to_token(ids[0]) for ids in before]
-    model.config = dataclasses.replace(model.config, logit_bias={token: -3.0 for token in named if token})
-    after = [c.ids for c in decode(model, tokens, prefix)]
-    assert after != before
-    with torch.inference_mode():
-        assert after == generate_alone(model, tokens, query)
-    model.config = dataclasses.replace(model.config, logit_bias={"no such token": 1.0})
-    with pytest.raises(ModelError, match="does not hold no such token"):
-        decode(model, tokens, prefix)
 
 
 def test_who_listens_hears_every_token() -> None:

@@ -92,8 +92,7 @@ def decode(
     *,
     hear: Callable[[list[list[int]]], None] | None = None,
 ) -> list[Completion]:
-    """Completions for a batch of images that share the prompt: greedy, with the config's `logit_bias`, or drawn as
-    `sampling` says, without.
+    """Completions for a batch of images that share the prompt: greedy, or drawn as `sampling` says.
 
     Args:
         image_tokens: (B, n, H), from `model.image_tokens`.
@@ -121,7 +120,6 @@ def decode(
     chance = [0.0] * batch
     active = list(range(batch))  # sample of each row of the running batch
     done = [False] * batch
-    biases = {} if sampling else tokenizer.biases(model.config.logit_bias)
     for step in range(limit + 1):
         length = inputs.shape[1]
         output = _language(model)(
@@ -137,8 +135,6 @@ def decode(
             cache.batch_repeat_interleave(answers)
         logits = model.vlm.lm_head(last).float()
         logits[:, tokenizer.suppressed] = -torch.inf
-        for index, bias in biases.items():
-            logits[:, index] += bias
         drawn, log_probability = _draw(logits, sampling) if sampling else (logits.argmax(-1), None)
         token = drawn.tolist()
         probability = logits.softmax(-1)[:, tokenizer.seg].tolist()

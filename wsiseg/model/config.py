@@ -100,9 +100,7 @@ class PathChatConfig:
     `seg_state` is `self` (state of `<SEG>` itself) or `predictor` (the LISA way). `fold_case`: queries are
     read in lower case, which a small vocabulary needs. `shot_weight`: of the log-odds that follow from a user's
     examples (`wsiseg.model.prototypes`), against the decoder's own; 0 leaves them out. `shots_in_context`:
-    examples also stand in the prompt; only for a model that was trained to read them there. `logit_bias`: by token,
-    what is added to its logit where answers are greedy, as the decision to outline needs it (docs/model.md); only
-    right for the weights that it was measured on. `parts` are the
+    examples also stand in the prompt; only for a model that was trained to read them there. `parts` are the
     published weights it was built from; `untrained` names what holds fresh weights still: such a model is a
     start for training, never an answer.
     """
@@ -123,13 +121,10 @@ class PathChatConfig:
     cell_words: tuple[str, ...] = ("nucle", "cell", "mitos", "mitot", "lymphocyt", "karyo")
     shot_weight: float = 0.5
     shots_in_context: bool = False
-    logit_bias: dict[str, float] = field(default_factory=dict)
     parts: tuple[PartRecord, ...] = ()
     untrained: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not all(isinstance(bias, int | float) for bias in self.logit_bias.values()):
-            raise ModelError(f"logit_bias must hold a number for each token, not {self.logit_bias!r:.80}")
         if self.seg_state not in ("self", "predictor"):
             raise ModelError(f"seg_state must be 'self' or 'predictor', not {self.seg_state!r}")
         if self.pathology.grid % 2 or self.pathology.image_size % self.pathology.patch_size:

@@ -7,7 +7,6 @@ template is kept out on purpose.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,13 +69,6 @@ class PromptTokenizer:
         if index is None or self.tokenizer.encode(token, add_special_tokens=False).ids != [index]:
             raise ModelError(f"the tokenizer does not hold {token} as one token")
         return int(index)
-
-    def biases(self, logit_bias: Mapping[str, float]) -> dict[int, float]:
-        """By id. Raises ModelError for what is no token."""
-        found = {token: index for token in logit_bias if (index := self.tokenizer.token_to_id(token)) is not None}
-        if missing := logit_bias.keys() - found.keys():
-            raise ModelError(f"the tokenizer does not hold {', '.join(sorted(missing))}, of which logit_bias tells")
-        return {index: float(logit_bias[token]) for token, index in found.items()}
 
     def prompt(self, query: str, mpp: float | None, system: str = "", shots: int = 0) -> PromptTokens:
         """The turn that asks `query` of an image at `mpp` µm per pixel (None: unknown).
