@@ -20,6 +20,7 @@ from wsiseg.geojson import Annotation, write_geojson
 from wsiseg.testing import FakeModel, disk, synthetic_slide
 from wsiseg.training import start as starting
 from wsiseg.training.data.importers import split_of
+from wsiseg.training.rl import policy
 
 DOCS = Path(__file__).parents[2] / "docs"
 # In place of the laptop defaults, which take minutes to hours.
@@ -48,7 +49,8 @@ def run(words: list[str]) -> None:
 def in_a_folder(tmp_path: Path, start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty folder, where the bundled model is a small one."""
     find = starting.model_folder
-    monkeypatch.setattr(starting, "model_folder", lambda name: start if name == "tiny" else find(name))
+    for module in (starting, policy):
+        monkeypatch.setattr(module, "model_folder", lambda name: start if name == "tiny" else find(name))
     monkeypatch.chdir(tmp_path)
 
 
@@ -87,7 +89,14 @@ class GlandsAreOlive(FakeModel):
         return super().segment_tiles(tiles, query.replace("glands", "olive"), mpp)
 
 
-@pytest.mark.slow  # half a minute
+def test_so_grpo(store: Path) -> None:
+    Path("open.zarr").symlink_to(store)
+    for words in commands("so-grpo.md"):
+        run(words)
+    assert Path("runs/rl/model/model.safetensors").exists()
+    assert Path("runs/grpo/model/model.safetensors").exists()
+
+
 def test_all_stages(shared_data: Path) -> None:
     Path("PATH").mkdir()
     Path("PATH/camelyon_resampled").symlink_to(shared_data / "open" / "camelyon_resampled")
