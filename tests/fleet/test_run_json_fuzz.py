@@ -12,16 +12,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.strategies import json_like
 from wsiseg.errors import FleetError
 from wsiseg.fleet import Job, Settings, read_run, run
 from wsiseg.testing import FakeModel, disk, synthetic_slide
 
 ASKED = Settings(min_area_um2=1.0, mpp=0.5)
-anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=6,
-)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +65,7 @@ def test_a_malformed_one_is_a_sentence(path: Path, told: bytes, change: Callable
         read_run(path)
 
 
-@given(data=st.data(), value=anything)
+@given(data=st.data(), value=json_like)
 @settings(max_examples=150, deadline=None)
 def test_any_value_in_any_place(path: Path, told: bytes, data: st.DataObject, value: Any) -> None:
     run_json = json.loads(told)

@@ -11,14 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.strategies import json_like
 from wsiseg.errors import ModelError
 from wsiseg.model.config import load_config, save_config, tiny
-
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +31,7 @@ def test_any_bytes(path: Path, data: bytes) -> None:
         load_config(path)
 
 
-@given(data=st.data(), value=values)
+@given(data=st.data(), value=json_like)
 @settings(max_examples=150, deadline=None)
 def test_any_value_in_any_place(path: Path, data: st.DataObject, value: Any) -> None:
     save_config(tiny(), path)

@@ -11,15 +11,11 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.strategies import json_like
 from wsiseg.errors import DataError
 from wsiseg.training.recipe import load_recipe
 from wsiseg.training.sft import SftRecipe
 
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
 keys = st.sampled_from([field.name for field in fields(SftRecipe)])
 
 
@@ -42,7 +38,7 @@ def test_any_bytes(path: Path, data: bytes) -> None:
         load_recipe(SftRecipe, path)
 
 
-@given(said=st.dictionaries(keys, values, max_size=4))
+@given(said=st.dictionaries(keys, json_like, max_size=4))
 @settings(deadline=None)
 def test_any_values_under_the_right_keys(path: Path, said: dict[str, object]) -> None:
     path.write_text(yaml.safe_dump(said), "utf-8")
