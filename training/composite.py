@@ -1,4 +1,4 @@
-"""Glands of one picture in other surroundings: more of them than the training sets show.
+"""Pictures laid together: glands in other surroundings, and healthy organs as they look from afar.
 
 The only set that outlines glands has pictures full of them, with one kind of stroma between. Cut out, thinned
 out and laid on muscle, connective tissue or inflamed tissue of other sets, or on stroma of their own, they teach
@@ -7,6 +7,7 @@ what a gland is and what merely surrounds it (copy–paste augmentation, Ghiasi 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -57,6 +58,28 @@ def on_other_tissue(sample: Sample, ground: Sample, rng: np.random.Generator) ->
         sample.split,
         f"{sample.name} on {ground.name}",
     )
+
+
+def patchwork(pictures: Sequence[Sample], rng: np.random.Generator) -> Sample:
+    """Nine pictures in three rows with soft seams: as much of an organ as can be looked at from afar.
+
+    Who has seen healthy muscle, epithelium or lymphoid tissue only close up takes them for a tumour at low power. No
+    layer is kept, so that nothing is asked about but what all of the pictures rule out.
+    """
+    side = min(pictures[0].image.shape[:2])
+    ramp = np.minimum(np.minimum(np.arange(1, side + 1), np.arange(side, 0, -1)) / (0.12 * side), 1)
+    weight = np.multiply.outer(ramp, ramp)[..., None].astype(np.float32)  # (side, side, 1)
+    step = round(0.88 * side)
+    canvas, weights = (np.zeros((side + 2 * step, side + 2 * step, depth), np.float32) for depth in (3, 1))
+    for k, picture in enumerate(pictures):
+        scale = min(picture.image.shape[:2]) / side
+        patch, _ = random_crop(picture.image, {}, size=side, scale=scale, rng=rng)
+        top, left = step * (k // 3), step * (k % 3)
+        canvas[top : top + side, left : left + side] += weight * patch
+        weights[top : top + side, left : left + side] += weight
+    image = (canvas / weights).round().astype(np.uint8)
+    absent = tuple(name for name in pictures[0].absent if all(name in p.absent for p in pictures))
+    return replace(pictures[0], image=image, layers={}, present=(), absent=absent, name=f"{pictures[0].name} from afar")
 
 
 def _some_glands(gland: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -16,7 +16,7 @@ from wsiseg.model.config import PathChatConfig
 from wsiseg.training.annotate.verdict import measure
 from wsiseg.training.annotate.write import chain_in_view
 from wsiseg.training.augment import jitter_stain, random_crop, restain
-from wsiseg.training.composite import on_other_tissue, open_lumens, stroma_ground
+from wsiseg.training.composite import on_other_tissue, open_lumens, patchwork, stroma_ground
 from wsiseg.training.data.absent import NONSENSE
 from wsiseg.training.data.annotate import describe, refuse
 from wsiseg.training.data.chains import Chain
@@ -34,6 +34,7 @@ _NOISY_SHARE = 0.35  # training queries among words that say nothing
 _PASTE_SHARE = 0.6  # views of glands that are tried on other tissue, half of the time their own stroma
 _LUMEN_SHARE = 0.25  # views of glands that get wide lumens
 _STROMA_SHARE = 0.04  # views of glands that become views of their stroma alone
+_FAR_SHARE = 0.25  # views of nuclei of healthy organs that become views of these organs from afar
 _NONSENSE_SHARE = 0.3  # of the questions about things: words that do not exist
 _RESTAIN_SHARE = 0.5
 _EDGE_SHARE = 0.2  # views over which the edge of the tissue is drawn
@@ -144,7 +145,15 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         sample = self.mix.draw(rng)
         if self.augment and "gland" in sample.layers:
             sample = self._resettled(sample, rng)
+        elif self.augment and _healthy(sample) and rng.random() < _FAR_SHARE:
+            sample = self._from_afar(sample, rng)
         return random_view(sample, rng, self.size, augment=self.augment)
+
+    def _from_afar(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """A patchwork of the organ of `sample`, or of it and others, a row each."""
+        others = [self.mix.draw_from(sample.source, rng) for _ in range(2)] if rng.random() < 0.5 else []
+        organs = [sample, *(other for other in others if _healthy(other))]
+        return patchwork([self.mix.draw_like(organs[k // 3 % len(organs)], rng) for k in range(9)], rng)
 
     def _resettled(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Glands with other lumens, on other tissue, or none but their stroma, as chance will have it."""
@@ -161,6 +170,11 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         if ground is None or "gland" in ground.layers or "gland" not in ground.absent:
             return sample
         return on_other_tissue(sample, ground, rng) if chance < _PASTE_SHARE else ground
+
+
+def _healthy(sample: Sample) -> bool:
+    """Whether it is a picture of nuclei where no tumour is."""
+    return "malignant" in sample.absent and set(sample.layers) == {"nucleus"}
 
 
 def random_wording(rng: np.random.Generator, split: Split) -> tuple[str, int]:

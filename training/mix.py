@@ -27,8 +27,11 @@ class SourceMix:
     def __init__(self, store: QuadrupletStore, split: str, weights: dict[str, float], cache: int = 0) -> None:
         self.sample = lru_cache(maxsize=cache)(store.sample)  # decoded images are worth their memory
         self.groups: dict[str, list[int]] = {}
+        self.kin: dict[tuple[str, str], list[int]] = {}  # by source and group: patient, organ or case
         for index in store.indices(split=split):
-            self.groups.setdefault(store.records[index].source, []).append(index)
+            record = store.records[index]
+            self.groups.setdefault(record.source, []).append(index)
+            self.kin.setdefault((record.source, record.group), []).append(index)
         self.sources = sorted(self.groups)
         raw = np.array([weights.get(s, len(self.groups[s]) ** 0.5) for s in self.sources], np.float64)
         self.probability = raw / raw.sum()
@@ -38,3 +41,8 @@ class SourceMix:
 
     def draw_from(self, source: str, rng: np.random.Generator) -> Sample:
         return self.sample(self.groups[source][int(rng.integers(len(self.groups[source])))])
+
+    def draw_like(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Another image of `sample`'s patient, organ or case, or the same."""
+        kin = self.kin[sample.source, sample.group]
+        return self.sample(kin[int(rng.integers(len(kin)))])

@@ -11,12 +11,12 @@ import pytest
 from tests.model.small import small_model
 from wsiseg.training.augment import restain
 from wsiseg.training.batch import collate
-from wsiseg.training.composite import on_other_tissue, open_lumens, stroma_ground
+from wsiseg.training.composite import on_other_tissue, open_lumens, patchwork, stroma_ground
 from wsiseg.training.data.annotate import describe, refuse
 from wsiseg.training.data.concepts import CONCEPTS
 from wsiseg.training.data.queries import FRAMES, VERBS, WHERE, idle_words, nouns, sample_noisy_query, sample_query
 from wsiseg.training.data.store import Sample
-from wsiseg.training.examples import Example, Question, View, _misled, random_wording
+from wsiseg.training.examples import Example, Question, View, _misled, ask, random_scale, random_view, random_wording
 
 
 def _words(texts: list[str]) -> set[str]:
@@ -176,3 +176,29 @@ def test_a_misled_outline_is_drawn_after_facts_of_another_and_these_are_not_lear
     batch = collate([Example(view.image, 0.9, (right, wrong[0]))], model.config, model.tokenizer)
     assert (batch.labels[0] >= 0).any()
     assert (batch.labels[1] < 0).all()
+
+
+def test_a_healthy_organ_is_seen_from_afar_and_holds_no_tumour(pictures: tuple[Sample, Sample]) -> None:
+    rng = np.random.default_rng(5)
+    layers = {"nucleus": np.ones((64, 64), np.uint16)}
+    tongue = replace(pictures[1], layers=layers, absent=("malignant", "gland"), mpp=0.25)
+    far = patchwork([tongue] * 8 + [replace(tongue, absent=("malignant",))], rng)
+    assert random_scale(tongue, rng, 64) * 0.25 < 0.35  # all that so small a picture allows
+    assert min(random_scale(far, rng, 64) * 0.25 for _ in range(20)) > 0.5
+    assert abs(float(far.image.mean()) - float(tongue.image.mean())) < 3  # seams add no light and take none
+    asked = ask(random_view(far, rng, 64), rng, 2, "train").questions
+    assert [(q.concept, q.mask) for q in asked] == [("malignant", None)]
+
+
+def test_a_yes_and_a_no_differ_in_one_word_first() -> None:
+    """Greedy decoding then takes the likelier answer; a yes split over several first words could not win."""
+    rng, image = np.random.default_rng(0), np.full((64, 64, 3), 150, np.uint8)
+    mask = np.zeros((64, 64), np.uint16)
+    mask[8:20, 8:20], mask[30:40, 30:44] = 1, 2
+    second = {
+        said.split(". ")[1].split()[0]
+        for key in ("gland", "nucleus", "malignant", "stroma")
+        for _ in range(10)
+        for said in (describe(image, mask, key, 0.5, rng), refuse(image, key, 0.5, rng))
+    }
+    assert second == {"There", "Dark"}

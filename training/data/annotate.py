@@ -180,6 +180,9 @@ def describe(
 ) -> str:
     """The reasoning that leads to an outline of `mask`; `<SEG>` belongs right after it.
 
+    The sentence of the evidence always begins with "There", as that of a refusal with "Dark": whether it is there is
+    then one choice between two words. Split over several first words, a yes of 58 % lost to a no of 42 %.
+
     Args:
         image: (H, W, 3) uint8.
         mask: (H, W), instance labels or 0/1, of the concept, with at least one pixel.
@@ -240,23 +243,17 @@ def _evidence(found: Findings, concept: Concept, mpp: float | None, rng: np.rand
     if not concept.plural or merged(found):  # a region: where, how much, how it stands out
         in_parts = "one part" if found.count == 1 else f"{number_word(found.count)} parts"
         they, be, verb = ("They", "are", cover) if concept.plural else ("It", "is", f"{cover}s")
-        name = concept.name
-        seen = _any(rng, f"{name.capitalize()} {be} seen {place}", f"There {be} {name} {place}")
         covers = f"{they} {verb} {share} of the tile"
-        return f"{seen}, in {in_parts}. {covers} and {be} {tone} {than} {surroundings}."
+        return f"There {be} {concept.name} {place}, in {in_parts}. {covers} and {be} {tone} {than} {surroundings}."
     one = found.count == 1
     counted = number_word(found.count)
     name = _one(concept) if one else concept.name
     size = "" if mpp is None else f", {size_word(found.diameter_px * mpp)} wide"
-    seen = _any(
-        rng,
-        f"{counted.capitalize()} {name} {'is' if one else 'are'} seen {place}{size}.",
-        f"There {'is' if one else 'are'} {counted} {name} {place}{size}.",
-    )
     shape = shape_word(found.elongation)
     they, be = ("It", "is") if one else ("They", "are")
     shape = shape if one else f"{_any(rng, 'mostly', 'often')} {shape}"
     verb = f"{cover}s" if one else cover
+    seen = f"There {be} {counted} {name} {place}{size}."
     return f"{seen} {they} {be} {shape}, {tone} {than} {surroundings}, and {verb} {share} of the tile."
 
 
