@@ -182,16 +182,17 @@ def train(
     stage = Stage(
         module=build(model, recipe),
         model=model,
-        examples=lambda length: _stream(store, model, recipe, "train", recipe.seed, length),
-        validation=lambda length: _stream(store, model, recipe, "val", 7, length),
+        examples=lambda length: stream(store, model, recipe, "train", recipe.seed, length),
+        validation=lambda length: stream(store, model, recipe, "val", 7, length),
         collate=Collate(model.config, model.tokenizer),
     )
     return fit(stage, recipe, out, resume=resume, report=report, say=say)
 
 
-def _stream(
+def stream(
     store: QuadrupletStore, model: PathChatSegR1, recipe: SftRecipe, split: str, seed: int, length: int
 ) -> ExampleStream:
+    """`length` examples of a split as the recipe draws them; none where the split has no images."""
     training = split == "train"
     return ExampleStream(
         store,

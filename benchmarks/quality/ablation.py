@@ -23,6 +23,7 @@ import numpy as np
 import yaml
 from scipy import stats
 
+from benchmarks.quality import seg_zero
 from benchmarks.quality.fixed_seg import FixedSeg
 from wsiseg.errors import DataError
 from wsiseg.files import atomic_write
@@ -44,7 +45,9 @@ STAGES: dict[str, tuple[Any, Any]] = {
     "pretrain": (pretrain.PretrainRecipe, pretrain.train),
     "sft": (sft.SftRecipe, sft.train),
     "rl": (RlRecipe, rl.train),
+    "seg-zero": (sft.SftRecipe, seg_zero.train),
 }
+SEGMENTERS = {"own": PathChatSegmenter, "fixed-seg": FixedSeg, "seg-zero": seg_zero.SegZero}
 FIGURES = ("dice", "emission", "false_emission", "bleu4", "token_f1")
 
 
@@ -63,11 +66,11 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Variant:
-    """A line of the table: the run that it ends with, how it is asked, and what the paper reports for it."""
+    """A line of the table: the run that it ends with, how it is asked (`SEGMENTERS`), and what the paper reports."""
 
     name: str
     run: str
-    fixed_seg: bool = False
+    asked: str = "own"
     paper_dice: float | None = None
     paper_variance: float | None = None
     paper_steps: int | None = None
@@ -118,6 +121,8 @@ def read_ablation(path: Path) -> Ablation:
         known = ", ".join(f.name for f in fields(Ablation))
         raise DataError(f"{path} is no recipe of an ablation ({error}); its keys: {known}") from error
     for variant in ablation.variants:
+        if variant.asked not in SEGMENTERS:
+            raise DataError(f"variant {variant.name}: asked {variant.asked!r} is none of {', '.join(SEGMENTERS)}")
         for name in ablation.chain(variant.run):
             stage = ablation.runs[name].get("stage")
             if stage not in STAGES and stage not in ("copy", "imagenet"):
@@ -164,10 +169,9 @@ def ask(model: Path, variant: Variant, held_out: HeldOut) -> dict[str, float]:
     kept = _kept(model, held_out)
     if kept.exists():
         return dict(json.loads(kept.read_text()))
-    segmenter = load_model(model, device="cpu")
-    if variant.fixed_seg:
-        assert isinstance(segmenter, PathChatSegmenter)
-        segmenter = FixedSeg(segmenter.model, name=segmenter.name, fingerprint=segmenter.fingerprint)
+    own = load_model(model, device="cpu")
+    assert isinstance(own, PathChatSegmenter)
+    segmenter = SEGMENTERS[variant.asked](own.model, name=own.name, fingerprint=own.fingerprint)
     report = evaluate(segmenter, QuadrupletStore.open(held_out.data), split=held_out.split, limit=held_out.limit)
     rows = [row for row in report.rows if row.concept == ALL]
     values = {

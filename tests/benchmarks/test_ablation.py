@@ -38,6 +38,7 @@ def recipe(store: Path, start: Path, tmp_path: Path) -> Path:  # noqa: F811
     }
     write_quadruplets(tmp_path / "asked.zarr", samples, opened.sources, questions)
     runs = {"sft": SFT, "so": RL, "grpo": RL | {"mixture": 0.0}, "lisa": RL | {"fixed_seg": True}}
+    runs["boxes"] = SFT | {"stage": "seg-zero"}
     wanted = {
         "data": str(store),
         "model": str(start),
@@ -47,7 +48,8 @@ def recipe(store: Path, start: Path, tmp_path: Path) -> Path:  # noqa: F811
         "variants": [
             {"name": "SO-GRPO", "run": "so", "paper_dice": 0.58},
             {"name": "no RL", "run": "sft"},
-            {"name": "LISA", "run": "lisa", "fixed_seg": True},
+            {"name": "LISA", "run": "lisa", "asked": "fixed-seg"},
+            {"name": "Seg-Zero", "run": "boxes", "asked": "seg-zero"},
             {"name": "general", "run": "imagenet"},
         ],
     }
@@ -62,7 +64,7 @@ def test_every_variant_is_made_once_asked_and_written_down(recipe: Path, tmp_pat
     done = CliRunner().invoke(main, command, catch_exceptions=False)
     assert done.stderr.count("sft (sft") == 1  # shared by all
     text = write.read_text()
-    for name in ("SO-GRPO | 1 |", "no RL | 1 |", "LISA | 1 |"):
+    for name in ("SO-GRPO | 1 |", "no RL | 1 |", "LISA | 1 |", "Seg-Zero | 1 |"):
         assert name in text
     assert "general" not in text  # needs stem_weights
     lisa = json.loads((out / "seed0" / "lisa" / "asked-val-None.json").read_text())
@@ -89,6 +91,7 @@ def test_recipes_that_cannot_be_made_are_refused(recipe: Path) -> None:
         ({"runs": good["runs"] | {"so": RL | {"start": "nix"}}}, "no run 'nix'"),
         ({"runs": good["runs"] | {"sft": SFT | {"start": "so"}}}, "start from each other"),
         ({"runs": good["runs"] | {"sft": SFT | {"stage": "sfft"}}}, "stage 'sfft'"),
+        ({"variants": [{"name": "x", "run": "sft", "asked": "seg-one"}]}, "'seg-one' is none of own"),
         ({"seed": 3}, "its keys: data"),
     ):
         recipe.write_text(yaml.safe_dump(good | change))
