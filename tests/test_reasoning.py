@@ -54,10 +54,8 @@ class Writes(FakeModel):
         self.text = text
 
     def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
-        return [
-            TileMask(mask.probability, self.text, mask.seg_probability, None if mask.probability is None else 7)
-            for mask in super().segment_tiles(tiles, "olive", mpp)
-        ]
+        drawn = [mask.probability for mask in super().segment_tiles(tiles, "olive", mpp)]
+        return [TileMask(p, self.text, *((0.25, None) if p is None else (0.75, 7))) for p in drawn]
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +94,10 @@ def test_every_outline_leads_back_to_the_words_that_made_it(slide: Path, tmp_pat
         described = [t for t in theirs if annotation.metadata["tile"] == f"{t['l0_x']},{t['l0_y']}"]
         assert [clean_description(t["reasoning"]) for t in described] == [annotation.metadata[DESCRIPTION]]
     assert max(len(theirs) for theirs in made.values()) > 3
-    assert {t["seg_position"] for t in tiles if t["segmented"]} == {7}
+    assert {(t["seg_position"], t["seg_probability"]) for t in tiles if t["segmented"]} == {(7, 0.75)}
     silent = [t for t in tiles if not t["segmented"]]
     assert silent
-    assert all(t["polygons"] == [] and t["seg_position"] is None for t in silent)
+    assert all(t["polygons"] == [] and (t["seg_position"], t["seg_probability"]) == (None, 0.25) for t in silent)
 
 
 def box(tile: dict[str, float]) -> shapely.Polygon:

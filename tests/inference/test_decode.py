@@ -12,7 +12,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from tests.model.small import small_model
 from wsiseg.inference.decode import decode, encode_prefix
 from wsiseg.inference.engine import PathChatSegmenter
+from wsiseg.inference.shots import Shot
 from wsiseg.model.pathchat import PathChatSegR1
+from wsiseg.training.rl.policy import read_answers, read_prompt
 
 
 def generate_alone(
@@ -83,6 +85,28 @@ def test_a_model_that_is_heard_answers_the_same() -> None:
     heard = plain.heard_by(told.append).segment_tiles(tiles, "outline the glands", 0.5)
     assert [a.reasoning for a in heard] == [a.reasoning for a in quiet] == told[-1]
     assert len(told) > 2
+    # Those who listen are still heard after examples were shown, but not of the model's own try at these.
+    shown = np.zeros((128, 128), bool)
+    shown[20:90, 30:80] = True
+    told.clear()
+    after = plain.heard_by(told.append).with_shots([Shot(tiles[0], shown, 0.5)])
+    assert [a.reasoning for a in after.segment_tiles(tiles, "outline the glands", 0.5)] == told[-1]
+    assert all(len(step) == len(tiles) for step in told)
+
+
+def test_the_probability_of_seg_is_that_of_the_step_that_wrote_it_or_the_largest() -> None:
+    model = small_model(seed=1, stops=1.5)
+    tokens, prompt = random_tokens(model, 7, 1), model.tokenizer.prompt("outline the glands", 0.5)
+    answers = decode(model, tokens, encode_prefix(model, prompt))
+    assert len({answer.seg_state is None for answer in answers}) == 2, "choose another seed: endings are all alike"
+    for answer, image in zip(answers, tokens, strict=True):
+        with torch.inference_mode():
+            states = read_answers(model, read_prompt(model, prompt, image), torch.tensor([answer.ids]))[0]
+            chances = model.vlm.lm_head(states[:-1]).float()
+            chances[:, model.tokenizer.suppressed] = -torch.inf
+            of_seg = chances.softmax(-1)[:, model.tokenizer.seg]  # (T,)
+        expected = of_seg.max() if answer.seg_state is None else of_seg[len(answer.ids) - 1]
+        assert answer.seg_probability == pytest.approx(float(expected), abs=1e-5)
 
 
 @pytest.mark.parametrize("shots", [1, 3])

@@ -55,7 +55,7 @@ class PathChatSegmenter:
 
     def with_shots(self, shots: Sequence[Shot]) -> PathChatSegmenter:
         """See `InContext`. The weights are shared."""
-        return PathChatSegmenter(self.model, name=self.name, fingerprint=self.fingerprint, shots=shots)
+        return self._like(shots, self._tell)
 
     @property
     def device(self) -> torch.device:
@@ -63,9 +63,10 @@ class PathChatSegmenter:
 
     def heard_by(self, tell: Callable[[list[str]], None]) -> PathChatSegmenter:
         """See `Audible`. The weights are shared."""
-        return PathChatSegmenter(
-            self.model, name=self.name, fingerprint=self.fingerprint, shots=self.shots, tell=tell
-        )
+        return self._like(self.shots, tell)
+
+    def _like(self, shots: Sequence[Shot], tell: Callable[[list[str]], None] | None) -> PathChatSegmenter:
+        return PathChatSegmenter(self.model, name=self.name, fingerprint=self.fingerprint, shots=shots, tell=tell)
 
     def mpp_for(self, query: str) -> float:
         """Cells are looked at closer up than tissue, as a pathologist changes the objective."""
@@ -182,7 +183,7 @@ class PathChatSegmenter:
     def _try_on_shots(self, query: str, mpp: float) -> float:
         """How far the model is to be trusted without examples: the mean Dice of its masks for theirs."""
         tiles, masks = self._views(mpp)
-        answers = self.with_shots(()).segment_tiles(tiles, query, mpp)
+        answers = self._like((), None).segment_tiles(tiles, query, mpp)
         drawn = [
             0 * mask if a.probability is None else a.probability > 0.5 for a, mask in zip(answers, masks, strict=True)
         ]

@@ -193,7 +193,7 @@ def check_state(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tenso
     complain(
         "wrong dtype",
         (
-            f"{k} is {given[k].dtype}"
+            f"{k} is {given[k].dtype}, not {own[k].dtype}"
             for k in both
             if given[k].is_floating_point() != own[k].is_floating_point() or given[k].element_size() < 2
         ),
