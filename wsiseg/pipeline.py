@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,13 @@ from wsiseg.annotate import annotate, nothing_found, tile_reasoning
 from wsiseg.belonging import slide_facts
 from wsiseg.errors import ModelError, QueryError
 from wsiseg.first_pass import worth_asking
-from wsiseg.inference import Segmenter
+from wsiseg.inference import Segmenter, TileMask
 from wsiseg.inference.answers import answers
 from wsiseg.inference.devices import SeveralDevices
 from wsiseg.inference.journal import open_journals
 from wsiseg.inference.shots import InContext, Shot
 from wsiseg.mask import Canvas, regions
-from wsiseg.mask.regions import Origin
+from wsiseg.mask.regions import Origin, Region
 from wsiseg.plan import Box, box_of, check_source, l0_region_of, open_source, plan_passes
 from wsiseg.qupath import clean_text
 from wsiseg.result import Result, TileReasoning
@@ -134,48 +134,31 @@ def segment(
         journals = open_journals(work, [(tiles.grid, asked) for tiles, asked in passes], segmenter, examples, how)
         for (tiles, asked), journal in zip(passes, journals, strict=True):
             stack.enter_context(journal)
-            missing = np.ones(len(tiles.grid), bool)
-            grid, spec = tiles.grid, tiles.grid.spec
-            canvases = {
-                q: stack.enter_context(Canvas(grid.m_width, grid.m_height, spec.tile_size, spec.overlap)) for q in asked
-            }
+            canvases = {q: stack.enter_context(_canvas(tiles.grid)) for q in asked}
             answered = answers(tiles, asked, segmenter, batch_size, cache=cache and not deterministic, journal=journal)
             stack.callback(answered.close)  # before the slide that it reads
+            missing = np.ones(len(tiles.grid), bool)
             for indices, masks in answered:  # (B,), B answers to each query
                 for q in asked:
-                    for i, mask in zip(indices, masks[q], strict=True):
-                        m_x, m_y = grid.m_xy[i].tolist()
-                        canvases[q].add(m_x, m_y, mask.probability)
-                        said[q].append(tile_reasoning(q, grid, m_x, m_y, mask))
+                    for told in _blended(q, indices, masks[q], tiles.grid, canvases[q]):
+                        said[q].append(told)
                         if hear:
-                            hear(said[q][-1])
+                            hear(told)
                 missing[indices] = False
                 done += len(indices)
                 if progress:
                     progress(done, total)
-            skipped += _l0_corners(grid, missing)
+            skipped += _l0_corners(tiles.grid, missing)
             done += int(missing.sum())
             for q in asked:
-                canvases[q].finish()
-                outlines = regions(
-                    canvases[q],
-                    grid,
-                    threshold=threshold,
-                    min_area_um2=min_area_um2,
-                    simplify_um=simplify_um,
-                    origin=origin,
-                )
-                if region is not None:
-                    box = box_of(region)
-                    outlines = (o for o in outlines if o.polygon.intersects(box))
+                outlines = _outlines(canvases[q], tiles.grid, threshold, min_area_um2, simplify_um, origin, region)
                 add = partial(found.add, queries.index(q))
-                said[q] = annotate(q, outlines, said[q], grid, segmenter, examples, origin, add)
+                said[q] = annotate(q, outlines, said[q], tiles.grid, segmenter, examples, origin, add)
         check_source(opened, len(skipped), total)
-    run = _record(queries, passes, segmenter, examples, origin, skipped)
-    run["parameters"] |= {"threshold": threshold, "min_area_um2": min_area_um2}
-    run["parameters"] |= {} if simplify_um is None else {"simplify_um": simplify_um}
-    run["parameters"] |= {} if region is None else {"region": list(region)}
-    run["parameters"] |= {"first_pass": True} if first_pass else {}
+    chosen: dict[str, Any] = {"threshold": threshold, "min_area_um2": min_area_um2}
+    chosen |= {} if simplify_um is None else {"simplify_um": simplify_um}
+    chosen |= {} if region is None else {"region": list(region)}
+    chosen |= {"first_pass": True} if first_pass else {}
     notes = [f"{len(skipped)} of {total} tiles could not be read and were left out"] if skipped else []
     notes += [f"the first pass left out {planned - total} of {planned} tiles"] if first_pass else []
     notes += [nothing_found(q, said[q], planned - total) for q in queries if not any(tile.polygons for tile in said[q])]
@@ -184,9 +167,43 @@ def segment(
     return Result(
         annotations=found,
         reasoning=[tile for q in queries for tile in said[q]],
-        run=run,
+        run=_record(queries, passes, segmenter, examples, origin, chosen, skipped),
         notes=notes,
     )
+
+
+def _canvas(grid: Grid) -> Canvas:
+    return Canvas(grid.m_width, grid.m_height, grid.spec.tile_size, grid.spec.overlap)
+
+
+def _blended(
+    query: str, indices: np.ndarray, masks: Sequence[TileMask], grid: Grid, canvas: Canvas
+) -> Iterator[TileReasoning]:
+    """What the model said about each of the tiles `indices` (B,), once its mask is on the canvas."""
+    for i, mask in zip(indices, masks, strict=True):
+        m_x, m_y = grid.m_xy[i].tolist()
+        canvas.add(m_x, m_y, mask.probability)
+        yield tile_reasoning(query, grid, m_x, m_y, mask)
+
+
+def _outlines(
+    canvas: Canvas,
+    grid: Grid,
+    threshold: float,
+    min_area_um2: float,
+    simplify_um: float | None,
+    origin: Origin,
+    region: Box | None,
+) -> Iterator[Region]:
+    """What the canvas of all tiles shows, as polygons; with `region`, those that touch it."""
+    canvas.finish()
+    outlines = regions(
+        canvas, grid, threshold=threshold, min_area_um2=min_area_um2, simplify_um=simplify_um, origin=origin
+    )
+    if region is None:
+        return outlines
+    box = box_of(region)
+    return (outline for outline in outlines if outline.polygon.intersects(box))
 
 
 def clean_queries(query: str | Sequence[str]) -> list[str]:
@@ -225,9 +242,10 @@ def _record(
     model: Segmenter,
     examples: Sequence[Shot],
     origin: Origin,
+    chosen: dict[str, Any],
     skipped: list[list[float]],
 ) -> dict[str, Any]:
-    """What made the result: the member `wsiseg` of the GeoJSON."""
+    """What made the result, with the parameters that were `chosen`: the member `wsiseg` of the GeoJSON."""
     slide = passes[0][0].grid.slide
     return {
         "version": __version__,
@@ -235,7 +253,7 @@ def _record(
         "model": {"name": model.name, "fingerprint": model.fingerprint},
         "queries": queries,
         "origin": origin,
-        "parameters": {"mpp": {q: tiles.grid.spec.mpp for tiles, asked in passes for q in asked}},
+        "parameters": {"mpp": {q: tiles.grid.spec.mpp for tiles, asked in passes for q in asked}, **chosen},
         **({"skipped_tiles": skipped} if skipped else {}),
         **(
             {"examples": [{"image": clean_text(e.name), "fingerprint": e.fingerprint} for e in examples]}
