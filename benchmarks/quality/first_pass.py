@@ -1,4 +1,4 @@
-"""What a first look at half the magnification would save, and lose: why `wsiseg segment` has none.
+"""What a first look at half the magnification saves, and loses: the price of `wsiseg segment --first-pass`.
 
     python -m benchmarks.quality.first_pass STORE.zarr --split val --source ebhi_seg --concept gland \
         --query "outline the glands"

@@ -1,0 +1,73 @@
+"""The scripts that price cheaper decisions: what they print is what was drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from benchmarks.quality.first_pass import compare, quarters
+from benchmarks.quality.shared_state import compare as compare_shared
+from benchmarks.quality.shared_state import log_likelihood
+from tests.model.small import small_model
+from wsiseg.inference import IMAGE_TOKENS, TileMask
+from wsiseg.inference.decode import decode, encode_prefix
+from wsiseg.inference.engine import PathChatSegmenter
+from wsiseg.testing import FakeModel
+from wsiseg.training.rl.policy import read_answers, read_prompt
+
+
+class _Dark(FakeModel):
+    """Draws what is black, and from afar misses what is small."""
+
+    def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
+        dark = tiles.max(-1) < 100
+        least = 40 if mpp > 0.5 else 0
+        return [TileMask(d.astype(np.float32) if d.sum() > least else None, "", 0.5) for d in dark]
+
+
+def test_quarters_lie_in_reading_order() -> None:
+    field = np.arange(16).reshape(1, 4, 4)
+    assert [q.tolist() for q in quarters(field)] == [
+        [[0, 1], [4, 5]], [[2, 3], [6, 7]], [[8, 9], [12, 13]], [[10, 11], [14, 15]],
+    ]  # fmt: skip
+
+
+def test_a_first_pass_loses_what_only_the_fine_look_sees() -> None:
+    truth = np.zeros((2, 64, 64), bool)
+    truth[0, 4:24, 4:24] = True  # seen from afar: 100 of its pixels are left there
+    truth[1, 40:46, 40:46] = True  # not: 9
+    fine = np.where(truth[..., None], 30, 220).astype(np.uint8).repeat(3, -1)
+    printed = compare(_Dark(tile_size=32, overlap=8), fine, fine[:, ::2, ::2], truth, "dark", 0.5).splitlines()
+    assert printed[0] == "8 tiles, 2 with it; Dice 1.000, area drawn in vain 0.0000"
+    assert "asks 0.12 of the tiles" in printed[1]
+    assert "keeps 0.500 of those with an outline; Dice 0.500" in printed[1]
+
+
+def test_the_chance_of_a_chain_is_that_of_its_tokens_one_by_one() -> None:
+    model = small_model(seed=1, stops=1.5)
+    segmenter = PathChatSegmenter(model, name="small", fingerprint="one")
+    tiles = np.random.default_rng(0).integers(0, 255, (4, 128, 128, 3), dtype=np.uint8)
+    (tokens,) = segmenter._encode(IMAGE_TOKENS, tiles)
+    prompt = model.prompt("glands", 0.5)
+    chain = decode(model, tokens, encode_prefix(model, prompt))[0].ids
+    with torch.inference_mode():
+        at_once = log_likelihood(segmenter, tokens, prompt, chain)
+        for tile, expected in zip(tokens, at_once, strict=True):
+            states = read_answers(model, read_prompt(model, prompt, tile), torch.tensor([chain]))[0, :-1]
+            chances = model.vlm.lm_head(states).float().log_softmax(-1)
+            np.testing.assert_allclose(chances[range(len(chain)), chain].sum(), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_all_tiles_are_counted_where_one_speaks_for_others() -> None:
+    segmenter = PathChatSegmenter(small_model(seed=3, stops=2.0), name="small", fingerprint="one")
+    tiles = np.random.default_rng(0).integers(0, 255, (6, 128, 128, 3), dtype=np.uint8)
+    alone = segmenter.segment_tiles(tiles, "glands", 0.5)
+    truth = np.zeros((6, 128, 128), bool)
+    for k in (1, 4):
+        drawn = alone[k].probability
+        assert drawn is not None, "choose another seed: this model is silent"
+        truth[k] = drawn > 0.5
+    lines = compare_shared(segmenter, tiles, truth, "glands", 0.5).splitlines()
+    assert lines[0] == "2 tiles with it (2 found), 4 without"
+    assert lines[1].startswith("own chain: Dice 1.000, ")  # the truth is what the model itself drew
+    assert [line.partition(" speaks")[0] for line in lines[2:]] == ["tile 1", "tile 4"]
