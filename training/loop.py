@@ -111,7 +111,7 @@ def _fit(stage: Stage, recipe: Recipe, out: Path, resume: bool, report: Report |
         save_averaged(out, module, stage.model, average)  # it may have been killed before it came to that
     batches = iter(_loader(stage, recipe, start=step * recipe.accumulation, world=accelerator))
     held_out = _validation_batches(stage, recipe)
-    figures = Figures(out, step) if main else None
+    figures = Figures(out, step, recipe) if main else None
 
     def validate() -> None:
         with average.swapped(module):

@@ -46,6 +46,7 @@ class Recipe:
     keep their start values. `ema` is the decay of the moving average of the weights that becomes the model.
     `source_weights`: how often a source of the data set is drawn, relative to the others; unnamed ones count by
     the square root of their size. `cached_images` decoded images are kept in memory by every loading process.
+    `wandb`: the project of Weights & Biases that gets the figures too.
     """
 
     data: str = ""
@@ -70,6 +71,7 @@ class Recipe:
     validate_every: Count = 250
     validation_images: Natural = 96
     checkpoint_every: Count = 250
+    wandb: str | None = None
     source_weights: dict[str, float] = field(default_factory=dict)
 
 

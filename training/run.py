@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +19,7 @@ from torch import nn
 from wsiseg.errors import DataError, OutputError
 from wsiseg.files import atomic_write
 from wsiseg.fleet.claim import ClaimHeldError, claimed
+from wsiseg.training.recipe import Recipe
 
 
 class Average:
@@ -175,11 +177,17 @@ def _parameters(optimizer: Any) -> list[nn.Parameter]:
 
 
 class Figures:
-    """A run's numbers, in metrics.jsonl and as TensorBoard scalars."""
+    """A run's numbers, in metrics.jsonl, as TensorBoard scalars, and at Weights & Biases if the recipe says so."""
 
-    def __init__(self, out: Path, step: int) -> None:
-        """step: that the run goes on from; what a killed run wrote of later ones is forgotten."""
+    def __init__(self, out: Path, step: int, recipe: Recipe) -> None:
+        """step: that the run goes on from; what a killed run wrote of later ones is forgotten, but not at W&B.
+
+        Raises:
+            DataError: the recipe names a W&B project, and the package is missing, or nobody is logged in.
+        """
         from torch.utils.tensorboard import SummaryWriter
+
+        self._wandb = _at_wandb(out, step, recipe) if recipe.wandb else None
 
         self._path = out / "metrics.jsonl"
         self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
@@ -193,9 +201,30 @@ class Figures:
             file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
         for name, value in values.items():
             self._writer.add_scalar(f"{kind}/{name}", value, step)
+        if self._wandb:
+            self._wandb.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
         self._writer.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+def _at_wandb(out: Path, step: int, recipe: Recipe) -> Any:
+    """The run at Weights & Biases: a new one, or with a step to go on from the one that `out` began."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise DataError("`wandb` in the recipe needs a package: pip install 'wsiseg[wandb]'") from error
+    kept = out / "wandb-run"
+    if not step or not kept.exists():
+        kept.write_text(secrets.token_hex(8))
+    try:
+        return wandb.init(
+            project=recipe.wandb, name=out.name, dir=out, id=kept.read_text(), resume="allow", config=vars(recipe)
+        )
+    except wandb.Error as error:
+        raise DataError(f"Weights & Biases: {error}; `wandb login`, or WANDB_MODE=offline") from error
 
 
 def read_figures(out: Path, kind: str) -> list[dict[str, float]]:

@@ -34,11 +34,14 @@ class TuningRecipe(Recipe):
     SAM's own, and the row of `<SEG>` in the tables of tokens. Projector, Seg-Adapter, mask head and the image
     encoder's neck train in full, and so does an image encoder with a convolutional stem, which has few weights
     and none from SAM.
+
+    `compile` puts both image encoders, whose inputs have one shape, through `torch.compile`.
     """
 
     tuning: Literal["full", "lora"] = "full"
     lora_rank: Count = 16
     lora_dropout: Share = 0.1
+    compile: bool = False
 
 
 def train_all_but(model: PathChatSegR1, frozen: Iterable[str]) -> None:
@@ -69,6 +72,9 @@ def set_trainable(model: PathChatSegR1, recipe: TuningRecipe, frozen: Iterable[s
             parameter.requires_grad_(name in kept or _is_adapter(name))
     if recipe.gradient_checkpointing:
         checkpoint_activations(model)
+    if recipe.compile:
+        model.image_encoder.compile()  # in place: names of weights stay
+        model.vlm.model.visual.compile()
 
 
 def _add_adapters(

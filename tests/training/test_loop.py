@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -53,6 +54,38 @@ def test_the_run_keeps_what_it_was_told(store: Path, start: Path, tmp_path: Path
     again = CliRunner().invoke(command, ["--stage", "pretrain", "--out", str(out), "--resume"])
     assert again.exit_code == 0, again.output  # nothing is left to do: the recipe is the run's own
     assert len(read_figures(out, "train")) == 1
+
+
+def test_figures_go_to_weights_and_biases_too_and_a_resumed_run_is_the_same_there(
+    store: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    recipe = SftRecipe(
+        data=str(store), model=str(start), steps=1, batch_images=2, queries_per_image=1, workers=0, precision="fp32",
+        validation_images=2, checkpoint_every=1, wandb="glands",
+    )  # fmt: skip
+    train(recipe, tmp_path / "run")
+    train(dataclasses.replace(recipe, steps=2), tmp_path / "run", resume=True)
+    (name,) = {path.name for path in (tmp_path / "run").glob("wandb/offline-run-*/*.wandb")}
+    assert name == f"run-{(tmp_path / 'run' / 'wandb-run').read_text()}.wandb"
+    sent = b"".join(path.read_bytes() for path in (tmp_path / "run").glob("wandb/offline-run-*/*.wandb"))
+    for line in read_figures(tmp_path / "run", "train"):
+        assert b"train/loss" in sent
+        assert repr(line["loss"]).encode() in sent
+    assert b"validation/dice" in sent
+
+
+def test_a_run_that_weights_and_biases_refuses_does_not_start(
+    store: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # not installed
+    arguments = ["--stage", "sft", "--data", str(store), "--model", str(start), "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(command, [*arguments, "wandb=glands", "workers=0"])
+    assert done.exit_code != 0
+    assert "pip install 'wsiseg[wandb]'" in str(done.exception)
+    assert not read_figures(tmp_path / "run", "train")
 
 
 def test_a_cpu_without_bf16_arithmetic_trains_in_fp32(

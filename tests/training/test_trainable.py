@@ -100,12 +100,19 @@ def test_the_table_counts_every_parameter_once() -> None:
     }
 
 
-def test_recomputed_activations_give_the_same_gradients() -> None:
+@pytest.mark.parametrize(
+    "how",
+    [{"gradient_checkpointing": True}, pytest.param({"compile": True}, marks=pytest.mark.slow)],
+    ids=["recomputed", "compiled"],
+)
+def test_recomputed_or_compiled_the_gradients_are_the_same(how: dict[str, bool]) -> None:
     gradients = []
-    for again in (False, True):
+    for recipe in (TuningRecipe(), TuningRecipe(**how)):
         torch.manual_seed(0)
         model = build_model(small_paper_config(), byte_tokenizer())
-        set_trainable(model, TuningRecipe(gradient_checkpointing=again))
+        names = model.state_dict().keys()
+        set_trainable(model, recipe)
+        assert model.state_dict().keys() == names
         states = model.vlm.model.language_model(
             inputs_embeds=model.image_tokens(torch.ones(1, 3, 64, 64)), use_cache=False
         ).last_hidden_state

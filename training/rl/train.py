@@ -102,7 +102,7 @@ def _train(
         keep_make(model, recipe, out)
         if say:
             say(table(learner, recipe, world.num_processes))
-        figures = Figures(out, step)
+        figures = Figures(out, step, recipe)
         if not resume:
             save_policy(model, out / "policies", 0)
     held_out = _held_out(store, model, recipe)
