@@ -14,6 +14,8 @@ from wsiseg.inference import Segmenter
 from wsiseg.model import model_folder
 from wsiseg.qupath import check_dialect
 from wsiseg.slide import open_slide
+from wsiseg.training.data.concepts import CONCEPTS, MASKED
+from wsiseg.training.data.queries import nouns
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,18 @@ def test_it_fits_in_forty_megabytes() -> None:
     assert sum(file.stat().st_size for file in folder.iterdir()) < 40e6
     names = {file.name for file in folder.iterdir()}
     assert names >= {"config.json", "model.safetensors", "tokenizer.json", "README.md"}
+
+
+def test_every_wording_is_looked_at_at_the_scale_of_what_it_means(model: Segmenter) -> None:
+    cells, tissue = model.mpp_for("outline the nuclei"), model.mpp_for("outline the glands")
+    assert cells < tissue / 2
+    for name in MASKED:
+        for noun in nouns(CONCEPTS[name], "val"):
+            # "glands with pencil-shaped dark nuclei": whoever names nuclei gets to see them
+            seen = cells if name == "nucleus" or "nuclei" in noun.text else tissue
+            assert model.mpp_for(f"show me the {noun.text}") == seen, noun.text
+    assert {model.mpp_for(q) for q in ("plasma cells", "DIVIDING CELLS", "nuclei of the tumour cells")} == {cells}
+    assert {model.mpp_for(q) for q in ("which cells are cancer cells?", "dead cells", "epithelial cells")} == {tissue}
 
 
 def predicted(model: Segmenter, image: np.ndarray, query: str, mpp: float) -> np.ndarray | None:

@@ -97,12 +97,13 @@ class PartRecord:
 class PathChatConfig:
     """A whole model.
 
-    `seg_state` is `self` (state of `<SEG>` itself) or `predictor` (the LISA way). `fold_case`: queries are
-    read in lower case, which a small vocabulary needs. `shot_weight`: of the log-odds that follow from a user's
-    examples (`wsiseg.model.prototypes`), against the decoder's own; 0 leaves them out. `shots_in_context`:
-    examples also stand in the prompt; only for a model that was trained to read them there. `parts` are the
-    published weights it was built from; `untrained` names what holds fresh weights still: such a model is a
-    start for training, never an answer.
+    A query with one of `cell_words`, or one of "cells" and none of `tissue_words`, is looked at at `cell_mpp`
+    microns per pixel, any other at `mpp`. `seg_state` is `self` (state of `<SEG>` itself) or `predictor` (the LISA
+    way). `fold_case`: queries are read in lower case, which a small vocabulary needs. `shot_weight`: of the
+    log-odds that follow from a user's examples (`wsiseg.model.prototypes`), against the decoder's own; 0 leaves
+    them out. `shots_in_context`: examples also stand in the prompt; only for a model that was trained to read
+    them there. `parts` are the published weights it was built from; `untrained` names what holds fresh weights
+    still: such a model is a start for training, never an answer.
     """
 
     name: str = "tiny"
@@ -118,7 +119,14 @@ class PathChatConfig:
     overlap: int = 64
     mpp: float = 0.8
     cell_mpp: float = 0.5
-    cell_words: tuple[str, ...] = ("nucle", "cell", "mitos", "mitot", "lymphocyt", "karyo")
+    cell_words: tuple[str, ...] = (
+        "nucle", "mitos", "mitot", "lymphocyt", "karyo", "chromatin", "haematoxylin", "hematoxylin", "dots", "dna",
+        "bodies",
+    )  # fmt: skip
+    tissue_words: tuple[str, ...] = (
+        "gland", "lumen", "tub", "crypt", "opening", "rounded", "columnar", "epitheli", "goblet", "tumo", "cancer",
+        "malignan", "carcinom", "dysplas", "necro", "dead", "died", "stroma", "fat",
+    )  # fmt: skip
     shot_weight: float = 0.5
     shots_in_context: bool = False
     parts: tuple[PartRecord, ...] = ()
