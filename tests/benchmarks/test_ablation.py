@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,13 +13,14 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-from benchmarks.quality.ablation import dynamics, interval, main, read_ablation
+from benchmarks.quality.ablation import STAGES, dynamics, interval, main, read_ablation
 from benchmarks.quality.fixed_seg import FixedSeg
 from tests.model.small import small_model
 from tests.training.conftest import start, store  # noqa: F401
 from wsiseg.errors import DataError
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.training.data.store import Quadruplet, QuadrupletStore, write_quadruplets
+from wsiseg.training.recipe import load_recipe
 
 SFT = {"stage": "sft", "steps": 2, "batch_images": 2, "queries_per_image": 2, "workers": 0, "precision": "fp32"}
 RL = {"stage": "rl", "start": "sft", "steps": 2, "batch_images": 1, "answers": 2, "length_low": 4, "length_high": 16}
@@ -97,8 +99,17 @@ def test_recipes_that_cannot_be_made_are_refused(recipe: Path) -> None:
         recipe.write_text(yaml.safe_dump(good | change))
         with pytest.raises(DataError, match=said):
             read_ablation(recipe)
-    shipped = read_ablation(Path(__file__).parents[2] / "benchmarks" / "quality" / "ablation.yaml")
-    assert [v.name for v in shipped.possible] == [v.name for v in shipped.variants if v.name != "general encoder"]
+
+
+@pytest.mark.parametrize("name", ["ablation.yaml", "ablation-small.yaml", "ablation-rl.yaml"])
+def test_recipes_that_come_with_wsiseg_can_be_made(name: str) -> None:
+    shipped = read_ablation(Path(__file__).parents[2] / "benchmarks" / "quality" / name)
+    for run in shipped.runs.values():
+        keys = {key: value for key, value in run.items() if key not in ("stage", "start")}
+        if run["stage"] in STAGES:
+            load_recipe(STAGES[run["stage"]][0], None, (), **keys)
+    without = dataclasses.replace(shipped, stem_weights=None)
+    assert [v.name for v in without.possible] == [v.name for v in shipped.variants if v.name != "general encoder"]
 
 
 def test_with_a_fixed_seg_every_tile_has_a_mask_from_the_state_that_training_reads() -> None:
