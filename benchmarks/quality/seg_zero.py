@@ -57,7 +57,8 @@ def _rounded(place: tuple[slice, slice], size: int) -> Box:
 
 
 def write_boxes(boxes: Sequence[Box]) -> str:
-    """
+    """The words that a chain ends in.
+
     >>> write_boxes([(5, 20, 75, 95), (0, 0, 10, 10)])
     'Boxes: 5 20 75 95, 0 0 10 10.'
     """
