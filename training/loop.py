@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -25,6 +25,9 @@ from wsiseg.training.recipe import Recipe, save_recipe
 from wsiseg.training.run import Average, Figures, full_disk_told, load_state, read_figures, save_state, sole_run
 from wsiseg.training.start import keep_make
 from wsiseg.training.trainable import changes, count_parameters, merged, parameter_groups
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 _log = logging.getLogger(__name__)
 
@@ -77,9 +80,7 @@ def fit(
         DataError: another run trains in `out`, or it holds the state of another recipe.
         OutputError: `out` cannot be written; the last checkpoint stays.
     """
-    from accelerate import PartialState
-
-    with sole_run(out, PartialState().is_main_process):
+    with sole_run(out, this_process().is_main_process):
         return _fit(stage, recipe, out, resume, report, say)
 
 
@@ -145,16 +146,26 @@ def _fit(stage: Stage, recipe: Recipe, out: Path, resume: bool, report: Report |
     return out / "model"
 
 
+def this_process() -> PartialState:
+    """Which of a run's processes this is; on CPUs too, as `Accelerator` sees it.
+
+    `PartialState()` itself does not read ACCELERATE_USE_CPU, and whoever asks first decides for all: processes on CPUs
+    then each took themselves for the only one.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def mixed_precision(precision: Literal["bf16", "fp32"]) -> Literal["bf16", "no"]:
     """The recipe's precision as accelerate calls it: bf16 only where the device computes in it.
 
     On a CPU without AVX-512 torch multiplies bf16 matrices one number at a time, many times slower than in fp32.
     """
-    from accelerate import PartialState
-
     if precision == "fp32":
         return "no"
-    if PartialState().device.type == "cpu" and not _cpu_computes_in_bf16():
+    if this_process().device.type == "cpu" and not _cpu_computes_in_bf16():
         _log.warning("this CPU does not compute in bf16; training in fp32")
         return "no"
     return "bf16"
@@ -185,10 +196,8 @@ def save_averaged(out: Path, module: nn.Module, model: PathChatSegR1, average: A
 
 def plan(module: nn.Module, recipe: Recipe, out: Path, say: Say | None) -> Path:
     """A dry run: say what would train, touch nothing."""
-    from accelerate import PartialState
-
     if say:
-        say(table(module, recipe, PartialState().num_processes))
+        say(table(module, recipe, this_process().num_processes))
     return out
 
 

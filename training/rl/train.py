@@ -13,7 +13,7 @@ from wsiseg.errors import DataError
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import Example, ExampleStream
-from wsiseg.training.loop import checkpoint, mixed_precision, plan, save_averaged, table
+from wsiseg.training.loop import checkpoint, mixed_precision, plan, save_averaged, table, this_process
 from wsiseg.training.mix import training_store
 from wsiseg.training.recipe import save_recipe
 from wsiseg.training.rl.experience import Judged, gather, lessons
@@ -66,9 +66,7 @@ def train(
         return plan(build(outline(recipe), recipe), recipe, out, say)
     if recipe.model is None:
         raise DataError("rl continues a model that can answer already; name one with --model (`tiny` is bundled)")
-    from accelerate import PartialState
-
-    with sole_run(out, PartialState().is_main_process):
+    with sole_run(out, this_process().is_main_process):
         return _train(recipe, out, resume, report, say)
 
 
