@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from wsiseg.training.examples import ExampleStream
 from wsiseg.training.loop import Stage, fit, plan
 from wsiseg.training.losses import mask_loss, token_loss
 from wsiseg.training.mix import training_store
+from wsiseg.training.probes import fit_linear
 from wsiseg.training.recipe import Amount, Count, Natural, Share
 from wsiseg.training.start import answers, begin, outline
 from wsiseg.training.trainable import TuningRecipe, set_trainable
@@ -44,6 +45,9 @@ class SftRecipe(TuningRecipe):
 
     `misled_share` of the outlines are drawn after a chain that is wrong about where, how many and how large, and is
     not learned: the mask then comes from the picture, not from a chain that is always right in training only.
+
+    `probe_batches`: on the examples of so many batches both probes are fitted before the first step, for a model
+    that knows something already; see `wsiseg.training.probes`.
     """
 
     stage: Literal["sft"] = "sft"
@@ -56,6 +60,7 @@ class SftRecipe(TuningRecipe):
     example_share: Share = 0.0
     chain_share: Share = 0.5
     misled_share: Share = 0.0
+    probe_batches: Natural = 0
 
 
 class SftModel(nn.Module):
@@ -131,6 +136,11 @@ class SftModel(nn.Module):
 
     def _wordings(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-entropy and accuracy of the concept that is read off the text alone."""
+        logits = self.wording(self._wording_states(batch)).float()
+        return F.cross_entropy(logits, batch.concepts), (logits.argmax(-1) == batch.concepts).float().mean()
+
+    def _wording_states(self, batch: Batch) -> torch.Tensor:
+        """The states (W, H) of the last tokens of further queries."""
         model = self.model
         positions = torch.arange(batch.wordings.shape[1], device=batch.wordings.device)
         states = model.vlm.model.language_model(
@@ -138,9 +148,22 @@ class SftModel(nn.Module):
             position_ids=positions.expand(3, len(batch.wordings), -1),
             use_cache=False,
         ).last_hidden_state  # (W, K, H)
-        rows = torch.arange(len(states), device=states.device)
-        logits = self.wording(states[rows, batch.wording_at]).float()
-        return F.cross_entropy(logits, batch.concepts), (logits.argmax(-1) == batch.concepts).float().mean()
+        return states[torch.arange(len(states), device=states.device), batch.wording_at]
+
+    @torch.no_grad()
+    def fit_probes(self, batches: Iterable[Batch]) -> None:
+        """Fit the probes to the model as it is, on the questions and wordings of `batches`."""
+        self.eval()
+        answers, present, wordings, concepts = [], [], [], []
+        for batch in batches:
+            states = read(self.model, batch).states
+            answers.append(states[torch.arange(len(states), device=states.device), batch.answer_at])
+            present.append(batch.present)
+            wordings.append(self._wording_states(batch))
+            concepts.append(batch.concepts)
+        fit_linear(self.presence, torch.cat(answers), torch.cat(present).long())
+        if self.recipe.wordings_per_image:
+            fit_linear(self.wording, torch.cat(wordings), torch.cat(concepts))
 
 
 def build(model: PathChatSegR1, recipe: SftRecipe) -> SftModel:
@@ -179,8 +202,16 @@ def train(
     # This stage trains every part that a model built from published weights has fresh.
     reads_shots = model.config.shots_in_context or recipe.example_share > 0
     model.config = replace(model.config, untrained=(), shots_in_context=reads_shots)
+    module = build(model, recipe)
+    if recipe.probe_batches and not resume:
+        size = recipe.batch_images
+        # Not the views of the first steps, of which the probes would know the answers.
+        views = stream(store, model, recipe, "train", recipe.seed + 1, recipe.probe_batches * size)
+        collate = Collate(model.config, model.tokenizer)
+        starts = range(0, len(views), size)
+        module.fit_probes(collate([views[k] for k in range(start, start + size)]) for start in starts)
     stage = Stage(
-        module=build(model, recipe),
+        module=module,
         model=model,
         examples=lambda length: stream(store, model, recipe, "train", recipe.seed, length),
         validation=lambda length: stream(store, model, recipe, "val", 7, length),

@@ -51,13 +51,14 @@ def compare(
     model: Segmenter, tiles: np.ndarray, coarse: np.ndarray, truth: np.ndarray, query: str, mpp: float
 ) -> str:
     """Lines of text: what four fine tiles find, and what is left of it behind a coarse look."""
-    fine = drawn(model.segment_tiles(quarters(tiles), query, mpp), 0.5)  # (4N, S, S)
     there = quarters(truth)
+    size = there.shape[1]
+    fine = drawn(model.segment_tiles(quarters(tiles), query, mpp), size)  # (4N, S, S)
     asked = fine.any(axis=(1, 2))
     lines = [f"{len(fine)} tiles, {there.any(axis=(1, 2)).sum()} with it; {_figures(fine, there)}"]
     looked = model.segment_tiles(coarse, query, 2 * mpp)
     for threshold in THRESHOLDS:
-        let_in = quarters(drawn(looked, threshold)).any(axis=(1, 2))
+        let_in = quarters(drawn(looked, size, threshold)).any(axis=(1, 2))
         lines.append(
             f"coarse look cut at {threshold}: asks {let_in.mean():.2f} of the tiles (and a quarter as many coarse "
             f"ones), keeps {(let_in & asked).sum() / asked.sum():.3f} of those with an outline; "
@@ -66,10 +67,10 @@ def compare(
     return "\n".join(lines)
 
 
-def drawn(answers: list[TileMask], threshold: float) -> np.ndarray:
-    """(N, S, S) bool."""
-    side = next((a.probability.shape for a in answers if a.probability is not None), (2, 2))
-    return np.stack([np.zeros(side, bool) if a.probability is None else a.probability > threshold for a in answers])
+def drawn(answers: list[TileMask], size: int, threshold: float = 0.5) -> np.ndarray:
+    """The outlines (N, size, size) bool of tiles; nothing where the model was silent."""
+    silence = np.zeros((size, size), bool)
+    return np.stack([silence if a.probability is None else a.probability > threshold for a in answers])
 
 
 def quarters(fields: np.ndarray) -> np.ndarray:

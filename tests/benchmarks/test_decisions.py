@@ -8,11 +8,14 @@ import torch
 from benchmarks.quality.first_pass import compare, quarters
 from benchmarks.quality.shared_state import compare as compare_shared
 from benchmarks.quality.shared_state import log_likelihood
+from benchmarks.quality.wordings import ask
 from tests.model.small import small_model
 from wsiseg.inference import IMAGE_TOKENS, TileMask
 from wsiseg.inference.decode import decode, encode_prefix
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.testing import FakeModel
+from wsiseg.training.data.concepts import concept_of
+from wsiseg.training.data.queries import FRAMES
 from wsiseg.training.rl.policy import read_answers, read_prompt
 
 
@@ -41,6 +44,35 @@ def test_a_first_pass_loses_what_only_the_fine_look_sees() -> None:
     assert printed[0] == "8 tiles, 2 with it; Dice 1.000, area drawn in vain 0.0000"
     assert "asks 0.12 of the tiles" in printed[1]
     assert "keeps 0.500 of those with an outline; Dice 0.500" in printed[1]
+
+
+def test_a_first_pass_of_a_silent_model_asks_nothing() -> None:
+    light = np.full((2, 64, 64, 3), 220, np.uint8)
+    truth = np.ones((2, 64, 64), bool)
+    printed = compare(_Dark(tile_size=32, overlap=8), light, light[:, ::2, ::2], truth, "dark", 0.5)
+    assert "asks 0.00 of the tiles" in printed
+
+
+class _Hard(_Dark):
+    """Answers only a plain request for glands."""
+
+    def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
+        if "glands" in query and "where" not in query:
+            return super().segment_tiles(tiles, query, mpp)
+        return [TileMask(None, "", 0.5) for _ in tiles]
+
+
+def test_a_wording_counts_as_understood_where_the_structure_is_drawn() -> None:
+    truth = np.zeros((2, 32, 32), bool)
+    truth[:, 4:24, 4:24] = True
+    tiles = np.where(truth[..., None], 30, 220).astype(np.uint8).repeat(3, -1)
+    tiles[1] = 220  # where the model sees nothing
+    glands = concept_of("gland").names[:1]
+    *lines, means = ask(_Hard(tile_size=32, overlap=8), tiles, truth, glands, 0.2).splitlines()
+    shares = {line.partition("  ")[2]: float(line.partition("  ")[0]) for line in lines}
+    assert list(shares) == list(FRAMES["val"])
+    assert all(share == (0.0 if "where" in frame.replace("{where}", "") else 0.5) for frame, share in shares.items())
+    assert means.endswith(f"found {np.mean(list(shares.values())):.3f}, silent to nonsense 1.000")
 
 
 def test_the_chance_of_a_chain_is_that_of_its_tokens_one_by_one() -> None:

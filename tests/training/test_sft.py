@@ -29,6 +29,8 @@ RECIPE = SftRecipe(
     validate_every=3,
     checkpoint_every=3,
     validation_images=3,
+    wordings_per_image=6,
+    probe_batches=2,
 )
 
 

@@ -231,21 +231,25 @@ def sample_query(concept_key: str, rng: np.random.Generator, split: Split = "tra
     if clinical and rng.random() < _CLINICAL_RATE:
         return _as_typed(_pick(clinical, rng), rng)
     noun = _noun(concept_of(concept_key), rng, split)
-    many = noun.number == "plural"
     frame = _pick(FRAMES[split], rng)
-    verb, verbing = _pick(VERBS[split], rng)
+    verb = _pick(VERBS[split], rng)
     where = " " + _pick(WHERE[split], rng) if rng.random() < 0.4 else ""
-    text = frame.format(
-        verb=verb,
-        verbing=verbing,
-        the=_determined(noun, rng),
+    return _as_typed(in_frame(frame, verb, noun, _determined(noun, rng), where), rng)
+
+
+def in_frame(frame: str, verb: tuple[str, str], noun: Noun, determined: str, where: str = "") -> str:
+    """`frame` filled with a verb and its -ing form, a noun, and the same noun with its determiner."""
+    many = noun.number == "plural"
+    return frame.format(
+        verb=verb[0],
+        verbing=verb[1],
+        the=determined,
         bare=noun.text,
         where=where,
         **{"is": "are" if many else "is"},
         them="them" if many else "it",
         their="their" if many else "its",
     )
-    return _as_typed(text, rng)
 
 
 def sample_noisy_query(concept_key: str, rng: np.random.Generator, split: Split = "train") -> str:
