@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from wsiseg.errors import DataError
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prototypes import prototypes
-from wsiseg.training.batch import Batch, Collate, read
+from wsiseg.training.batch import Batch, Collate, Reading, read
 from wsiseg.training.data.concepts import CONCEPTS
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import ExampleStream
@@ -22,6 +23,7 @@ from wsiseg.training.losses import mask_loss, token_loss
 from wsiseg.training.mix import training_store
 from wsiseg.training.probes import fit_linear
 from wsiseg.training.recipe import Amount, Count, Natural, Share
+from wsiseg.training.reference import Reference
 from wsiseg.training.start import answers, begin, outline
 from wsiseg.training.trainable import TuningRecipe, set_trainable
 
@@ -48,6 +50,11 @@ class SftRecipe(TuningRecipe):
 
     `probe_batches`: on the examples of so many batches both probes are fitted before the first step, for a model
     that knows something already; see `wsiseg.training.probes`.
+
+    `lambda_hold` weighs how far the answers (KL of their tokens) and the states of `<SEG>` (mean square) have moved
+    from those of the model that training starts from (Li and Hoiem 2016, "Learning without forgetting"). With it and
+    `lambda_cot: 0` wordings can be learned and nothing else be forgotten. With `lambda_seg: 0` masks are drawn in
+    validation only, which is cheaper.
     """
 
     stage: Literal["sft"] = "sft"
@@ -61,6 +68,7 @@ class SftRecipe(TuningRecipe):
     chain_share: Share = 0.5
     misled_share: Share = 0.0
     probe_batches: Natural = 0
+    lambda_hold: Amount = 0.0
 
 
 class SftModel(nn.Module):
@@ -69,6 +77,7 @@ class SftModel(nn.Module):
     def __init__(self, model: PathChatSegR1, recipe: SftRecipe) -> None:
         super().__init__()
         self.model, self.recipe = model, recipe
+        self.reference = Reference(model, recipe) if recipe.lambda_hold else None
         self.presence = nn.Linear(model.config.text.hidden_size, 1)
         self.wording = nn.Linear(model.config.text.hidden_size, len(CONCEPTS))
 
@@ -85,34 +94,53 @@ class SftModel(nn.Module):
         asked = rows[batch.present]
         at = batch.seg_at if model.config.seg_state == "self" else batch.seg_at - 1
         seg_states = states[asked, at]  # (P, H)
-        if len(asked):
-            used, inverse = batch.image_of[asked].unique(return_inverse=True)
-            pixels = torch.cat([batch.tiles[used], batch.shots])
-            embedding, finer = model.image_encoder(model.image_pixels(pixels))
-            size = batch.masks.shape[-2:]
-            mask_logits = model.decode_masks(embedding[inverse], [f[inverse] for f in finer], seg_states, size)
-            if len(batch.shots):
-                mask_logits = self._with_shots(mask_logits, [embedding, *finer], inverse, batch)
-        else:
-            mask_logits = seg_states.new_zeros(0, *batch.masks.shape[-2:])
-        seg = mask_loss(mask_logits, batch.masks)
+        held = self._held(reading, seg_states, batch, asked, at) if self.reference else cot.new_zeros(())
+        drawn = asked if recipe.lambda_seg or not self.training else asked[:0]
+        masks = batch.masks[: len(drawn)]
+        mask_logits = self._mask_logits(batch, drawn, seg_states[: len(drawn)])
+        seg = mask_loss(mask_logits, masks)
         loss = recipe.lambda_cot * cot + recipe.lambda_seg * seg + recipe.lambda_presence * presence
-        loss = loss + recipe.lambda_wording * wording
+        loss = loss + recipe.lambda_wording * wording + recipe.lambda_hold * held
         with torch.no_grad():
             hard = (mask_logits > 0).float().flatten(1)
-            truth = batch.masks.flatten(1)
+            truth = masks.flatten(1)
             dice = (2 * (hard * truth).sum(1) + 1) / (hard.sum(1) + truth.sum(1) + 1)
             figures = {
                 "cot": cot.detach(),
                 "seg": seg.detach(),
                 "presence": presence.detach(),
                 "wording": wording.detach(),
+                "held": held.detach(),
                 "understood": understood.detach(),
                 "dice": dice.mean() if len(dice) else dice.sum(),
                 "presence_accuracy": ((probe > 0) == batch.present).float().mean(),
                 "token_accuracy": reading.token_accuracy,
             }
         return {"loss": loss, **figures}
+
+    def _held(
+        self, reading: Reading, seg_states: torch.Tensor, batch: Batch, asked: torch.Tensor, at: torch.Tensor
+    ) -> torch.Tensor:
+        """How far the answers' tokens (KL, in nats) and the states of `<SEG>` (mean square) are from the start's."""
+        assert self.reference is not None
+        with torch.no_grad(), self.reference.unchanged() as start:
+            before = read(start, batch)
+        said, was = (logits.float().log_softmax(-1) for logits in (reading.logits, before.logits))  # (T, V)
+        apart = F.kl_div(said, was, reduction="batchmean", log_target=True)
+        return apart + (seg_states - before.states[asked, at]).square().mean() if len(asked) else apart
+
+    def _mask_logits(self, batch: Batch, asked: torch.Tensor, seg_states: torch.Tensor) -> torch.Tensor:
+        """Mask logits (P, S, S) of the rows `asked` (P,), prompted by their states of `<SEG>` (P, H)."""
+        model, size = self.model, batch.masks.shape[-2:]
+        if not len(asked):
+            return seg_states.new_zeros(0, *size)
+        used, inverse = batch.image_of[asked].unique(return_inverse=True)
+        pixels = torch.cat([batch.tiles[used], batch.shots])
+        embedding, finer = model.image_encoder(model.image_pixels(pixels))
+        mask_logits = model.decode_masks(embedding[inverse], [f[inverse] for f in finer], seg_states, size)
+        if len(batch.shots):
+            mask_logits = self._with_shots(mask_logits, [embedding, *finer], inverse, batch)
+        return mask_logits
 
     def _with_shots(
         self, mask_logits: torch.Tensor, features: list[torch.Tensor], inverse: torch.Tensor, batch: Batch
@@ -193,8 +221,11 @@ def train(
         The folder of the trained model (moving average of the weights).
 
     Raises:
-        DataError: no training images; `out` holds a run and `resume` is off, or the other way round.
+        DataError: no training images; `lambda_hold` without a model to start from; `out` holds a run and `resume`
+            is off, or the other way round.
     """
+    if recipe.lambda_hold and not recipe.model:
+        raise DataError("lambda_hold holds the masks of the model that training starts from, and `model` names none")
     if dry_run:
         return plan(build(outline(recipe), recipe), recipe, out, say)
     store = training_store(recipe)

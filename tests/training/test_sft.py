@@ -136,3 +136,25 @@ def test_examples_are_the_same_in_every_run_and_ask_for_what_is_absent(store: Pa
     absent = sum(q.mask is None for q in asked)
     assert absent / len(asked) >= 1 / 3
     assert all(q.mask is None or q.mask.any() for q in asked)
+
+
+def test_what_is_held_moves_less_while_language_is_learned(store: Path, start: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(
+        RECIPE, data=str(store), model=str(start), steps=20, validate_every=20, lambda_seg=0.0, learning_rate=1e-3
+    )
+
+    def moved(run: str, lambda_hold: float) -> float:
+        train(dataclasses.replace(recipe, lambda_hold=lambda_hold), tmp_path / run)
+        trained = load_folder(tmp_path / run / "model")
+        views = ExampleStream(QuadrupletStore.open(store), trained.config, split="val", seed=1, questions=2, length=4)
+        batch = collate([views[i] for i in range(4)], trained.config, trained.tokenizer)
+        with torch.no_grad():
+            return float(SftModel(trained, dataclasses.replace(recipe, lambda_hold=1.0)).eval()(batch)["held"])
+
+    assert 0 < moved("held", 30.0) < 0.5 * moved("free", 1e-9)
+    lines = [json.loads(line) for line in (tmp_path / "held" / "metrics.jsonl").read_text().splitlines()]
+    assert {line["seg"] for line in lines if line["kind"] == "train"} == {0.0}  # drawn in validation only
+    assert all(line["seg"] > 0 for line in lines if line["kind"] == "validation")
+    assert lines[0]["held"] == pytest.approx(0, abs=1e-6)  # at step 0 the model is the one it is compared with
+    with pytest.raises(DataError, match="lambda_hold"):
+        train(dataclasses.replace(recipe, lambda_hold=1.0, model=None), tmp_path / "none")

@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from wsiseg.model.pathchat import PathChatSegR1
+from wsiseg.training.reference import Reference
 from wsiseg.training.rl.advantage import gae, group_advantage, mixed_advantage, reward_to_go
-from wsiseg.training.rl.policy import Reference, log_distribution, read_answers, read_prompt, seg_states
+from wsiseg.training.rl.policy import log_distribution, read_answers, read_prompt, seg_states
 from wsiseg.training.rl.probes import stop_regret
 from wsiseg.training.rl.prompts import Prompt, Views
 from wsiseg.training.rl.recipe import RlRecipe
@@ -58,7 +59,7 @@ def judge(
     size = group.prompt.target.shape
     masks = views.masks(model, group.prompt.view, asking, size) if len(asking) else asking.new_zeros(0, *size)
     earned = earn(group, masks, recipe, model.config.max_new_tokens)
-    with reference.policy() as policy:
+    with reference.unchanged() as policy:
         theirs = read_answers(policy, read_prompt(policy, tokens, image), group.fed)
         reference_logp = log_probabilities(policy, theirs, group, recipe)
     regret = None

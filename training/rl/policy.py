@@ -1,20 +1,15 @@
-"""What the policy thinks of answers that are written already: states, log-probabilities, the reference policy."""
+"""What the policy thinks of answers that are written already: states and log-probabilities."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from transformers import DynamicCache
 
-from wsiseg.model import model_folder
-from wsiseg.model.folder import load_folder
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prompt import PromptTokens
-from wsiseg.training.rl.recipe import RlRecipe
 
 _NEVER = -1e9  # logit of a token that cannot be drawn; finite, so that p · log p is 0 there
 
@@ -81,31 +76,3 @@ def seg_states(states: torch.Tensor, lengths: torch.Tensor, seg_state: str) -> t
     """h_SEG of answers whose last fed token is `<SEG>`: (G, T + 1, H), (G,) → (G, H)."""
     at = lengths if seg_state == "self" else lengths - 1
     return states[torch.arange(len(states), device=states.device), at]
-
-
-class Reference:
-    """The frozen SFT policy: a copy of the start model, or with adapters the model with them switched off."""
-
-    def __init__(self, model: PathChatSegR1, recipe: RlRecipe) -> None:
-        self.model, self.frozen = model, None
-        if recipe.tuning == "full":
-            frozen = load_folder(model_folder(recipe.model), device=str(model.device))
-            self.frozen = frozen.eval().requires_grad_(False)
-
-    @contextmanager
-    def policy(self) -> Iterator[PathChatSegR1]:
-        """Inside the block, the language model as it was before this stage."""
-        if self.frozen is not None:
-            yield self.frozen
-            return
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        parts = (self.model.vlm.model.language_model, self.model.vlm.lm_head)  # layers, and the row of <SEG>
-        adapted = [module for part in parts for module in part.modules() if isinstance(module, BaseTunerLayer)]
-        for module in adapted:
-            module.enable_adapters(False)
-        try:
-            yield self.model
-        finally:
-            for module in adapted:
-                module.enable_adapters(True)

@@ -16,10 +16,10 @@ from wsiseg.training.examples import Example, ExampleStream
 from wsiseg.training.loop import checkpoint, mixed_precision, plan, save_averaged, table, this_process
 from wsiseg.training.mix import training_store
 from wsiseg.training.recipe import save_recipe
+from wsiseg.training.reference import Reference
 from wsiseg.training.rl.experience import Judged, gather, lessons
 from wsiseg.training.rl.loss import step_size
 from wsiseg.training.rl.lyapunov import kl_to_final, save_policy
-from wsiseg.training.rl.policy import Reference
 from wsiseg.training.rl.prompts import AskedExamples, encode_views, prompts_of
 from wsiseg.training.rl.recipe import RlRecipe
 from wsiseg.training.rl.rewards import Ending

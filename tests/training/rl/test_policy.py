@@ -12,8 +12,9 @@ import torch
 from tests.training.rl.conftest import RECIPE, disc_example, talkative_model
 from wsiseg.inference.decode import Sampling, decode, encode_prefix
 from wsiseg.model.pathchat import PathChatSegR1
+from wsiseg.training.reference import Reference
 from wsiseg.training.rl.experience import gather, lessons, log_probabilities
-from wsiseg.training.rl.policy import Reference, read_answers, read_prompt
+from wsiseg.training.rl.policy import read_answers, read_prompt
 from wsiseg.training.rl.probes import probe_places, probe_states
 from wsiseg.training.rl.prompts import encode_views, prompts_of
 from wsiseg.training.rl.recipe import RlRecipe
@@ -93,7 +94,7 @@ def test_the_reference_stays_the_policy_that_rl_began_with(drawn: Draw, start: P
         return log_probabilities(policy, read_answers(policy, prompt, group.fed), group, recipe)
 
     def read_reference() -> torch.Tensor:
-        with reference.policy() as policy:
+        with reference.unchanged() as policy:
             return read(policy)
 
     with torch.no_grad():
