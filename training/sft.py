@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,7 @@ from wsiseg.training.batch import Batch, Collate, Reading, read
 from wsiseg.training.data.concepts import CONCEPTS
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import ExampleStream
-from wsiseg.training.loop import Stage, fit, plan
+from wsiseg.training.loop import Stage, fit, plan, this_process
 from wsiseg.training.losses import mask_loss, token_loss
 from wsiseg.training.mix import training_store
 from wsiseg.training.probes import fit_linear
@@ -52,9 +52,8 @@ class SftRecipe(TuningRecipe):
     that knows something already; see `wsiseg.training.probes`.
 
     `lambda_hold` weighs how far the answers (KL of their tokens) and the states of `<SEG>` (mean square) have moved
-    from those of the model that training starts from (Li and Hoiem 2016, "Learning without forgetting"). With it and
-    `lambda_cot: 0` wordings can be learned and nothing else be forgotten. With `lambda_seg: 0` masks are drawn in
-    validation only, which is cheaper.
+    from those of the model that training starts from (Li and Hoiem 2016, "Learning without forgetting"). With
+    `lambda_seg: 0` masks are drawn in validation only, which is cheaper.
     """
 
     stage: Literal["sft"] = "sft"
@@ -187,10 +186,11 @@ class SftModel(nn.Module):
             states = read(self.model, batch).states
             answers.append(states[torch.arange(len(states), device=states.device), batch.answer_at])
             present.append(batch.present)
-            wordings.append(self._wording_states(batch))
-            concepts.append(batch.concepts)
+            if len(batch.concepts):
+                wordings.append(self._wording_states(batch))
+                concepts.append(batch.concepts)
         fit_linear(self.presence, torch.cat(answers), torch.cat(present).long())
-        if self.recipe.wordings_per_image:
+        if concepts:
             fit_linear(self.wording, torch.cat(wordings), torch.cat(concepts))
 
 
@@ -235,12 +235,8 @@ def train(
     model.config = replace(model.config, untrained=(), shots_in_context=reads_shots)
     module = build(model, recipe)
     if recipe.probe_batches and not resume:
-        size = recipe.batch_images
-        # Not the views of the first steps, of which the probes would know the answers.
-        views = stream(store, model, recipe, "train", recipe.seed + 1, recipe.probe_batches * size)
-        collate = Collate(model.config, model.tokenizer)
-        starts = range(0, len(views), size)
-        module.fit_probes(collate([views[k] for k in range(start, start + size)]) for start in starts)
+        module.to(this_process().device)
+        module.fit_probes(_probe_batches(store, model, recipe))
     stage = Stage(
         module=module,
         model=model,
@@ -249,6 +245,14 @@ def train(
         collate=Collate(model.config, model.tokenizer),
     )
     return fit(stage, recipe, out, resume=resume, report=report, say=say)
+
+
+def _probe_batches(store: QuadrupletStore, model: PathChatSegR1, recipe: SftRecipe) -> Iterator[Batch]:
+    """Batches for the probes: not those of the first steps, of which the probes would know the answers."""
+    size, collate = recipe.batch_images, Collate(model.config, model.tokenizer)
+    views = stream(store, model, recipe, "train", recipe.seed + 1, recipe.probe_batches * size)
+    for start in range(0, len(views), size):
+        yield collate([views[k] for k in range(start, start + size)]).to(model.device)
 
 
 def stream(

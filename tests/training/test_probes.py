@@ -46,6 +46,9 @@ def test_fitted_probes_pull_less_at_a_model_that_knows_its_words(store: Path) ->
     sft.fit_probes(batches[:2])
     assert all(p.grad is None for p in sft.parameters())  # nothing is left for the first step
     assert pull(sft, batches[2]) < 0.5 * before
+    wording = sft.wording.weight.clone()
+    sft.fit_probes([collate([dataclasses.replace(views[i], wordings=()) for i in range(4)])])
+    assert torch.equal(sft.wording.weight, wording)  # nothing was said that it could be fitted to
 
 
 def pull(sft: SftModel, batch: Batch) -> float:
