@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from PIL import Image
+from scipy import ndimage
 
 from wsiseg.model.config import PathChatConfig
 from wsiseg.training.annotate.verdict import measure
@@ -308,8 +309,18 @@ def ask(
     return Example(view.image, told, tuple(asked))
 
 
+def _more_or_less(layer: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A label map (S, S) whose parts are grown, half of the time into one another, or shrunk, or as they were."""
+    reach, chance = int(rng.integers(3, 20)), rng.random()
+    if chance < 0.4:
+        layer = (layer > 0).astype(layer.dtype) if rng.random() < 0.5 else layer
+        return np.asarray(ndimage.grey_dilation(layer, size=(reach, reach)))
+    shrunk = ndimage.grey_erosion(layer, size=(reach, reach)) if chance < 0.7 else layer
+    return np.asarray(shrunk) if shrunk.any() else layer
+
+
 def _misled(question: Question, view: View, told: float | None, rng: np.random.Generator) -> Question:
-    """The same outline to draw, after a chain that tells of the structure elsewhere and at another size.
+    """The same outline to draw, after a chain that tells of the structure elsewhere, and of more or less of it.
 
     A chain is always right in training and is not in inference: a mask that believes it is wrong with it.
     """
@@ -320,7 +331,7 @@ def _misled(question: Question, view: View, told: float | None, rng: np.random.G
         (rng.uniform(0, size) + np.exp(rng.uniform(-0.7, 0.7)) * np.arange(size)).astype(np.intp) % size
         for _ in range(2)
     )
-    elsewhere = view.layers[question.concept][rows[:, None], columns]
+    elsewhere = _more_or_less(view.layers[question.concept][rows[:, None], columns], rng)
     if not elsewhere.any():
         return question
     return replace(question, answer=describe(view.image, elsewhere, question.concept, told, rng), taught=False)

@@ -171,6 +171,10 @@ def test_a_misled_outline_is_drawn_after_facts_of_another_and_these_are_not_lear
     assert all(question.mask is right.mask for question in tried)
     assert "upper left" in told
     assert sum("upper left" in question.answer for question in wrong) < len(wrong) / 2
+    shares = [int(share) for question in wrong for share in re.findall(r"(\d+) % of the tile", question.answer)]
+    (said,) = (int(share) for share in re.findall(r"(\d+) % of the tile", told))
+    assert len(set(shares)) > 3  # how much there is cannot be believed either
+    assert max(shares) > 3 * said
     assert _misled(replace(right, mask=None), view, 0.9, rng).taught
     model = small_model()
     batch = collate([Example(view.image, 0.9, (right, wrong[0]))], model.config, model.tokenizer)
