@@ -18,9 +18,9 @@ import wsiseg.model
 from wsiseg.cli.main import main
 from wsiseg.geojson import Annotation, write_geojson
 from wsiseg.testing import FakeModel, disk, synthetic_slide
+from wsiseg.training import reference
 from wsiseg.training import start as starting
 from wsiseg.training.data.importers import split_of
-from wsiseg.training.rl import policy
 
 DOCS = Path(__file__).parents[2] / "docs"
 # In place of the laptop defaults, which take minutes to hours.
@@ -49,7 +49,7 @@ def run(words: list[str]) -> None:
 def in_a_folder(tmp_path: Path, start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty folder, where the bundled model is a small one."""
     find = starting.model_folder
-    for module in (starting, policy):
+    for module in (starting, reference):
         monkeypatch.setattr(module, "model_folder", lambda name: start if name == "tiny" else find(name))
     monkeypatch.chdir(tmp_path)
 
