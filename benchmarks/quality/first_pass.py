@@ -9,12 +9,9 @@ the coarse answer draws nothing would not be asked.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 
-from benchmarks.quality.shared_state import spread, view
+from benchmarks.quality.shared_state import parser_for, spread, view
 from wsiseg.inference import Segmenter, TileMask
 from wsiseg.model import load_model
 from wsiseg.training.data.store import QuadrupletStore
@@ -24,11 +21,7 @@ THRESHOLDS = (0.5, 0.1)  # of the coarse answer; the fine one is cut at 0.5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("store", type=Path)
-    parser.add_argument("--split", default="val")
-    parser.add_argument("--source", required=True)
-    parser.add_argument("--concept", required=True)
+    parser = parser_for(__doc__)
     parser.add_argument("--query", required=True)
     parser.add_argument("--images", type=int, default=40)
     arguments = parser.parse_args()

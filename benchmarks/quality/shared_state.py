@@ -30,11 +30,7 @@ SPEAKERS, BATCH = 6, 16
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("store", type=Path)
-    parser.add_argument("--split", default="val")
-    parser.add_argument("--source", required=True)
-    parser.add_argument("--concept", required=True)
+    parser = parser_for(__doc__)
     parser.add_argument("--query", required=True)
     parser.add_argument("--present", type=int, default=24)
     parser.add_argument("--absent", type=int, default=12)
@@ -54,6 +50,16 @@ def main() -> None:
     views = [view(store.sample(i), arguments.concept, mpp, model.tile_size) for i in indices]
     tiles, truth = (np.stack(part) for part in zip(*views, strict=True))
     print(compare(model, tiles, truth, arguments.query, mpp))
+
+
+def parser_for(page: str) -> argparse.ArgumentParser:
+    """What the scripts that look at a structure of a set ask for; the first line of `page` says what they do."""
+    parser = argparse.ArgumentParser(description=page.splitlines()[0])
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--source", required=True)
+    parser.add_argument("--concept", required=True)
+    return parser
 
 
 @torch.inference_mode()

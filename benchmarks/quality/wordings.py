@@ -8,13 +8,10 @@ first names; and, as a check, with words that do not exist, to which the answer 
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 
 from benchmarks.quality.first_pass import drawn
-from benchmarks.quality.shared_state import spread, view
+from benchmarks.quality.shared_state import parser_for, spread, view
 from wsiseg.inference import Segmenter
 from wsiseg.model import load_model
 from wsiseg.training.data.chatter import no_word
@@ -28,11 +25,7 @@ NAMES, FOUND = 3, 0.5  # names of the structure; least Dice of an outline that a
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("store", type=Path)
-    parser.add_argument("--split", default="val")
-    parser.add_argument("--source", required=True)
-    parser.add_argument("--concept", required=True)
+    parser = parser_for(__doc__)
     parser.add_argument("--model")
     parser.add_argument("--images", type=int, default=4)
     arguments = parser.parse_args()
