@@ -20,7 +20,7 @@ from torch import nn
 
 from wsiseg.model.base import is_partial
 from wsiseg.model.folder import save_changes, save_model
-from wsiseg.model.pathchat import PathChatSegR1
+from wsiseg.model.pathchat import PathChatSegR1, layout
 from wsiseg.training.recipe import Recipe, save_recipe
 from wsiseg.training.run import Average, Figures, full_disk_told, load_state, read_figures, save_state, sole_run
 from wsiseg.training.start import keep_make
@@ -101,7 +101,7 @@ def _fit(stage: Stage, recipe: Recipe, out: Path, resume: bool, report: Report |
         keep_make(stage.model, recipe, out)
         if say:
             say(table(module, recipe, accelerator.num_processes))
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module.to(memory_format=layout(accelerator.device))  # type: ignore[call-overload]
     optimizer: Any = torch.optim.AdamW(
         parameter_groups(module, recipe), betas=(0.9, 0.98), weight_decay=recipe.weight_decay
     )

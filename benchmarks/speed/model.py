@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import StoppingCriteria
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from benchmarks.speed.rows import Row, Setup, measure_cost, with_ratios
 from wsiseg.inference import TileMask
+from wsiseg.inference.decode import decode, encode_prefix
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model import BUNDLED, load_model, model_folder
 from wsiseg.model.config import PRESETS, PathChatConfig
@@ -212,9 +214,10 @@ def floor_of(segmenter: PathChatSegmenter, tiles: np.ndarray, mpp: float) -> dic
     model, tile = segmenter.model, tiles[:1]
     device = model.device.type
     kind = model.vlm.lm_head.weight.dtype
-    chains = ours(segmenter, tiles, mpp)
-    share = float(np.mean([answer.probability is not None for answer in chains]))
-    length = round(np.mean([len(model.tokenizer.encode(answer.reasoning)) + 1 for answer in chains]))
+    seen = model.image_tokens(tiles_to_tensor(tiles[:BATCH], model.device))
+    chains = decode(model, seen, encode_prefix(model, model.prompt(QUERY, mpp)))
+    share = float(np.mean([chain.seg_state is not None for chain in chains]))
+    length = round(np.mean([len(chain.ids) for chain in chains]))
     pixels = tiles_to_tensor(tile, model.device)
     tokens = model.image_tokens(pixels)
     embedding, finer = model.image_encoder(model.image_pixels(pixels))
@@ -238,7 +241,7 @@ def floor_of(segmenter: PathChatSegmenter, tiles: np.ndarray, mpp: float) -> dic
     rate = matmul_rate(device, kind)
     floor = {}
     for name, weight, call in parts:
-        with FlopCounterMode(display=False) as counter:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # which counts no other with GQA
             call()
         operations = weight * counter.get_total_flops()
         floor[f"{name}, {operations / 1e9:.2f} GFLOP at {rate / 1e9:.0f} GFLOP/s"] = operations / rate

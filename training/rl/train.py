@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from wsiseg.errors import DataError
-from wsiseg.model.pathchat import PathChatSegR1
+from wsiseg.model.pathchat import PathChatSegR1, layout
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import Example, ExampleStream
 from wsiseg.training.loop import checkpoint, mixed_precision, plan, save_averaged, table, this_process
@@ -84,7 +84,7 @@ def _train(
     model = begin(recipe, out, resume, lambda config: ())
     torch.manual_seed(recipe.seed)
     learner = build(model, recipe).to(world.device)
-    learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    learner.to(memory_format=layout(world.device))  # type: ignore[call-overload]
     groups = parameter_groups(learner, recipe)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
     average = Average(learner, recipe.ema)

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 
 import torch
 from transformers import DynamicCache
 
+from wsiseg.inference.recorded import Recorded, can_record, recorded_steps
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prompt import PromptTokens
 
@@ -111,7 +113,6 @@ def decode(
     positions = prefix.position + model.positions(0, len(after) + limit + 1)[:, None]  # (3, 1, image and answer)
     tail = model.embed(torch.tensor(after, device=model.device)).expand(batch, -1, -1)
     inputs = torch.cat([image_tokens.to(tail.dtype), tail], dim=1)
-    at = 0
 
     batch *= answers
     ids: list[list[int]] = [[] for _ in range(batch)]
@@ -120,53 +121,45 @@ def decode(
     chance = [0.0] * batch
     active = list(range(batch))  # sample of each row of the running batch
     done = [False] * batch
-    for step in range(limit + 1):
-        length = inputs.shape[1]
-        output = _language(model)(
-            inputs_embeds=inputs,
-            position_ids=positions[:, :, at : at + length].expand(-1, len(inputs), -1),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        at += length
-        last = output.last_hidden_state[:, -1]  # (rows, H)
-        if step == 0 and answers > 1:  # the prompt is read; its answers part here
-            last = last.repeat_interleave(answers, 0)
-            cache.batch_repeat_interleave(answers)
-        logits = model.vlm.lm_head(last).float()
-        logits[:, tokenizer.suppressed] = -torch.inf
-        drawn, log_probability = _draw(logits, sampling) if sampling else (logits.argmax(-1), None)
-        token = drawn.tolist()
-        probability = logits.softmax(-1)[:, tokenizer.seg].tolist()
-        for row, sample in enumerate(active):
-            if done[sample]:
-                continue
-            if ids[sample] and ids[sample][-1] == tokenizer.seg:  # this step has read <SEG> itself
-                states[sample], done[sample] = last[row], True
-                continue
-            if len(ids[sample]) == limit:
-                done[sample] = True
-                continue
-            ids[sample].append(token[row])
-            if log_probability is not None:
-                log_probabilities[sample].append(log_probability[row])
-            if token[row] == tokenizer.seg:
-                chance[sample] = probability[row]
-                if model.config.seg_state == "predictor":
+    growing = _Growing(model, cache, positions)
+    last, logits = growing.read(inputs)
+    if answers > 1:  # the prompt is read; its answers part here
+        last, logits = last.repeat_interleave(answers, 0), logits.repeat_interleave(answers, 0)
+        cache.batch_repeat_interleave(answers)
+    with _quickest(growing, limit + 1, recorded=sampling is None and can_record(model)) as steps:
+        while True:
+            logits[:, tokenizer.suppressed] = -torch.inf
+            drawn, log_probability = _draw(logits, sampling) if sampling else (logits.argmax(-1), None)
+            token = drawn.tolist()
+            probability = logits.softmax(-1)[:, tokenizer.seg].tolist()
+            for row, sample in enumerate(active):
+                if done[sample]:
+                    continue
+                if ids[sample] and ids[sample][-1] == tokenizer.seg:  # this step has read <SEG> itself
                     states[sample], done[sample] = last[row], True
-            else:
-                chance[sample] = max(chance[sample], probability[row])
-                done[sample] = token[row] == tokenizer.end
-        if hear:
-            hear(ids)
-        waiting = [row for row, sample in enumerate(active) if not done[sample]]
-        if not waiting:
-            break
-        if len(waiting) <= 0.75 * len(active):  # shrink the batch when it pays for the copy
-            keep = torch.tensor(waiting, device=model.device)
-            cache.batch_select_indices(keep)
-            active, token = [active[row] for row in waiting], [token[row] for row in waiting]
-        inputs = model.embed(torch.tensor(token, device=model.device)[:, None])
+                    continue
+                if len(ids[sample]) == limit:
+                    done[sample] = True
+                    continue
+                ids[sample].append(token[row])
+                if log_probability is not None:
+                    log_probabilities[sample].append(log_probability[row])
+                if token[row] == tokenizer.seg:
+                    chance[sample] = probability[row]
+                    if model.config.seg_state == "predictor":
+                        states[sample], done[sample] = last[row], True
+                else:
+                    chance[sample] = max(chance[sample], probability[row])
+                    done[sample] = token[row] == tokenizer.end
+            if hear:
+                hear(ids)
+            waiting = [row for row, sample in enumerate(active) if not done[sample]]
+            if not waiting:
+                break
+            if len(waiting) <= 0.75 * len(active):  # shrink the batch when it pays for the copy
+                steps.keep(waiting)
+                active, token = [active[row] for row in waiting], [token[row] for row in waiting]
+            last, logits = steps.step(token)
     return [Completion(*parts) for parts in zip(ids, states, chance, log_probabilities, strict=True)]
 
 
@@ -176,6 +169,46 @@ def _draw(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, list[
     logp = (logits / sampling.temperature).log_softmax(-1)
     token = torch.multinomial(logp.exp(), 1, generator=sampling.generator)  # (rows, 1)
     return token[:, 0], logp.gather(1, token)[:, 0].tolist()
+
+
+class _Growing:
+    """Steps over a cache that grows with every token and shrinks with the batch."""
+
+    def __init__(self, model: PathChatSegR1, cache: DynamicCache, positions: torch.Tensor) -> None:
+        self.model, self.cache = model, cache
+        self.positions, self.at = positions, 0  # (3, 1, all tokens to come), and how many of them were read
+
+    def read(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read (rows, L, H); last states (rows, H) and logits (rows, V)."""
+        rows, length, _ = inputs.shape
+        output = _language(self.model)(
+            inputs_embeds=inputs,
+            position_ids=self.positions[:, :, self.at : self.at + length].expand(-1, rows, -1),
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.at += length
+        last = output.last_hidden_state[:, -1]
+        return last, self.model.vlm.lm_head(last).float()
+
+    def step(self, token: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read one token of each row."""
+        return self.read(self.model.embed(torch.tensor(token, device=self.model.device)[:, None]))
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows."""
+        self.cache.batch_select_indices(torch.tensor(rows, device=self.model.device))
+
+
+@contextmanager
+def _quickest(growing: _Growing, answer: int, *, recorded: bool) -> Iterator[_Growing | Recorded]:
+    """Steps for at most `answer` more tokens: recorded ones where that can be, else `growing` itself."""
+    if not recorded:
+        yield growing
+        return
+    position = int(growing.positions[0, 0, growing.at])
+    with recorded_steps(growing.model, growing.cache, position, answer) as steps:
+        yield steps or growing
 
 
 def _language(model: PathChatSegR1) -> torch.nn.Module:

@@ -16,7 +16,7 @@ from wsiseg.inference import IMAGE_TOKENS, MASK_FEATURES, TileMask
 from wsiseg.inference.decode import Completion, Prefix, decode, encode_prefix
 from wsiseg.inference.features import TileFeatures
 from wsiseg.inference.shots import Shot
-from wsiseg.model.pathchat import PathChatSegR1, tiles_to_tensor
+from wsiseg.model.pathchat import PathChatSegR1, layout, tiles_to_tensor
 from wsiseg.model.prototypes import Prototypes, prototypes
 from wsiseg.tiles import Embeddings
 
@@ -43,7 +43,7 @@ class PathChatSegmenter:
         tell: Callable[[list[str]], None] | None = None,
     ) -> None:
         self.model: PathChatSegR1 = model.eval()
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.to(memory_format=layout(model.device))  # type: ignore[call-overload]
         self.name, self.fingerprint = name, fingerprint
         self.tile_size, self.overlap = model.config.tile_size, model.config.overlap
         self._largest: int | None = None  # batch size that is known to fit

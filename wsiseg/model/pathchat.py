@@ -121,7 +121,16 @@ def tiles_to_tensor(tiles: np.ndarray | torch.Tensor, device: torch.device | str
     if isinstance(tiles, np.ndarray):
         # torch warns of arrays that cannot be written, though it is only read here: those alone are copied.
         tiles = torch.from_numpy(np.require(tiles, requirements=["C", "W"]))
-    return tiles.to(device).permute(0, 3, 1, 2).float().div_(255.0).contiguous(memory_format=torch.channels_last)
+    return tiles.to(device).permute(0, 3, 1, 2).float().div_(255.0)
+
+
+def layout(device: torch.device) -> torch.memory_format:
+    """How pixels and weights of convolutions are to lie in memory.
+
+    Channels last, which is quicker on a CPU. Not on CUDA: there cuDNN plans every new batch size anew, for seconds in
+    that layout (docs/speed.md).
+    """
+    return torch.contiguous_format if device.type == "cuda" else torch.channels_last
 
 
 def interleaved_positions(texts: Sequence[int], side: int) -> torch.Tensor:
@@ -150,7 +159,8 @@ def _resize(tiles: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def _normalise(tiles: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    return (tiles - tiles.new_tensor(mean)[:, None, None]) / tiles.new_tensor(std)[:, None, None]
+    pixels = (tiles - tiles.new_tensor(mean)[:, None, None]) / tiles.new_tensor(std)[:, None, None]
+    return pixels.contiguous(memory_format=layout(tiles.device))
 
 
 def _qwen_config(config: PathChatConfig, tokenizer: PromptTokenizer) -> Qwen2_5_VLConfig:

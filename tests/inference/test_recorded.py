@@ -1,0 +1,101 @@
+"""Recorded steps write what plain ones write; on a CPU the recording is the step itself, over memory that stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from tests.inference.test_decode import random_tokens
+from tests.model.small import small_model
+from wsiseg.inference import decode as decoding
+from wsiseg.inference import recorded
+from wsiseg.inference.decode import Completion, decode, encode_prefix
+from wsiseg.model.pathchat import PathChatSegR1
+
+QUERIES = ("outline the glands", "nuclei", "please outline every one of the malignant glands in this field of view")
+
+
+@pytest.fixture
+def records(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Lets steps be recorded on a CPU, where "recording" is to run them; holds one item for each recording."""
+    made: list[int] = []
+
+    def run_now(step: Callable[[], recorded.Read], device: torch.device) -> Callable[[], recorded.Read]:
+        made.append(1)
+        for _ in range(recorded._WARM_UPS):
+            step()
+        return step
+
+    monkeypatch.setattr(recorded, "_record", run_now)
+    monkeypatch.setattr(decoding, "can_record", lambda model: True)
+    return made
+
+
+def both_ways(
+    model: PathChatSegR1, tokens: torch.Tensor, query: str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Completion], list[Completion]]:
+    prefix = encode_prefix(model, model.tokenizer.prompt(query, 0.5))
+    quick = decode(model, tokens, prefix)
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "can_record", lambda model: False)
+        return quick, decode(model, tokens, prefix)
+
+
+def same(quick: list[Completion], plain: list[Completion]) -> None:
+    assert [c.ids for c in quick] == [c.ids for c in plain]
+    for a, b in zip(quick, plain, strict=True):
+        assert a.seg_probability == pytest.approx(b.seg_probability, abs=1e-5)
+        assert (a.seg_state is None) == (b.seg_state is None)
+        if a.seg_state is not None and b.seg_state is not None:
+            torch.testing.assert_close(a.seg_state, b.seg_state, atol=2e-5, rtol=1e-4)
+
+
+def test_recorded_steps_write_what_plain_ones_write(records: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model(seed=1, stops=1.5)
+    for seed, (rows, query) in enumerate([(9, QUERIES[0]), (3, QUERIES[1]), (9, QUERIES[0]), (9, QUERIES[2])]):
+        tokens = random_tokens(model, rows, seed)
+        quick, plain = both_ways(model, tokens, query, monkeypatch)
+        same(quick, plain)
+        assert len({len(c.ids) for c in quick}) > 1, "answers of one length test little; choose another seed"
+    assert len(records) < 4, "a recording serves smaller batches and shorter queries too"
+
+
+def test_a_recording_is_not_kept_for_a_larger_batch_or_other_weights(
+    records: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model(seed=1, stops=1.5)
+    for seed, rows in enumerate((3, 5, 5)):
+        same(*both_ways(model, random_tokens(model, rows, seed), QUERIES[0], monkeypatch))
+    assert len(records) == 2
+    head = model.vlm.lm_head
+    head.weight = torch.nn.Parameter(head.weight.detach().flip(1).clone())
+    same(*both_ways(model, random_tokens(model, 5, 2), QUERIES[0], monkeypatch))
+    assert len(records) == 3
+
+
+def test_steps_that_cannot_be_recorded_are_taken_one_by_one(
+    records: list[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(step: Callable[[], recorded.Read], device: torch.device) -> Callable[[], recorded.Read]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(recorded, "_record", refuse)
+    model = small_model(seed=1, stops=1.5)
+    quick, plain = both_ways(model, random_tokens(model, 4, 0), QUERIES[0], monkeypatch)
+    assert [c.ids for c in quick] == [c.ids for c in plain]
+    assert "cannot be recorded" in caplog.text
+    assert model in recorded._refused
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_graph_writes_what_plain_steps_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model(seed=1, stops=1.5).to("cuda")
+    assert decoding.can_record(model)
+    for seed, (rows, query) in enumerate([(9, QUERIES[0]), (3, QUERIES[1]), (9, QUERIES[2]), (2, QUERIES[0])]):
+        same(*both_ways(model, random_tokens(model, rows, seed).to("cuda"), query, monkeypatch))
+    assert model not in recorded._refused
+    (steps,) = recorded._idle[model]
+    assert isinstance(steps, recorded.Recorded)

@@ -1,0 +1,181 @@
+"""Steps of greedy decoding, recorded once as a CUDA graph and replayed: a GPU does not wait for Python.
+
+A step of one token over a batch is about a thousand small kernels, which take longer to launch than to run. A graph
+launches them at once, over memory that stays in place: keys and values have their room from the start, finished rows
+are computed along (their weights are read anyway), and tokens, positions and the mask are counted on the device.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from transformers import DynamicCache
+
+from wsiseg.model.pathchat import PathChatSegR1
+
+_log = logging.getLogger(__name__)
+_ROOM = 64  # tokens; queries of nearly the same length share a recording
+_WARM_UPS = 2  # libraries choose their kernels and take their memory before anything is recorded
+
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+Read = tuple[torch.Tensor, torch.Tensor]  # last states (rows, H), logits (rows, V) in fp32
+
+_idle: WeakKeyDictionary[nn.Module, list[Recorded]] = WeakKeyDictionary()
+_refused: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def can_record(model: PathChatSegR1) -> bool:
+    """Whether the model's steps can be recorded: on a CUDA device, weights as they are (not quantised, not cast)."""
+    language = model.vlm.model.language_model
+    return (
+        model.device.type == "cuda"
+        and model not in _refused
+        and not torch.is_autocast_enabled("cuda")
+        and all(p.is_floating_point() for p in language.parameters())
+    )
+
+
+@contextmanager
+def recorded_steps(model: PathChatSegR1, cache: DynamicCache, position: int, answer: int) -> Iterator[Recorded | None]:
+    """Steps that go on from the keys and values of `cache`, for answers of at most `answer` tokens.
+
+    Recordings are kept with the model, and made anew when its weights have moved or a batch is larger.
+
+    Args:
+        position: M-RoPE position of the next token.
+
+    Yields:
+        None, with a warning the first time, where the model's steps cannot be recorded.
+
+    Raises:
+        torch.OutOfMemoryError: the device has no room for them.
+    """
+    rows, length = _keys_and_values(cache)[0][0].shape[0], cache.get_seq_length()
+    room = -(-(length + answer) // _ROOM) * _ROOM
+    idle = _idle.setdefault(model, [])  # of which several threads may each take one
+    steps = idle.pop() if idle else None
+    if steps is None or not steps.serves(model, rows, room):
+        steps = None  # its memory is free before more is asked for
+        try:
+            steps = Recorded(model, cache, rows, room)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            _refused[model] = True
+            _log.warning("decoding step by step, which is slower: the steps cannot be recorded (%s)", error)
+            yield None
+            return
+    steps.begin(cache, position)
+    yield steps
+    idle.append(steps)
+
+
+class Recorded:
+    """One recorded step of at most `rows` rows of at most `room` tokens. It does not hold the model itself."""
+
+    def __init__(self, model: PathChatSegR1, like: DynamicCache, rows: int, room: int) -> None:
+        device = model.device
+        self._weights, self._rows, self._room = _places(model), rows, room
+        self._held = _Held(like, rows, room)
+        self._token = torch.zeros(rows, dtype=torch.long, device=device)
+        self._position = torch.zeros(1, dtype=torch.long, device=device)
+        self._slots = torch.arange(rows, device=device)  # where each row of the running batch is held
+        # Garbage goes to the last place, which nothing reads before it is written.
+        self._held.place.fill_(room - _WARM_UPS - 1)
+        self._replay = _record(lambda: self._step(model), device)
+
+    def serves(self, model: PathChatSegR1, rows: int, room: int) -> bool:
+        return rows <= self._rows and room <= self._room and self._weights == _places(model)
+
+    def begin(self, cache: DynamicCache, position: int) -> None:
+        self._held.fill(cache)
+        self._position.fill_(position)
+        rows = _keys_and_values(cache)[0][0].shape[0]
+        self._slots = torch.arange(rows, device=self._token.device)
+
+    def step(self, token: list[int]) -> Read:
+        """Read one token of each row."""
+        self._token[self._slots] = torch.tensor(token, device=self._token.device)
+        last, logits = self._replay()
+        return last[self._slots], logits[self._slots]  # copies: the next replay writes where these are
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows of the running batch."""
+        self._slots = self._slots[rows]
+
+    def _step(self, model: PathChatSegR1) -> Read:
+        language, rows = model.vlm.model.language_model, self._rows
+        inputs = model.embed(self._token[:, None])  # (rows, 1, H)
+        hidden = torch.arange(self._room, device=inputs.device) > self._held.place
+        mask = torch.zeros(self._room, dtype=inputs.dtype, device=inputs.device).masked_fill(hidden, -torch.inf)
+        last = language(
+            inputs_embeds=inputs,
+            position_ids=self._position.expand(3, rows, 1),
+            attention_mask=dict.fromkeys(language.config.layer_types, mask.expand(rows, 1, 1, -1)),
+            past_key_values=self._held,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+        logits = model.vlm.lm_head(last).float()
+        self._held.place += 1
+        self._position += 1
+        return last, logits
+
+
+class _Held:
+    """Keys and values (rows, heads, room, dim) of all layers, written at `place`: what the layers take for a cache."""
+
+    def __init__(self, like: DynamicCache, rows: int, room: int) -> None:
+        def space(values: torch.Tensor) -> torch.Tensor:
+            return values.new_zeros(rows, values.shape[1], room, values.shape[3])
+
+        self.layers = [(space(keys), space(values)) for keys, values in _keys_and_values(like)]
+        self.place = torch.zeros(1, dtype=torch.long, device=self.layers[0][0].device)
+
+    def fill(self, cache: DynamicCache) -> None:
+        for held, given in zip(self.layers, _keys_and_values(cache), strict=True):
+            for room, values in zip(held, given, strict=True):
+                room[: len(values), :, : values.shape[2]] = values
+        self.place.fill_(cache.get_seq_length())
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any) -> KeysValues:
+        held_keys, held_values = self.layers[layer]
+        held_keys.index_copy_(2, self.place, keys)
+        held_values.index_copy_(2, self.place, values)
+        return held_keys, held_values
+
+
+def _keys_and_values(cache: DynamicCache) -> list[KeysValues]:
+    layers: Any = cache.layers
+    return [(layer.keys, layer.values) for layer in layers]
+
+
+def _record(step: Callable[[], Read], device: torch.device) -> Callable[[], Read]:
+    """`step` as a graph; its replay gives what the last call of `step` gave, in the same memory."""
+    aside = torch.cuda.Stream(device)
+    aside.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(aside):
+        for _ in range(_WARM_UPS):
+            step()
+    torch.cuda.current_stream(device).wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    # Other threads go on uploading tiles meanwhile.
+    with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+        read = step()
+
+    def replay() -> Read:
+        graph.replay()
+        return read
+
+    return replay
+
+
+def _places(model: PathChatSegR1) -> tuple[int, ...]:
+    """Where the weights lie that a step reads: a graph reads them there, whatever the model has by then."""
+    vlm = model.vlm
+    return tuple(weight.data_ptr() for part in (vlm.model.language_model, vlm.lm_head) for weight in part.parameters())
