@@ -35,14 +35,14 @@ _NOISY_SHARE = 0.35  # training queries among words that say nothing
 _PASTE_SHARE = 0.6  # views of glands that are tried on other tissue, half of the time their own stroma
 _LUMEN_SHARE = 0.25  # views of glands that get wide lumens
 _STROMA_SHARE = 0.04  # views of glands that become views of their stroma alone
-_FAR_SHARE = 0.25  # views of nuclei of healthy organs that become views of these organs from afar
+_FAR_SHARE = 0.08  # views of nuclei of healthy organs that become views of these organs from afar
 _NONSENSE_SHARE = 0.3  # of the questions about things: words that do not exist
 _RESTAIN_SHARE = 0.5
 _EDGE_SHARE = 0.2  # views over which the edge of the tissue is drawn
 _NAMES = tuple(CONCEPTS)
 _TAUGHT = tuple(name for name, concept in CONCEPTS.items() if not concept.held_back)
-_ASKED = {"gland": 4.0, "nucleus": 4.0, "malignant": 2.0, "tissue": 0.4, "glass": 0.25}  # relative
-_COARSE_SHARE = 0.15  # of views of carcinoma in which glands may be asked for: outlines there include the stroma
+_ASKED = {"gland": 4.0, "nucleus": 4.0, "malignant": 2.0, "tissue": 0.8, "glass": 0.25}  # relative
+_COARSE_SHARE = 0.08  # of views of carcinoma in which glands may be asked for: outlines there include the stroma
 _MIN_FRACTION = 0.004  # of the view; less of a structure than this is neither a fair yes nor a fair no
 
 

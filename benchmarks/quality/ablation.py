@@ -258,13 +258,13 @@ def page(ablation: Ablation, out: Path, command: str) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for variant in ablation.possible:
         went = [dynamics(model.parent) for model in _made(ablation, variant, out)]
-        cells = {
+        means = {
             name: interval([d[name] for d in went if name in d], digits)
             for name, digits in (("converged", 0), ("gradient_variance", 5), ("stop_regret", 3), ("seconds", 1))
         }
         yield (
-            f"| {variant.name} | {cells['converged']} | {variant.paper_steps or '–'} | {cells['gradient_variance']} | "
-            f"{variant.paper_variance or '–'} | {cells['stop_regret']} | {cells['seconds']} |"
+            f"| {variant.name} | {means['converged']} | {variant.paper_steps or '–'} | {means['gradient_variance']} | "
+            f"{variant.paper_variance or '–'} | {means['stop_regret']} | {means['seconds']} |"
         )
 
 

@@ -47,11 +47,11 @@ def compare(
     there = quarters(truth)
     size = there.shape[1]
     fine = drawn(model.segment_tiles(quarters(tiles), query, mpp), size)  # (4N, S, S)
-    asked = fine.any(axis=(1, 2))
+    asked = np.asarray(fine.any(axis=(1, 2)))
     lines = [f"{len(fine)} tiles, {there.any(axis=(1, 2)).sum()} with it; {_figures(fine, there)}"]
     looked = model.segment_tiles(coarse, query, 2 * mpp)
     for threshold in THRESHOLDS:
-        let_in = quarters(drawn(looked, size, threshold)).any(axis=(1, 2))
+        let_in = np.asarray(quarters(drawn(looked, size, threshold)).any(axis=(1, 2)))
         lines.append(
             f"coarse look cut at {threshold}: asks {let_in.mean():.2f} of the tiles (and a quarter as many coarse "
             f"ones), keeps {(let_in & asked).sum() / asked.sum():.3f} of those with an outline; "

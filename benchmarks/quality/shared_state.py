@@ -66,7 +66,7 @@ def parser_for(page: str) -> argparse.ArgumentParser:
 def compare(segmenter: PathChatSegmenter, tiles: np.ndarray, truth: np.ndarray, query: str, mpp: float) -> str:
     """Lines of text: Dice where the structure is there, the share of area outlined where it is not."""
     model, size = segmenter.model, tiles.shape[1:3]
-    there = truth.any(axis=(1, 2))
+    there = np.asarray(truth.any(axis=(1, 2)))
     (tokens,) = segmenter._encode(IMAGE_TOKENS, tiles)
     embedding, *finer = segmenter._encode(MASK_FEATURES, tiles)
     prompt = model.prompt(query, round(mpp, 1))

@@ -29,6 +29,9 @@ class UNet(nn.Module):
         classes: number of output channels.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
         self.encoder = EfficientNetLite0(32)

@@ -43,10 +43,10 @@ def lay_out(images: Sequence[np.ndarray], size: int, *, fill: float = 1.0, seed:
     for y in range(0, size, cell):
         for x in range(0, size, cell):
             off_centre = np.hypot(y + cell / 2 - size / 2, x + cell / 2 - size / 2) / (size / 2)
-            image = images[rng.integers(len(images))]
+            image = images[int(rng.integers(len(images)))]
             top = rng.integers(image.shape[0] - cell + 1)
             left = rng.integers(image.shape[1] - cell + 1)
-            patch = np.rot90(image[top : top + cell, left : left + cell], rng.integers(4))
+            patch = np.rot90(image[top : top + cell, left : left + cell], int(rng.integers(4)))
             if off_centre <= fill:
                 canvas[y : y + cell, x : x + cell] = patch[: size - y, : size - x]
     return canvas

@@ -119,12 +119,13 @@ def _generate(
     """Chains, and the states of `<SEG>`, to image tokens (B, n, H)."""
     tokenizer, config = model.tokenizer, model.config
     prompt = model.prompt(query, round(mpp, 1))
+    images: Any = tuple(tokens)  # one for each, as transformers itself fills it
     whole = [*prompt.before, *[tokenizer.image_pad] * config.image_token_count, *prompt.after]
     ids = torch.tensor([whole] * len(tokens), device=model.device)
     output: Any = model.vlm.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
-        mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=tuple(tokens))},
+        mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=images)},
         image_grid_thw=torch.tensor([[1, config.pathology.grid, config.pathology.grid]] * len(tokens)),
         mm_token_type_ids=(ids == tokenizer.image_pad).int(),
         max_new_tokens=config.max_new_tokens + 1,  # one more step reads the state of <SEG>
