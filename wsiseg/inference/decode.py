@@ -106,8 +106,6 @@ def decode(
     tokenizer, limit = model.tokenizer, model.config.max_new_tokens
     batch, answers = len(image_tokens), sampling.answers if sampling else 1
     after = prefix.prompt.after
-    cache = copy.deepcopy(prefix.cache)
-    cache.batch_repeat_interleave(batch)
 
     # Room for every answer token, and for one more step that reads the state of a last-moment <SEG>.
     positions = prefix.position + model.positions(0, len(after) + limit + 1)[:, None]  # (3, 1, image and answer)
@@ -121,11 +119,11 @@ def decode(
     chance = [0.0] * batch
     active = list(range(batch))  # sample of each row of the running batch
     done = [False] * batch
-    growing = _Growing(model, cache, positions)
+    growing = _Growing(model, prefix, len(inputs), positions)
     last, logits = growing.read(inputs)
     if answers > 1:  # the prompt is read; its answers part here
         last, logits = last.repeat_interleave(answers, 0), logits.repeat_interleave(answers, 0)
-        cache.batch_repeat_interleave(answers)
+        growing.cache.batch_repeat_interleave(answers)
     with _quickest(growing, limit + 1, recorded=sampling is None and can_record(model)) as steps:
         while True:
             logits[:, tokenizer.suppressed] = -torch.inf
@@ -174,8 +172,9 @@ def _draw(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, list[
 class _Growing:
     """Steps over a cache that grows with every token and shrinks with the batch."""
 
-    def __init__(self, model: PathChatSegR1, cache: DynamicCache, positions: torch.Tensor) -> None:
-        self.model, self.cache = model, cache
+    def __init__(self, model: PathChatSegR1, prefix: Prefix, rows: int, positions: torch.Tensor) -> None:
+        self.model, self.cache = model, copy.deepcopy(prefix.cache)
+        self.cache.batch_repeat_interleave(rows)
         self.positions, self.at = positions, 0  # (3, 1, all tokens to come), and how many of them were read
 
     def read(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -208,6 +207,8 @@ def _quickest(growing: _Growing, answer: int, *, recorded: bool) -> Iterator[_Gr
         return
     position = int(growing.positions[0, 0, growing.at])
     with recorded_steps(growing.model, growing.cache, position, answer) as steps:
+        if steps:
+            growing.cache = DynamicCache()  # its keys and values were taken over: their memory is free
         yield steps or growing
 
 

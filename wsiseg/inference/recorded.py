@@ -72,6 +72,7 @@ def recorded_steps(model: PathChatSegR1, cache: DynamicCache, position: int, ans
             yield None
             return
     steps.begin(cache, position)
+    del cache  # which the caller may let go of meanwhile
     yield steps
     idle.append(steps)
 
