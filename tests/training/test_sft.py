@@ -140,7 +140,7 @@ def test_examples_are_the_same_in_every_run_and_ask_for_what_is_absent(store: Pa
 
 def test_what_is_held_moves_less_while_language_is_learned(store: Path, start: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(
-        RECIPE, data=str(store), model=str(start), steps=20, validate_every=20, lambda_seg=0.0, learning_rate=1e-3
+        RECIPE, data=str(store), model=str(start), steps=10, validate_every=10, lambda_seg=0.0, learning_rate=1e-3
     )
 
     def moved(run: str, lambda_hold: float) -> float:
