@@ -131,9 +131,14 @@ class Reading:
         return (self.logits.argmax(-1) == self.labels).float().mean()
 
 
-def read(model: PathChatSegR1, batch: Batch) -> Reading:
-    """Teacher-forced pass of the language model over images, questions and answers."""
-    image_tokens = model.image_tokens(torch.cat([batch.tiles, batch.shots]))[batch.images]  # (M, n, H)
+def look(model: PathChatSegR1, batch: Batch) -> torch.Tensor:
+    """What the language model sees of the batch's views and examples (B + E, n, H)."""
+    return model.image_tokens(torch.cat([batch.tiles, batch.shots]))
+
+
+def read(model: PathChatSegR1, batch: Batch, seen: torch.Tensor | None = None) -> Reading:
+    """Teacher-forced pass of the language model over images (`seen`, from `look`), questions and answers."""
+    image_tokens = (look(model, batch) if seen is None else seen)[batch.images]  # (M, n, H)
     embeds = model.embed(batch.ids)
     place = (batch.ids == model.tokenizer.image_pad)[..., None]
     embeds = embeds.masked_scatter(place, image_tokens.to(embeds.dtype))

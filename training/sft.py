@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from wsiseg.errors import DataError
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prototypes import prototypes
-from wsiseg.training.batch import Batch, Collate, Reading, read
+from wsiseg.training.batch import Batch, Collate, Reading, look, read
 from wsiseg.training.data.concepts import CONCEPTS
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import ExampleStream
@@ -82,7 +82,8 @@ class SftModel(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         model, recipe = self.model, self.recipe
-        reading = read(model, batch)
+        seen = look(model, batch)
+        reading = read(model, batch, seen)
         states, cot = reading.states, token_loss(reading.logits, reading.labels)
         rows = torch.arange(len(batch.ids), device=batch.ids.device)
         probe = self.presence(states[rows, batch.answer_at])[:, 0].float()
@@ -93,7 +94,7 @@ class SftModel(nn.Module):
         asked = rows[batch.present]
         at = batch.seg_at if model.config.seg_state == "self" else batch.seg_at - 1
         seg_states = states[asked, at]  # (P, H)
-        held = self._held(reading, seg_states, batch, asked, at) if self.reference else cot.new_zeros(())
+        held = self._held(reading, seen, seg_states, batch, asked, at) if self.reference else cot.new_zeros(())
         drawn = asked if recipe.lambda_seg or not self.training else asked[:0]
         masks = batch.masks[: len(drawn)]
         mask_logits = self._mask_logits(batch, drawn, seg_states[: len(drawn)])
@@ -118,12 +119,19 @@ class SftModel(nn.Module):
         return {"loss": loss, **figures}
 
     def _held(
-        self, reading: Reading, seg_states: torch.Tensor, batch: Batch, asked: torch.Tensor, at: torch.Tensor
+        self,
+        reading: Reading,
+        seen: torch.Tensor,
+        seg_states: torch.Tensor,
+        batch: Batch,
+        asked: torch.Tensor,
+        at: torch.Tensor,
     ) -> torch.Tensor:
         """How far the answers' tokens (KL, in nats) and the states of `<SEG>` (mean square) are from the start's."""
         assert self.reference is not None
         with torch.no_grad(), self.reference.unchanged() as start:
-            before = read(start, batch)
+            sees_as_ever = not any(weight.requires_grad for weight in self.model.vlm.model.visual.parameters())
+            before = read(start, batch, seen if sees_as_ever else None)
         said, was = (logits.float().log_softmax(-1) for logits in (reading.logits, before.logits))  # (T, V)
         apart = F.kl_div(said, was, reduction="batchmean", log_target=True)
         return apart + (seg_states - before.states[asked, at]).square().mean() if len(asked) else apart

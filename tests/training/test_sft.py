@@ -13,11 +13,12 @@ import torch
 from tests.model.small import small_config, small_model
 from wsiseg.errors import DataError
 from wsiseg.model.folder import load_folder
+from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.batch import collate
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import Example, ExampleStream, Question
 from wsiseg.training.losses import dice_loss, mask_loss
-from wsiseg.training.sft import SftModel, SftRecipe, train
+from wsiseg.training.sft import SftModel, SftRecipe, build, train
 
 RECIPE = SftRecipe(
     steps=6,
@@ -158,3 +159,17 @@ def test_what_is_held_moves_less_while_language_is_learned(store: Path, start: P
     assert lines[0]["held"] == pytest.approx(0, abs=1e-6)  # at step 0 the model is the one it is compared with
     with pytest.raises(DataError, match="lambda_hold"):
         train(dataclasses.replace(recipe, lambda_hold=1.0, model=None), tmp_path / "none")
+
+
+@pytest.mark.parametrize(("frozen", "looks"), [(("vlm.model.visual.",), 1), ((), 2)])
+def test_what_is_held_looks_again_only_with_an_encoder_that_learns(
+    store: Path, start: Path, monkeypatch: pytest.MonkeyPatch, frozen: tuple[str, ...], looks: int
+) -> None:
+    recipe = dataclasses.replace(RECIPE, model=str(start), lambda_hold=1.0, frozen=frozen)
+    module = build(load_folder(start), recipe).eval()
+    views = ExampleStream(QuadrupletStore.open(store), module.model.config, split="val", seed=1, questions=2, length=2)
+    looked, look = [], PathChatSegR1.image_tokens
+    monkeypatch.setattr(PathChatSegR1, "image_tokens", lambda model, tiles: looked.append(1) or look(model, tiles))
+    figures = module(collate([views[i] for i in range(2)], module.model.config, module.model.tokenizer))
+    assert float(figures["held"]) == pytest.approx(0, abs=1e-6)
+    assert len(looked) == looks
