@@ -92,9 +92,8 @@ class SftModel(nn.Module):
         wording, understood = self._wordings(batch) if len(batch.concepts) else (cot.new_zeros(()), cot.new_zeros(()))
 
         asked = rows[batch.present]
-        at = batch.seg_at if model.config.seg_state == "self" else batch.seg_at - 1
-        seg_states = states[asked, at]  # (P, H)
-        held = self._held(reading, seen, seg_states, batch, asked, at) if self.reference else cot.new_zeros(())
+        seg_states = self._seg_states(states, batch)  # (P, H)
+        held = self._held(reading, seen, batch) if self.reference else cot.new_zeros(())
         drawn = asked if recipe.lambda_seg or not self.training else asked[:0]
         masks = batch.masks[: len(drawn)]
         mask_logits = self._mask_logits(batch, drawn, seg_states[: len(drawn)])
@@ -118,15 +117,12 @@ class SftModel(nn.Module):
             }
         return {"loss": loss, **figures}
 
-    def _held(
-        self,
-        reading: Reading,
-        seen: torch.Tensor,
-        seg_states: torch.Tensor,
-        batch: Batch,
-        asked: torch.Tensor,
-        at: torch.Tensor,
-    ) -> torch.Tensor:
+    def _seg_states(self, states: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The states (P, H) that prompt the masks, among all states (R, L, H)."""
+        at = batch.seg_at if self.model.config.seg_state == "self" else batch.seg_at - 1
+        return states[batch.present.nonzero()[:, 0], at]
+
+    def _held(self, reading: Reading, seen: torch.Tensor, batch: Batch) -> torch.Tensor:
         """How far the answers' tokens (KL, in nats) and the states of `<SEG>` (mean square) are from the start's."""
         assert self.reference is not None
         with torch.no_grad(), self.reference.unchanged() as start:
@@ -134,7 +130,8 @@ class SftModel(nn.Module):
             before = read(start, batch, seen if sees_as_ever else None)
         said, was = (logits.float().log_softmax(-1) for logits in (reading.logits, before.logits))  # (T, V)
         apart = F.kl_div(said, was, reduction="batchmean", log_target=True)
-        return apart + (seg_states - before.states[asked, at]).square().mean() if len(asked) else apart
+        now, then = (self._seg_states(states, batch) for states in (reading.states, before.states))
+        return apart + (now - then).square().mean() if len(now) else apart
 
     def _mask_logits(self, batch: Batch, asked: torch.Tensor, seg_states: torch.Tensor) -> torch.Tensor:
         """Mask logits (P, S, S) of the rows `asked` (P,), prompted by their states of `<SEG>` (P, H)."""

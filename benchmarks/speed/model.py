@@ -219,8 +219,7 @@ def floor_of(segmenter: PathChatSegmenter, tiles: np.ndarray, mpp: float) -> dic
     chains = decode(model, seen, encode_prefix(model, model.prompt(QUERY, mpp)))
     share = float(np.mean([chain.seg_state is not None for chain in chains]))
     length = round(np.mean([len(chain.ids) for chain in chains]))
-    pixels = tiles_to_tensor(tile, model.device)
-    tokens = model.image_tokens(pixels)
+    pixels, tokens = tiles_to_tensor(tile, model.device), seen[:1]
     embedding, finer = model.image_encoder(model.image_pixels(pixels))
     state = tokens[:, 0]
     prompt = model.prompt(QUERY, mpp)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import nn
@@ -27,7 +27,7 @@ KeysValues = tuple[torch.Tensor, torch.Tensor]
 Read = tuple[torch.Tensor, torch.Tensor]  # last states (rows, H), logits (rows, V) in fp32
 
 _idle: WeakKeyDictionary[nn.Module, list[Recorded]] = WeakKeyDictionary()
-_refused: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_refused: WeakSet[nn.Module] = WeakSet()
 
 
 def can_record(model: PathChatSegR1) -> bool:
@@ -67,7 +67,7 @@ def recorded_steps(model: PathChatSegR1, cache: DynamicCache, position: int, ans
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            _refused[model] = True
+            _refused.add(model)
             _log.warning("decoding step by step, which is slower: the steps cannot be recorded (%s)", error)
             yield None
             return
@@ -87,7 +87,7 @@ class Recorded:
         self._token = torch.zeros(rows, dtype=torch.long, device=device)
         self._position = torch.zeros(1, dtype=torch.long, device=device)
         self._slots = torch.arange(rows, device=device)  # where each row of the running batch is held
-        # Garbage goes to the last place, which nothing reads before it is written.
+        # Garbage goes to the last places, which nothing reads before they are written.
         self._held.place.fill_(room - _WARM_UPS - 1)
         self._replay = _record(lambda: self._step(model), device)
 
