@@ -23,7 +23,7 @@ import numpy as np
 import yaml
 from scipy import stats
 
-from benchmarks.quality import seg_zero
+from benchmarks.quality import eager, seg_zero
 from benchmarks.quality.fixed_seg import FixedSeg
 from wsiseg.errors import DataError
 from wsiseg.files import atomic_write
@@ -46,6 +46,7 @@ STAGES: dict[str, tuple[Any, Any]] = {
     "sft": (sft.SftRecipe, sft.train),
     "rl": (RlRecipe, rl.train),
     "seg-zero": (sft.SftRecipe, seg_zero.train),
+    "eager": (sft.SftRecipe, eager.train),
 }
 SEGMENTERS = {"own": PathChatSegmenter, "fixed-seg": FixedSeg, "seg-zero": seg_zero.SegZero}
 FIGURES = ("dice", "emission", "false_emission", "bleu4", "token_f1")
