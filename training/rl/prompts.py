@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,25 +41,31 @@ class Views:
 
 
 class AskedExamples(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """`stream` without views of which nothing is known to be there or not: those are drawn anew.
+    """The views of `stream` with up to `count` questions each, half of them about what is there.
 
-    Every step of every process then has something to learn from. Item k is the same in every run.
+    `ask` gives more refusals than outlines, of which a policy learns in a few steps to be silent whatever it sees: its
+    answers are then all alike, and a group of equals teaches nothing. Odd counts take turns. Views that allow no question
+    are drawn anew, so that every step of every process has something to learn from. Item k is the same in every run.
     """
 
     _TRIES = 100
 
-    def __init__(self, stream: ExampleStream) -> None:
-        self.stream = stream
+    def __init__(self, stream: ExampleStream, count: int) -> None:
+        self.stream, self.count = stream, count
 
     def __len__(self) -> int:
         return len(self.stream)
 
     def __getitem__(self, position: int) -> Example:
         """Raises DataError: the data hold hardly a view that could be asked about."""
+        there = (self.count + position % 2) // 2
         for attempt in range(self._TRIES):
             example = self.stream[position + attempt * len(self.stream)]
-            if example.questions:
-                return example
+            outlines = [question for question in example.questions if question.mask is not None]
+            refusals = [question for question in example.questions if question.mask is None]
+            chosen = (*outlines[:there], *refusals[: self.count - there]) or example.questions[:1]
+            if chosen:
+                return replace(example, questions=chosen)
         raise DataError(f"{self._TRIES} views in a row allow no question; say what images of the data set do not hold")
 
 

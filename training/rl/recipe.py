@@ -14,9 +14,10 @@ from wsiseg.training.trainable import TuningRecipe
 class RlRecipe(TuningRecipe):
     """SO-GRPO (docs/so-grpo.md), with defaults for a laptop and the bundled model.
 
-    A step asks up to `queries_per_image` questions of each of `batch_images` × `accumulation` images and draws
-    `answers` answers (the paper's G) to each at `temperature`. Both encoders stay as they are; the language model
-    (or its adapters, `tuning: lora`), Seg-Adapter and mask head learn. The reference policy is `model` itself.
+    A step asks up to `queries_per_image` questions, half of them about what is there, of each of `batch_images` ×
+    `accumulation` images and draws `answers` answers (the paper's G) to each at `temperature`. Both encoders stay as
+    they are; the language model (or its adapters, `tuning: lora`), Seg-Adapter and mask head learn. The reference
+    policy is `model` itself.
 
     Rewards: weights `reward_soft` … `reward_length`; R_sparse is + `sparse_bonus` or − `sparse_penalty`; R_len is 0
     from `length_low` to `length_high` tokens. `step_cost` is taken off for every token.

@@ -240,12 +240,13 @@ def _stream(store: QuadrupletStore, model: PathChatSegR1, recipe: RlRecipe, spli
             model.config,
             split=split,
             seed=recipe.seed if training else 7,
-            questions=recipe.queries_per_image,
+            questions=3 * recipe.queries_per_image,  # a third of them at least are refusals, and two thirds at most
             length=length,
             source_weights=recipe.source_weights,
             augment=training,
             cache=recipe.cached_images if training else 0,
-        )
+        ),
+        recipe.queries_per_image,
     )
 
 
