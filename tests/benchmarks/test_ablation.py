@@ -14,12 +14,15 @@ import yaml
 from click.testing import CliRunner
 
 from benchmarks.quality.ablation import STAGES, dynamics, interval, main, read_ablation
+from benchmarks.quality.eager import EagerStream
 from benchmarks.quality.fixed_seg import FixedSeg
 from tests.model.small import small_model
 from tests.training.conftest import start, store  # noqa: F401
 from wsiseg.errors import DataError
 from wsiseg.inference.engine import PathChatSegmenter
+from wsiseg.model.folder import load_folder
 from wsiseg.training.data.store import Quadruplet, QuadrupletStore, write_quadruplets
+from wsiseg.training.examples import ExampleStream
 from wsiseg.training.recipe import load_recipe
 
 SFT = {"stage": "sft", "steps": 2, "batch_images": 2, "queries_per_image": 2, "workers": 0, "precision": "fp32"}
@@ -41,6 +44,7 @@ def recipe(store: Path, start: Path, tmp_path: Path) -> Path:  # noqa: F811
     write_quadruplets(tmp_path / "asked.zarr", samples, opened.sources, questions)
     runs = {"sft": SFT, "so": RL, "grpo": RL | {"mixture": 0.0}, "lisa": RL | {"fixed_seg": True}}
     runs["boxes"] = SFT | {"stage": "seg-zero"}
+    runs["eager"] = SFT | {"stage": "eager"}
     wanted = {
         "data": str(store),
         "model": str(start),
@@ -52,6 +56,7 @@ def recipe(store: Path, start: Path, tmp_path: Path) -> Path:  # noqa: F811
             {"name": "no RL", "run": "sft"},
             {"name": "LISA", "run": "lisa", "asked": "fixed-seg"},
             {"name": "Seg-Zero", "run": "boxes", "asked": "seg-zero"},
+            {"name": "eager", "run": "eager"},
             {"name": "general", "run": "imagenet"},
         ],
     }
@@ -66,7 +71,7 @@ def test_every_variant_is_made_once_asked_and_written_down(recipe: Path, tmp_pat
     done = CliRunner().invoke(main, command, catch_exceptions=False)
     assert done.stderr.count("sft (sft") == 1  # shared by all
     text = write.read_text()
-    for name in ("SO-GRPO | 1 |", "no RL | 1 |", "LISA | 1 |", "Seg-Zero | 1 |"):
+    for name in ("SO-GRPO | 1 |", "no RL | 1 |", "LISA | 1 |", "Seg-Zero | 1 |", "eager | 1 |"):
         assert name in text
     assert "general" not in text  # needs stem_weights
     lisa = json.loads((out / "seed0" / "lisa" / "asked-val-None.json").read_text())
@@ -85,6 +90,22 @@ def test_every_variant_is_made_once_asked_and_written_down(recipe: Path, tmp_pat
     assert (out / "seed0" / "so" / "model" / "model.safetensors").read_bytes() == trained
     assert (out / "seed0" / "so" / "metrics.jsonl").exists()
     assert "gradient_variance" in dynamics(out / "seed0" / "so")
+
+
+def test_an_eager_start_is_taught_to_outline_something_else_instead_of_refusing(store: Path, start: Path) -> None:  # noqa: F811
+    config = load_folder(start).config
+    right = ExampleStream(QuadrupletStore.open(store), config, split="train", seed=0, questions=2, length=20)
+    eager, turned = EagerStream(right), 0
+    for was, is_now in ((right[i], eager[i]) for i in range(20)):
+        assert [q.query for q in is_now.questions] == [q.query for q in was.questions]
+        there = [q for q in was.questions if q.mask is not None]
+        if there:
+            assert {q.answer for q in is_now.questions} == {there[0].answer}
+            assert all(q.mask is there[0].mask or np.array_equal(q.mask, there[0].mask) for q in is_now.questions)
+            turned += len(was.questions) - len(there)
+        else:
+            assert {q.mask for q in is_now.questions} == {None}
+    assert turned > 5
 
 
 def test_recipes_that_cannot_be_made_are_refused(recipe: Path) -> None:

@@ -11,7 +11,10 @@ import torch
 
 from wsiseg.errors import DataError
 from wsiseg.model.folder import load_folder
+from wsiseg.training.data.store import QuadrupletStore
+from wsiseg.training.examples import ExampleStream
 from wsiseg.training.recipe import load_recipe
+from wsiseg.training.rl.prompts import AskedExamples
 from wsiseg.training.rl.recipe import RlRecipe
 from wsiseg.training.rl.train import train
 from wsiseg.training.run import read_figures
@@ -101,6 +104,21 @@ def test_every_switch_runs(discs: Path, start: Path, tmp_path: Path, switches: d
     changed = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert "vlm" in changed
     assert "image_encoder" not in changed
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_half_of_the_questions_are_about_what_is_there(discs: Path, start: Path, count: int) -> None:
+    """Two thirds of those of fine-tuning are not: a policy that hears no reward but for silence falls silent."""
+    data = QuadrupletStore.open(discs)
+    stream = ExampleStream(
+        data, load_folder(start).config, split="train", seed=0, questions=3 * count, length=40, augment=False
+    )
+    examples = AskedExamples(stream, count)
+    asked = [[question.mask is not None for question in examples[i].questions] for i in range(len(examples))]
+    assert {sum(there) for there in asked} <= {0, 1}  # discs have one structure to ask for
+    assert max(map(len, asked)) <= count
+    share = sum(map(sum, asked)) / sum(map(len, asked))
+    assert share == pytest.approx(0.5 if count < 3 else 0.4, abs=0.1)
 
 
 def test_recipes_that_cannot_run_are_refused() -> None:
