@@ -122,7 +122,7 @@ def test_recipes_that_cannot_be_made_are_refused(recipe: Path) -> None:
             read_ablation(recipe)
 
 
-@pytest.mark.parametrize("name", ["ablation.yaml", "ablation-small.yaml", "ablation-rl.yaml"])
+@pytest.mark.parametrize("name", ["ablation.yaml", "ablation-small.yaml", "ablation-rl.yaml", "all-stages.yaml"])
 def test_recipes_that_come_with_wsiseg_can_be_made(name: str) -> None:
     shipped = read_ablation(Path(__file__).parents[2] / "benchmarks" / "quality" / name)
     for run in shipped.runs.values():
