@@ -44,8 +44,9 @@ class AskedExamples(torch.utils.data.Dataset):  # type: ignore[type-arg]
     """The views of `stream` with up to `count` questions each, half of them about what is there.
 
     `ask` gives more refusals than outlines, of which a policy learns in a few steps to be silent whatever it sees: its
-    answers are then all alike, and a group of equals teaches nothing. Odd counts take turns. Views that allow no question
-    are drawn anew, so that every step of every process has something to learn from. Item k is the same in every run.
+    answers are then all alike, and a group of equals teaches nothing. Odd counts take turns. Views that allow no
+    question are drawn anew, so that every step of every process has something to learn from. Item k is the same in
+    every run.
     """
 
     _TRIES = 100

@@ -27,9 +27,9 @@ class RlRecipe(TuningRecipe):
     critic). `gamma` and `gae_lambda` are GAE's γ and λ.
 
     Loss: `inner_epochs` passes over a step's answers with clip `clip_ratio`; `kl` is β, `value_weight` c_V, and
-    `value_clip` its clip. The critic learns at `value_rate` times the rate: it starts at 0 and must find the level of
-    R within the warm-up, or Ã begins with a bias towards whatever was drawn. λ_d = `pathwise` (0: no pathwise term)
-    with `pathwise_bce` beside it; `pathwise_to_llm: false` keeps it in Seg-Adapter and mask head. α_k = α₀ / (1 + ηk)
+    `value_clip` its clip. The critic starts at the mean R of the first step, or Ã would begin with a bias towards
+    whatever was drawn, and learns at `value_rate` times the rate. λ_d = `pathwise` (0: no pathwise term) with
+    `pathwise_bce` beside it; `pathwise_to_llm: false` keeps it in Seg-Adapter and mask head. α_k = α₀ / (1 + ηk)
     with α₀ = `learning_rate`; `eta: null` is 9 / steps, which ends at a tenth.
 
     `fixed_seg` is LISA's way: `<SEG>` is no action; it is read in the place of an answer's last token, always.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,10 @@ def take_step(
         views, prompts = encode_views(model, examples), prompts_of(model, examples)
         probe = step % recipe.probe_every == 0
         judged = gather(model, learner.critic, reference, prompts, views, recipe, generator, probe=probe)
+    if step == 0:
+        level = float(world.reduce(torch.cat([j.total for j in judged]).mean(), reduction="mean"))
+        learner.critic.start_at(level)
+        judged = [replace(j, values=torch.full_like(j.values, level)) for j in judged]
     drawn = time.monotonic()
     c = recipe.mixture if step >= recipe.critic_warmup else 0.0
     taught = lessons(judged, recipe, c)

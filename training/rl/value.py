@@ -11,8 +11,8 @@ _CONSTANT = 1e-6  # a variance below this is rounding
 class ValueHead(nn.Module):
     """V(s_t) = MLP(RMSNorm(h)), h the policy's last state before token t: (…, H) → (…).
 
-    H → H/4 → 1 with SiLU. It starts at 0, and its gradient stops at h: a critic that pulls on a small language
-    model's states harms it.
+    H → H/4 → 1 with SiLU. It starts as a constant, and its gradient stops at h: a critic that pulls on a small
+    language model's states harms it.
     """
 
     def __init__(self, hidden_size: int) -> None:
@@ -23,6 +23,15 @@ class ValueHead(nn.Module):
         self.layers = nn.Sequential(
             nn.RMSNorm(hidden_size, eps=1e-6), nn.Linear(hidden_size, hidden_size // 4), nn.SiLU(), last
         )
+
+    @torch.no_grad()
+    def start_at(self, level: float) -> None:
+        """Expect `level` everywhere, before it has learned anything: the mean of the first rewards.
+
+        From 0 it first runs for that level, in the same direction for all states, and overshoots: with six questions
+        a step it explained less than nothing (−0.4) for ten steps and −0.1 after thirty, from the level 0 and 0.05.
+        """
+        nn.init.constant_(self.layers[-1].bias, level)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return self.layers(states.detach()).float()[..., 0]

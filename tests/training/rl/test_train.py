@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from wsiseg.errors import DataError
 from wsiseg.model.folder import load_folder
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import ExampleStream
 from wsiseg.training.recipe import load_recipe
+from wsiseg.training.reference import Reference
 from wsiseg.training.rl.prompts import AskedExamples
 from wsiseg.training.rl.recipe import RlRecipe
-from wsiseg.training.rl.train import train
+from wsiseg.training.rl.train import build, parameter_groups, take_step, train
 from wsiseg.training.run import read_figures
 
 RECIPE = RlRecipe(
@@ -104,6 +106,21 @@ def test_every_switch_runs(discs: Path, start: Path, tmp_path: Path, switches: d
     changed = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert "vlm" in changed
     assert "image_encoder" not in changed
+
+
+def test_the_critic_starts_at_the_mean_of_the_first_rewards(discs: Path, start: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, data=str(discs), model=str(start), learning_rate=0.0)
+    learner = build(load_folder(start), recipe)
+    optimizer = torch.optim.AdamW(parameter_groups(learner, recipe), weight_decay=0.0)
+    stream = ExampleStream(
+        QuadrupletStore.open(discs), learner.model.config, split="train", seed=0, questions=6, length=2
+    )
+    reference, world = Reference(learner.model, recipe), Accelerator(cpu=True)
+    values = take_step(0, [stream[0], stream[1]], learner, reference, optimizer, recipe, world)
+    expected = learner.critic(torch.randn(5, learner.model.config.text.hidden_size))
+    assert expected.tolist() == pytest.approx([values["reward"]] * 5)
+    assert values["reward"] != 0
+    assert values.get("explained_variance", 0.0) == pytest.approx(0.0, abs=1e-6)  # a constant explains nothing
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
