@@ -11,45 +11,24 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from wsiseg.training.batch import Collate
-from wsiseg.training.examples import Example, ExampleStream
-from wsiseg.training.loop import Stage, fit
+from benchmarks.quality.changed import fit_changed
+from wsiseg.training.examples import Example
 from wsiseg.training.mix import training_store
-from wsiseg.training.sft import SftRecipe, build, stream
+from wsiseg.training.sft import SftRecipe, build
 from wsiseg.training.start import answers, begin
 
 
-class EagerStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """Examples without refusals, as far as the view shows something that could be asked for."""
-
-    def __init__(self, examples: ExampleStream) -> None:
-        self.examples = examples
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, position: int) -> Example:
-        example = self.examples[position]
-        there = next((question for question in example.questions if question.mask is not None), None)
-        if there is None:
-            return example
-        told = (replace(there, query=question.query) for question in example.questions)
-        return replace(example, questions=tuple(told))
+def without_refusals(example: Example) -> Example:
+    """Every question answered as the first about something that is there, if there is one."""
+    there = next((question for question in example.questions if question.mask is not None), None)
+    if there is None:
+        return example
+    return replace(example, questions=tuple(replace(there, query=question.query) for question in example.questions))
 
 
 def train(
     recipe: SftRecipe, out: Path, *, resume: bool = False, report: Callable[[int, dict[str, float]], None] | None = None
 ) -> Path:
-    """As `wsiseg.training.sft.train`, with wrong answers; those of validation are right."""
-    store = training_store(recipe)
-    model = begin(recipe, out, resume, lambda config: answers(store, config, recipe.seed))
-    stage = Stage(
-        module=build(model, recipe),
-        model=model,
-        examples=lambda length: EagerStream(stream(store, model, recipe, "train", recipe.seed, length)),
-        validation=lambda length: stream(store, model, recipe, "val", 7, length),
-        collate=Collate(model.config, model.tokenizer),
-    )
-    return fit(stage, recipe, out, resume=resume, report=report)
+    """As `wsiseg.training.sft.train`, with wrong answers."""
+    model = begin(recipe, out, resume, lambda config: answers(training_store(recipe), config, recipe.seed))
+    return fit_changed(build(model, recipe), model, recipe, without_refusals, out, resume=resume, report=report)

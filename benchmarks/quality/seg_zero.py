@@ -20,16 +20,16 @@ from scipy import ndimage
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.quality.changed import fit_changed
 from wsiseg.inference import IMAGE_TOKENS, MASK_FEATURES, TileMask
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.inference.features import TileFeatures
 from wsiseg.model.pathchat import PathChatSegR1
-from wsiseg.training.batch import Batch, Collate, read
-from wsiseg.training.examples import Example, ExampleStream, Question
-from wsiseg.training.loop import Stage, fit
+from wsiseg.training.batch import Batch, read
+from wsiseg.training.examples import Example, Question
 from wsiseg.training.losses import mask_loss, token_loss
 from wsiseg.training.mix import training_store
-from wsiseg.training.sft import SftRecipe, stream
+from wsiseg.training.sft import SftRecipe
 from wsiseg.training.start import answers, begin
 from wsiseg.training.trainable import set_trainable
 
@@ -119,18 +119,9 @@ class SegZeroModel(nn.Module):
         }  # fmt: skip
 
 
-class BoxedStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """Examples whose chains end in boxes."""
-
-    def __init__(self, stream: ExampleStream) -> None:
-        self.stream = stream
-
-    def __len__(self) -> int:
-        return len(self.stream)
-
-    def __getitem__(self, position: int) -> Example:
-        example = self.stream[position]
-        return replace(example, questions=tuple(map(_boxed, example.questions)))
+def boxed(example: Example) -> Example:
+    """Chains that end in boxes."""
+    return replace(example, questions=tuple(map(_boxed, example.questions)))
 
 
 def _boxed(question: Question) -> Question:
@@ -143,20 +134,12 @@ def train(
     recipe: SftRecipe, out: Path, *, resume: bool = False, report: Callable[[int, dict[str, float]], None] | None = None
 ) -> Path:
     """As `wsiseg.training.sft.train`, with boxes. The recipe's probes and examples have no part in it."""
-    store = training_store(recipe)
-    model = begin(recipe, out, resume, lambda config: answers(store, config, recipe.seed))
+    model = begin(recipe, out, resume, lambda config: answers(training_store(recipe), config, recipe.seed))
     # Room for the boxes behind the longest chain.
     model.config = replace(model.config, untrained=(), max_new_tokens=model.config.max_new_tokens + 6 * MOST)
     torch.manual_seed(recipe.seed)
     set_trainable(model, recipe)
-    stage = Stage(
-        module=SegZeroModel(model, recipe),
-        model=model,
-        examples=lambda length: BoxedStream(stream(store, model, recipe, "train", recipe.seed, length)),
-        validation=lambda length: BoxedStream(stream(store, model, recipe, "val", 7, length)),
-        collate=Collate(model.config, model.tokenizer),
-    )
-    return fit(stage, recipe, out, resume=resume, report=report)
+    return fit_changed(SegZeroModel(model, recipe), model, recipe, boxed, out, resume=resume, report=report)
 
 
 class SegZero(PathChatSegmenter):

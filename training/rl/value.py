@@ -31,7 +31,9 @@ class ValueHead(nn.Module):
         From 0 it first runs for that level, in the same direction for all states, and overshoots: with six questions
         a step it explained less than nothing (−0.4) for ten steps and −0.1 after thirty, from the level 0 and 0.05.
         """
-        nn.init.constant_(self.layers[-1].bias, level)
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.constant_(last.bias, level)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return self.layers(states.detach()).float()[..., 0]
