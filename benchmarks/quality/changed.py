@@ -10,9 +10,9 @@ from torch import nn
 
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.batch import Collate
+from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import Example, ExampleStream
 from wsiseg.training.loop import Stage, fit
-from wsiseg.training.mix import training_store
 from wsiseg.training.sft import SftRecipe, stream
 
 
@@ -32,6 +32,7 @@ class ChangedStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
 def fit_changed(
     module: nn.Module,
     model: PathChatSegR1,
+    store: QuadrupletStore,
     recipe: SftRecipe,
     change: Callable[[Example], Example],
     out: Path,
@@ -39,8 +40,7 @@ def fit_changed(
     resume: bool,
     report: Callable[[int, dict[str, float]], None] | None,
 ) -> Path:
-    """Train `module`, which holds `model`, as `wsiseg.training.sft.train` does, and return the model's folder."""
-    store = training_store(recipe)
+    """As `wsiseg.training.sft.train`, of `module`, which holds `model`; returns the model's folder."""
     stage = Stage(
         module=module,
         model=model,

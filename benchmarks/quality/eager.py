@@ -30,5 +30,7 @@ def train(
     recipe: SftRecipe, out: Path, *, resume: bool = False, report: Callable[[int, dict[str, float]], None] | None = None
 ) -> Path:
     """As `wsiseg.training.sft.train`, with wrong answers."""
-    model = begin(recipe, out, resume, lambda config: answers(training_store(recipe), config, recipe.seed))
-    return fit_changed(build(model, recipe), model, recipe, without_refusals, out, resume=resume, report=report)
+    store = training_store(recipe)
+    model = begin(recipe, out, resume, lambda config: answers(store, config, recipe.seed))
+    module = build(model, recipe)
+    return fit_changed(module, model, store, recipe, without_refusals, out, resume=resume, report=report)

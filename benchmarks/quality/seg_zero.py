@@ -134,12 +134,14 @@ def train(
     recipe: SftRecipe, out: Path, *, resume: bool = False, report: Callable[[int, dict[str, float]], None] | None = None
 ) -> Path:
     """As `wsiseg.training.sft.train`, with boxes. The recipe's probes and examples have no part in it."""
-    model = begin(recipe, out, resume, lambda config: answers(training_store(recipe), config, recipe.seed))
+    store = training_store(recipe)
+    model = begin(recipe, out, resume, lambda config: answers(store, config, recipe.seed))
     # Room for the boxes behind the longest chain.
     model.config = replace(model.config, untrained=(), max_new_tokens=model.config.max_new_tokens + 6 * MOST)
     torch.manual_seed(recipe.seed)
     set_trainable(model, recipe)
-    return fit_changed(SegZeroModel(model, recipe), model, recipe, boxed, out, resume=resume, report=report)
+    module = SegZeroModel(model, recipe)
+    return fit_changed(module, model, store, recipe, boxed, out, resume=resume, report=report)
 
 
 class SegZero(PathChatSegmenter):
