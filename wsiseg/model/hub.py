@@ -24,7 +24,7 @@ def fetch(name: str) -> Path:
         OutputError: the disk of the cache is full.
     """
     entry, revision = _entry(name)
-    from huggingface_hub import list_repo_files, snapshot_download
+    from huggingface_hub import model_info, snapshot_download
     from huggingface_hub.constants import is_offline_mode
     from huggingface_hub.utils import logging
 
@@ -32,9 +32,10 @@ def fetch(name: str) -> Path:
         return downloaded(name)
     logging.set_verbosity_error()  # what goes wrong is said once, by us
     try:
+        # Asked once: where nothing answers, the listing of files would be tried for 24 s (huggingface_hub 2.4).
+        listed = model_info(entry.repository, revision=revision).siblings or []
         # Some repositories hold the same weights twice; the pickle is fetched only where there is nothing else.
-        names = list_repo_files(entry.repository, revision=revision)
-        weights = _SAFE if any(file.endswith(".safetensors") for file in names) else _PICKLE
+        weights = _SAFE if any(file.rfilename.endswith(".safetensors") for file in listed) else _PICKLE
         return Path(snapshot_download(entry.repository, revision=revision, allow_patterns=[*_FILES, *weights]))
     except Exception as error:
         raise _explained(error, entry, revision) from error
