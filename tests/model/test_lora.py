@@ -17,7 +17,7 @@ from wsiseg.cli.main import main
 from wsiseg.errors import ModelError
 from wsiseg.model.config import PathChatConfig, PathologyEncoderConfig
 from wsiseg.model.folder import build_model, load_folder, save_model
-from wsiseg.model.lora import merge_adapter
+from wsiseg.model.lora import merge_adapter, merge_folder
 from wsiseg.model.pathchat import PathChatSegR1
 
 # For `LoraConfig(target_modules=…)` on `model` or `model.vlm`. A regex, because short names such as `gate_proj` or
@@ -80,6 +80,20 @@ def test_the_merged_model_is_the_adapted_model(base: Path, tmp_path: Path, whole
     assert merged.vlm.lm_head.weight is merged.vlm.model.language_model.embed_tokens.weight
     changed = (merged.vlm.lm_head.weight != load_folder(base).vlm.lm_head.weight).any(dim=1)
     assert changed.nonzero().flatten().tolist() == ([] if whole else [merged.tokenizer.seg])
+
+
+def test_what_an_adapter_leaves_alone_is_stored_as_it_was(base: Path, tmp_path: Path) -> None:
+    # Trap: the language model's 16 bits for all: they move the mask decoder's frequencies of positions.
+    before = load_file(base / "model.safetensors")
+    before = {key: value.bfloat16() if "language_model" in key else value for key, value in before.items()}
+    save_file(before, base / "model.safetensors")
+    trained_adapter(base, tmp_path / "adapter", whole=False)
+    merge_folder(str(base), tmp_path / "adapter", tmp_path / "m")
+    after = load_file(tmp_path / "m/model.safetensors")
+    assert {key: value.dtype for key, value in after.items()} == {key: value.dtype for key, value in before.items()}
+    changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert len(changed) == 18
+    assert all(key.startswith("vlm.model.") for key in changed)
 
 
 def test_a_row_of_a_tied_table_trained_behind_pefts_back_is_refused(base: Path, tmp_path: Path) -> None:

@@ -27,9 +27,12 @@ EMBEDDINGS, HEAD = "vlm.model.language_model.embed_tokens.weight", "vlm.lm_head.
 _ALWAYS_FLOAT32 = "positional_encoding_gaussian_matrix"
 
 
-def save_model(model: PathChatSegR1, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
-    """Write the folder; floating-point weights are stored as `dtype`, tied weights once."""
-    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in stored_keys(model).items()}
+def save_model(model: PathChatSegR1, folder: Path, *, dtypes: Mapping[str, torch.dtype] | None = None) -> None:
+    """Write the folder, tied weights once; floating-point weights in the `dtypes` of their names, or in float32."""
+    state = {
+        key: value.to(torch.float32 if dtypes is None else dtypes[key]) if value.is_floating_point() else value
+        for key, value in stored_keys(model).items()
+    }
     _save(model, state, folder)
 
 

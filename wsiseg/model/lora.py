@@ -10,7 +10,7 @@ from torch import nn
 from wsiseg.errors import ModelError
 from wsiseg.model import model_folder
 from wsiseg.model.config import PathChatConfig
-from wsiseg.model.folder import EMBEDDINGS, check_new, check_state, load_folder, save_model, stored_tensors
+from wsiseg.model.folder import check_new, check_state, load_folder, save_model, stored_tensors
 from wsiseg.model.parts import field, read_json, read_tensors
 from wsiseg.model.pathchat import PathChatSegR1
 
@@ -58,7 +58,7 @@ def merge_adapter(model: PathChatSegR1, adapter: Path) -> None:
 
 
 def merge_folder(model: str, adapter: Path, out: Path) -> PathChatConfig:
-    """Write the model folder `out`: `model` (a name or a folder) with the adapter folded in, in the dtype it had.
+    """Write the model folder `out`: `model` (a name or a folder) with the adapter folded in, each weight in its dtype.
 
     Raises:
         ModelError: see `merge_adapter`.
@@ -68,7 +68,7 @@ def merge_folder(model: str, adapter: Path, out: Path) -> PathChatConfig:
     folder = model_folder(model)
     merged = load_folder(folder)
     merge_adapter(merged, adapter)
-    save_model(merged, out, dtype=stored_tensors(folder)[EMBEDDINGS].dtype)
+    save_model(merged, out, dtypes={key: value.dtype for key, value in stored_tensors(folder).items()})
     card = folder / "README.md"
     text = card.read_text("utf-8") if card.is_file() else f"# {merged.config.name}\n"
     text += f"\n## Merged\n\nThe LoRA adapter `{adapter.name}` was folded in by `wsiseg models merge`; "
