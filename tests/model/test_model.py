@@ -16,7 +16,7 @@ from wsiseg.inference import MASK_FEATURES
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model import load_model
 from wsiseg.model.config import load_config, paper, save_config, tiny
-from wsiseg.model.folder import build_model, load_folder, save_model
+from wsiseg.model.folder import build_model, folder_fingerprint, load_folder, save_model
 from wsiseg.model.pathchat import interleaved_positions
 from wsiseg.model.prompt import PromptTokenizer
 
@@ -84,6 +84,15 @@ def test_a_saved_model_is_the_same_model(tmp_path: Path) -> None:
     one = PathChatSegmenter(model, name="a", fingerprint="a").segment_tiles(tiles, "glands", 1.0)
     two = PathChatSegmenter(again, name="a", fingerprint="a").segment_tiles(tiles, "glands", 1.0)
     assert [a.reasoning for a in one] == [b.reasoning for b in two]
+
+
+def test_a_folder_that_was_written_anew_has_another_fingerprint(tmp_path: Path) -> None:
+    # Else what the old weights saw would be served to the new ones, which a running notebook may load.
+    save_model(small_model(seed=3), tmp_path / "m")
+    before = folder_fingerprint(tmp_path / "m")
+    assert folder_fingerprint(tmp_path / "m") == before
+    save_model(small_model(seed=4), tmp_path / "m")
+    assert folder_fingerprint(tmp_path / "m") != before
 
 
 def test_a_model_in_half_precision_answers_too(tmp_path: Path) -> None:

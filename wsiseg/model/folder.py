@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -213,9 +213,16 @@ def build_model(config: PathChatConfig, tokenizer: PromptTokenizer) -> PathChatS
     return PathChatSegR1(config, tokenizer)
 
 
-@cache
 def folder_fingerprint(folder: Path) -> str:
     """Hex digest of configuration, tokenizer and weights: two models with the same one answer alike."""
+    files = [folder / CONFIG, folder / TOKENIZER, *weight_files(folder), *[folder / BASE] * is_partial(folder)]
+    # Training may write the folder anew while this process lives.
+    written = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    return _fingerprint_of(folder.resolve(), written)
+
+
+@lru_cache(64)
+def _fingerprint_of(folder: Path, written: tuple[tuple[str, int, int], ...]) -> str:
     digest = hashlib.sha256()
     for path in (folder / CONFIG, folder / TOKENIZER, *weight_files(folder)):
         with open(path, "rb") as file:
