@@ -95,6 +95,15 @@ def test_a_folder_that_was_written_anew_has_another_fingerprint(tmp_path: Path) 
     assert folder_fingerprint(tmp_path / "m") != before
 
 
+@pytest.mark.parametrize("size", [100, 120, 200])
+def test_tiles_of_any_size_get_a_mask(size: int) -> None:
+    # As `wsiseg tile --tile-size` makes them: the strides of the encoder must not have to divide it.
+    model = small_model()
+    with torch.inference_mode():
+        masks = model.masks(torch.rand(1, 3, size, size + 1), torch.randn(1, model.config.text.hidden_size))
+    assert masks.shape == (1, size, size + 1)
+
+
 def test_a_model_in_half_precision_answers_too(tmp_path: Path) -> None:
     save_model(small_model(seed=3), tmp_path / "m")
     half = load_folder(tmp_path / "m", dtype=torch.bfloat16)

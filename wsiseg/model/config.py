@@ -44,7 +44,8 @@ class ImageEncoderConfig:
     `stem` is `patch` (SAM's own 16 × 16 patch embedding) or `efficientnet` (a convolutional stem that also
     hands its strides 8, 4 and 2 to the mask decoder; the image embedding is then at stride 8). `mean` and
     `std` apply to pixels in [0, 1]: MedSAM uses none (`(0, 0, 0)`, `(1, 1, 1)`), SAM ImageNet's.
-    `image_size` None: the encoder takes tiles at their own size (multiples of 128); else they are resized.
+    `image_size` None: the encoder takes tiles at their own size, brought up to a multiple of 16; else they are
+    resized to it.
     """
 
     stem: str = "efficientnet"

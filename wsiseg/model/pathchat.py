@@ -22,7 +22,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from wsiseg.model.config import PathChatConfig
 from wsiseg.model.prompt import PromptTokenizer, PromptTokens
-from wsiseg.model.sam import ImageEncoder, MaskHead
+from wsiseg.model.sam import STRIDE, ImageEncoder, MaskHead
 from wsiseg.model.vision import PathologyTower
 
 
@@ -66,14 +66,14 @@ class PathChatSegR1(nn.Module):
     def pathology_pixels(self, tiles: torch.Tensor) -> torch.Tensor:
         """Tiles (B, 3, H, W) in [0, 1] → input of the pathology encoder (B, 3, S, S)."""
         side = self.config.pathology.image_size
-        pixels = _normalise(_resize(tiles, side), self.config.pathology.mean, self.config.pathology.std)
+        pixels = _normalise(_resize(tiles, side, side), self.config.pathology.mean, self.config.pathology.std)
         return pixels.to(self.vlm.model.visual.dtype)
 
     def image_pixels(self, tiles: torch.Tensor) -> torch.Tensor:
         """Tiles (B, 3, H, W) in [0, 1] → input of the MedSAM encoder."""
         side = self.config.image.image_size
-        resized = tiles if side is None else _resize(tiles, side)
-        pixels = _normalise(resized, self.config.image.mean, self.config.image.std)
+        height, width = (side or -(-length // STRIDE) * STRIDE for length in tiles.shape[-2:])
+        pixels = _normalise(_resize(tiles, height, width), self.config.image.mean, self.config.image.std)
         return pixels.to(next(self.image_encoder.parameters()).dtype)
 
     def image_tokens(self, tiles: torch.Tensor) -> torch.Tensor:
@@ -152,10 +152,10 @@ def interleaved_positions(texts: Sequence[int], side: int) -> torch.Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _resize(tiles: torch.Tensor, side: int) -> torch.Tensor:
-    if tiles.shape[-2:] == (side, side):
+def _resize(tiles: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    if tiles.shape[-2:] == (height, width):
         return tiles
-    return F.interpolate(tiles, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+    return F.interpolate(tiles, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
 
 
 def _normalise(tiles: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:

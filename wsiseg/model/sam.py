@@ -37,6 +37,8 @@ def _load_modeling() -> ModuleType:
     return module
 
 
+STRIDE = 16  # of the coarsest features: the sides of what the image encoder sees are multiples of it
+
 _modeling = _load_modeling()
 _get_rel_pos = _modeling.image_encoder.get_rel_pos
 
