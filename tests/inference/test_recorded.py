@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from threading import Semaphore
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from tests.model.small import small_model
 from wsiseg.inference import decode as decoding
 from wsiseg.inference import recorded
 from wsiseg.inference.decode import Completion, decode, encode_prefix
+from wsiseg.inference.devices import in_turn
 from wsiseg.model.pathchat import PathChatSegR1
 
 QUERIES = ("outline the glands", "nuclei", "please outline every one of the malignant glands in this field of view")
@@ -87,6 +90,28 @@ def test_steps_that_cannot_be_recorded_are_taken_one_by_one(
     assert [c.ids for c in quick] == [c.ids for c in plain]
     assert "cannot be recorded" in caplog.text
     assert model in recorded._refused
+
+
+def test_devices_record_one_after_another(records: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Trap: torch.cuda.graph allows one capture in a process; two devices begin with their first batches at once.
+    run_now, under_way = recorded._record, Semaphore()
+
+    def alone(step: Callable[[], recorded.Read], device: torch.device) -> Callable[[], recorded.Read]:
+        if not under_way.acquire(blocking=False):
+            raise RuntimeError("operation would make the legacy stream depend on a capturing blocking stream")
+        time.sleep(0.2)
+        under_way.release()
+        return run_now(step, device)
+
+    monkeypatch.setattr(recorded, "_record", alone)
+    models = [small_model(seed=1, stops=1.5) for _ in range(2)]
+
+    def ask(model: PathChatSegR1, tokens: torch.Tensor) -> list[Completion]:
+        return decode(model, tokens, encode_prefix(model, model.tokenizer.prompt(QUERIES[0], 0.5)))
+
+    tokens = random_tokens(models[0], 3, 0)
+    same(*in_turn(ask, models, [tokens, tokens]))
+    assert not any(model in recorded._refused for model in models)
 
 
 @pytest.mark.gpu

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -28,6 +29,9 @@ Read = tuple[torch.Tensor, torch.Tensor]  # last states (rows, H), logits (rows,
 
 _idle: WeakKeyDictionary[nn.Module, list[Recorded]] = WeakKeyDictionary()
 _refused: WeakSet[nn.Module] = WeakSet()
+# Of a process only one capture may be under way (torch.cuda.graph), whatever device it is on: each begins by waiting
+# for the current device, which is not allowed while that one is captured, and would end both.
+_recording = Lock()
 
 
 def can_record(model: PathChatSegR1) -> bool:
@@ -89,7 +93,8 @@ class Recorded:
         self._slots = torch.arange(rows, device=device)  # where each row of the running batch is held
         # Garbage goes to the last places, which nothing reads before they are written.
         self._held.place.fill_(room - _WARM_UPS - 1)
-        self._replay = _record(lambda: self._step(model), device)
+        with _recording:
+            self._replay = _record(lambda: self._step(model), device)
 
     def serves(self, model: PathChatSegR1, rows: int, room: int) -> bool:
         return rows <= self._rows and room <= self._room and self._weights == _places(model)
