@@ -131,7 +131,8 @@ def segment(
         skipped: list[list[float]] = []
         # Other answers than those of a deterministic run would end that.
         how = ("deterministic", device, batch_size) if deterministic else ()
-        journals = open_journals(work, [(tiles.grid, asked) for tiles, asked in passes], segmenter, examples, how)
+        grids = [(tiles.grid, asked) for tiles, asked in passes]
+        journals = open_journals(work, grids, segmenter, examples, how, gaps=on_bad_tile == "skip")
         for (tiles, asked), journal in zip(passes, journals, strict=True):
             stack.enter_context(journal)
             canvases = {q: stack.enter_context(_canvas(tiles.grid)) for q in asked}

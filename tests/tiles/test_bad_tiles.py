@@ -63,6 +63,20 @@ def test_skipped_tiles_are_those_that_touch_the_damage_and_the_rest_is_as_ever(
     assert [a.geometry for a in left.annotations] == [a.geometry for a in whole.annotations]
 
 
+def test_what_a_killed_run_left_out_is_not_left_out_without_leave(tmp_path: Path) -> None:
+    synthetic_slide(tmp_path / "s.tif", {"olive": OLIVE}, l0_width=4400, l0_height=1200, jpeg_quality=95)
+    slide = with_bad_tile(tmp_path / "s.tif", tmp_path / "broken.tif", tile=9)  # the thumbnail does not touch it
+
+    def killed(done: int, total: int) -> None:
+        if done > total - 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        wsiseg.segment(slide, "olive", model=MODEL, on_bad_tile="skip", work=tmp_path / "work", progress=killed)
+    with pytest.raises(PixelError, match="leave such tiles out"):
+        wsiseg.segment(slide, "olive", model=MODEL, work=tmp_path / "work")
+
+
 def test_a_slide_of_which_nothing_can_be_read_is_an_error(sound: Path, tmp_path: Path) -> None:
     path = sound
     for tile in range(20):

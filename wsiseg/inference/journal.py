@@ -42,11 +42,11 @@ class Journal:
     """The answers about the tiles of one grid. A context manager: closes the file, does not remove it.
 
     One without a path keeps nothing; nor does one that cannot be written (no error), or that another
-    process is writing.
+    process is writing. Without `gaps`, answers from the first tile on that was left out are forgotten.
     """
 
-    def __init__(self, path: Path | None, tile_size: int) -> None:
-        self._path, self._tile_size = path, tile_size
+    def __init__(self, path: Path | None, tile_size: int, *, gaps: bool = True) -> None:
+        self._path, self._tile_size, self._gaps = path, tile_size, gaps
         self._file: IO[bytes] | None = None
 
     def replay(self) -> Iterator[Batch]:
@@ -56,10 +56,13 @@ class Journal:
         self._open(self._path)
         if self._file is None:
             return
-        end = 0
+        end = following = 0
         while body := self._body(self._file):
-            yield self._batch(body)
-            end = self._file.tell()
+            indices, masks = self._batch(body)
+            if not self._gaps and (indices[0] != following or len(indices) != 1 + indices[-1] - following):
+                break
+            yield indices, masks
+            end, following = self._file.tell(), int(indices[-1]) + 1
         self._file.seek(end)
         with suppress(OSError):
             self._file.truncate()
@@ -147,10 +150,12 @@ def open_journals(
     model: Segmenter,
     examples: Sequence[Shot] = (),
     how: Sequence[object] = (),
+    *,
+    gaps: bool = True,
 ) -> list[Journal]:
     """The journals in `folder` for these queries, with these examples, on these grids to this model.
 
-    Those of other questions go. how: whatever else decides the answers.
+    Those of other questions go. how: whatever else decides the answers. gaps: as in `Journal`.
 
     None: journals that keep nothing.
     """
@@ -161,7 +166,7 @@ def open_journals(
     for other in set(folder.glob("*.answers")) - set(paths):
         with suppress(OSError):
             other.unlink()
-    return [Journal(path, grid.spec.tile_size) for path, (grid, _) in zip(paths, passes, strict=True)]
+    return [Journal(path, grid.spec.tile_size, gaps=gaps) for path, (grid, _) in zip(paths, passes, strict=True)]
 
 
 def _key(grid: Grid, question: Sequence[str], model: Segmenter) -> str:
