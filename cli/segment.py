@@ -98,7 +98,7 @@ class Region(click.ParamType):
     "--simplify",
     "simplify_um",
     type=click.FloatRange(min=0),
-    help="How far outlines may move to save points, in µm; by default half a model pixel.",
+    help="How far outlines may move to save points, in µm; by default a quarter of a model pixel.",
 )
 @device_option
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Tiles at once.")

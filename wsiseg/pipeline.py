@@ -81,7 +81,7 @@ def segment(
             has one already.
         threshold: probability from which a pixel belongs to an outline.
         min_area_um2: smaller outlines are dropped, smaller holes filled.
-        simplify_um: how far outlines may move to save points; None is half a model pixel.
+        simplify_um: how far outlines may move to save points; None is a quarter of a model pixel.
         origin: "qupath" counts pixels as QuPath shows the slide (less its OpenSlide bounds), "slide" from the
             corner of level 0.
         region: look only at this box (x, y, width, height), in the coordinates that `origin` names: at the
