@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from wsiseg.errors import ModelError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_HALF = (0.5, 0.5, 0.5)
 _OPTIMUS_MEAN, _OPTIMUS_STD = (0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517)
 
 
@@ -19,7 +20,8 @@ class Published:
     """One set of weights on the hub.
 
     `role` is `language` or `pathology`. `layout` is `transformers` (config.json says all that is needed) or
-    `timm` (the number of heads and the normalisation are not in the files: `num_heads`, `mean`, `std`).
+    `timm` (the number of heads and the normalisation are not in the files: `num_heads`, `mean`, `std`). The
+    normalisation is also for what has no preprocessor_config.json beside its config.json.
     `gated`: the publisher wants its licence accepted on the hub first.
     """
 
@@ -43,13 +45,14 @@ PUBLISHED = {
         Published("dinov2-base", "pathology", "facebook/dinov2-base", "Apache-2.0"),
         Published("dinov2-large", "pathology", "facebook/dinov2-large", "Apache-2.0"),
         Published("phikon-v2", "pathology", "owkin/phikon-v2", "Owkin (non-commercial)"),
-        Published("midnight", "pathology", "kaiko-ai/midnight", "MIT", gated=True),
+        Published("midnight", "pathology", "kaiko-ai/midnight", "MIT", mean=_HALF, std=_HALF),
         Published(
             "h-optimus-0",
             "pathology",
             "bioptimus/H-optimus-0",
             "Apache-2.0",
             "timm",
+            gated=True,
             num_heads=24,
             mean=_OPTIMUS_MEAN,
             std=_OPTIMUS_STD,

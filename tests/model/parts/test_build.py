@@ -21,9 +21,10 @@ from wsiseg.model.build import build_folder
 from wsiseg.model.config import PathChatConfig, load_config, paper
 from wsiseg.model.dinov2 import Dinov2
 from wsiseg.model.folder import load_folder, save_model
-from wsiseg.model.parts.pathology import fold_positions, from_transformers, pathology_config
+from wsiseg.model.parts.pathology import fold_positions, from_transformers, pathology_config, read_pathology
 from wsiseg.model.parts.segment_anything import read_sam, sam_config
 from wsiseg.model.pathchat import PathChatSegR1, tiles_to_tensor
+from wsiseg.model.published import published
 from wsiseg.model.sam import ImageEncoder, MaskHead
 from wsiseg.model.vision import PathologyTower
 
@@ -110,6 +111,14 @@ def test_the_language_model_answers_as_the_publishers_code_with_3d_positions(
     qwen.model.visual = stock
     torch.testing.assert_close(ours, theirs["3-D"], atol=1e-5, rtol=1e-4)
     assert (ours - theirs["1-D"]).abs().max() > 1e-2
+
+
+def test_known_weights_without_a_preprocessor_have_their_publishers_normalisation(tmp_path: Path) -> None:
+    # Midnight's code normalises by itself; the folder need not say how.
+    write_dinov2(tmp_path)
+    (tmp_path / "preprocessor_config.json").unlink()
+    part = read_pathology(tmp_path, known=published("midnight"), source="kaiko-ai/midnight", licence="MIT")
+    assert part.config.mean == part.config.std == (0.5, 0.5, 0.5)
 
 
 def test_the_pathology_encoder_is_the_published_one_also_after_saving(built: Built, tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ def read_pathology(folder: Path, *, known: Published | None, source: str, licenc
     """A DINOv2-type encoder from a hub folder, to be used at 224 px.
 
     Args:
-        known: needed for timm's layout, whose files do not say the number of heads and the normalisation.
+        known: needed for timm's layout, whose files do not say the number of heads and the normalisation, and where
+            preprocessor_config.json is missing.
 
     Raises:
         ModelError: a file is missing or broken, or another architecture.
@@ -46,8 +47,11 @@ def read_pathology(folder: Path, *, known: Published | None, source: str, licenc
     else:
         heads = _transformers_heads(folder / "config.json")
         preprocessor = folder / "preprocessor_config.json"
-        raw = read_json(preprocessor)
-        mean, std = tuple(field(raw, "image_mean", preprocessor)), tuple(field(raw, "image_std", preprocessor))
+        if known is not None and not preprocessor.exists():  # Midnight's code normalises without one
+            mean, std = known.mean, known.std
+        else:
+            raw = read_json(preprocessor)
+            mean, std = tuple(field(raw, "image_mean", preprocessor)), tuple(field(raw, "image_std", preprocessor))
         tensors = from_transformers(tensors)
     config = pathology_config(tensors, heads, mean, std, source)
     tensors = fold_positions(tensors, config.grid)
