@@ -37,6 +37,8 @@ def _load(source: str) -> tuple[np.ndarray, Header]:
             image = Image.open(file)
             _check_mode(source, image.mode)
             image.load()
+        except SlideError:  # an OSError, too
+            raise
         except Image.DecompressionBombError as error:
             raise SlideError(
                 f"{source} is too large for a plain image ({error}): convert it to a tiled pyramid, "
