@@ -72,6 +72,14 @@ def test_a_manifest_gives_each_slide_its_queries_scale_and_label(tmp_path: Path)
     ]
 
 
+def test_a_manifest_may_come_from_excel_where_the_comma_is_the_decimal_sign(tmp_path: Path) -> None:
+    text = "\ufeffslide;query;slide_mpp\r\na.svs;glands, all;0,25\r\nb.svs;nuclei;0,25 0,26\r\nc.svs;nuclei;0.5\r\n"
+    jobs = read_manifest(manifest(tmp_path, text))
+    assert [(job.queries, job.slide_mpp) for job in jobs] == [
+        (("glands, all",), 0.25), (("nuclei",), (0.25, 0.26)), (("nuclei",), 0.5)
+    ]  # fmt: skip
+
+
 def test_a_scale_is_for_slides_not_for_tile_stores(tmp_path: Path) -> None:
     store(tmp_path / "s.zarr")
     path = manifest(tmp_path, "slide,slide_mpp\ns.zarr,\na.svs,\nb.svs,0.25\n")

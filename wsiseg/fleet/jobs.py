@@ -93,7 +93,8 @@ def read_manifest(
 
     Columns: `slide` (path from the manifest's folder, absolute path or URL), and if wanted `query`, `slide_mpp`
     (`0.25` or `0.25 0.26`) and `label`. Several rows of one slide are several queries of it. What a row leaves
-    empty is taken from `queries` and `slide_mpp`, which is not for tile stores: these have their scale.
+    empty is taken from `queries` and `slide_mpp`, which is not for tile stores: these have their scale. Cells
+    may be separated by semicolons, as Excel does where the comma is the decimal sign: it is then one here, too.
 
     Raises:
         FleetError: not such a CSV (line and column are named), a slide without a query, a tile store with a
@@ -175,7 +176,9 @@ def _slides(folder: Path, suffixes: frozenset[str], recursive: bool) -> Iterator
 
 def _rows(path: str | os.PathLike[str], text: str) -> Iterator[tuple[int, dict[str, str]]]:
     """(line, column -> text) of the rows that hold anything."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    # What Excel writes where the comma is the decimal sign.
+    semicolons = ";" in text.partition("\n")[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=";" if semicolons else ",", strict=True)
     try:
         header = [cell.strip() for cell in next(reader, [])]
         unknown = [cell for cell in header if cell not in COLUMNS]
@@ -193,6 +196,8 @@ def _rows(path: str | os.PathLike[str], text: str) -> Iterator[tuple[int, dict[s
                     f"{path}, line {reader.line_num}: {len(values)} cells under {len(header)} columns"
                 )
             row = dict.fromkeys(COLUMNS, "") | dict(zip(header, values, strict=True))
+            if semicolons:
+                row["slide_mpp"] = row["slide_mpp"].replace(",", ".")
             if not row["slide"] or "\0" in row["slide"]:
                 raise FleetError(f"{path}, line {reader.line_num}: no slide is named")
             yield reader.line_num, row
