@@ -43,12 +43,14 @@ def command(
     """
     from wsiseg import formats
     from wsiseg.belonging import slide_facts
+    from wsiseg.files import check_apart
     from wsiseg.geojson import read_collection
     from wsiseg.slide import open_slide
     from wsiseg.tiles import SlideIdentity
 
     output_format = output_format or formats.format_of(out)
     formats.check_path(output_format, None if out == "-" else out)
+    check_apart(out, slide)
     annotations, run = read_collection(geojson)
     if slide is not None:
         with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:

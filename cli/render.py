@@ -37,10 +37,12 @@ def command(
 ) -> None:
     """Draw the outlines of GEOJSON over SLIDE, with a legend and a scale bar."""
     from wsiseg.belonging import origin_of
+    from wsiseg.files import check_apart
     from wsiseg.geojson import read_collection
     from wsiseg.render import overlay
     from wsiseg.slide import open_slide
 
+    check_apart(out, slide, geojson)
     annotations, run = read_collection(geojson)
     origin = origin or origin_of(run)
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:

@@ -24,11 +24,12 @@ def command(slide: str, geojson: Path, out: Path, origin: Any, slide_mpp: Any, b
     most doubtful outlines with what the model said, and what made them.
     """
     from wsiseg.belonging import origin_of
-    from wsiseg.files import atomic_write
+    from wsiseg.files import atomic_write, check_apart
     from wsiseg.geojson import read_collection
     from wsiseg.report import write_report
     from wsiseg.slide import open_slide
 
+    check_apart(out, slide, geojson)
     annotations, run = read_collection(geojson)
     origin = origin or origin_of(run)
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened, atomic_write(out) as file:

@@ -195,15 +195,21 @@ def segment_one(
     options: dict[str, Any],
 ) -> None:
     from wsiseg import formats
-    from wsiseg.files import check_writable
+    from wsiseg.errors import OutputError
+    from wsiseg.files import check_apart, check_writable
     from wsiseg.inference.shots import read_shot
     from wsiseg.pipeline import segment
 
     output_format = output_format or formats.format_of(out)
+    read = [source, *(file for image, mask, _ in examples for file in (image, mask))]
+    check_apart(out, *read)
     formats.check_path(output_format, None if out == "-" else out)
     formats.check_source(output_format, source)
     if reasoning is not None:
         check_writable(reasoning)
+        check_apart(reasoning, *read)
+        if os.path.realpath(reasoning) == os.path.realpath(out) and work_folder(out):
+            raise OutputError(f"cannot write {out}: --reasoning names the same file; choose another name for one")
     shots = [read_shot(*example) for example in examples]
     work = work_folder(out)
     said = "the same command goes on from there" if work else "with --out FILE the same command could go on from there"

@@ -22,8 +22,10 @@ def command(slide: str, out: Path, tissue: bool, max_px: int, slide_mpp: Any, ba
     """Write a small picture of SLIDE to OUT (.png or .jpg)."""
     from PIL import Image
 
+    from wsiseg.files import check_apart
     from wsiseg.slide import draw_tissue, open_slide, tissue_mask
 
+    check_apart(out, slide)
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
         picture = opened.thumbnail(max_px)
         if tissue:

@@ -41,12 +41,13 @@ def command(
 
     The page is served on this machine alone, at an address that only you are told. Ctrl-C ends it.
     """
-    from wsiseg.files import check_writable
+    from wsiseg.files import check_apart, check_writable
     from wsiseg.slide import open_slide
     from wsiseg.viewer import Asking, Session, serve
 
     if out is not None:
         check_writable(out)
+        check_apart(out, slide)
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
         asking = Asking(model=model, device=device, slide_mpp=slide_mpp)
         session = Session(opened, geojson, out=out, origin=origin, asking=asking)

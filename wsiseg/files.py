@@ -112,6 +112,20 @@ def check_writable(path: str | os.PathLike[str], *, replaces: Callable[[Path], b
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
 
 
+def check_apart(path: str | os.PathLike[str], *inputs: str | os.PathLike[str] | None) -> None:
+    """Raise OutputError if writing `path` would replace a file that the command reads, also by way of a link."""
+    for other in inputs:
+        if other is not None and _same_file(path, other):
+            raise OutputError(f"cannot write {os.fspath(path)}: this command reads that file; choose another name")
+
+
+def _same_file(path: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except (OSError, ValueError):  # one that is not there, a URL
+        return False
+
+
 def write_all(file: IO[bytes], data: bytes) -> None:
     """Write to an unbuffered file. OSError unless all of it was taken: a disk that is nearly full takes a part."""
     if file.write(data) < len(data):

@@ -133,6 +133,20 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(
     assert sorted(os.listdir(tmp_path)) == before
 
 
+@pytest.mark.usefixtures("fake_model")
+def test_a_result_takes_the_place_of_nothing_that_was_read(slide: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.tif").symlink_to(slide)
+    before = slide.read_bytes()
+    for args in (["--out", slide], ["--out", tmp_path / "link.tif"], ["--out", tmp_path / "o", "--reasoning", slide]):
+        shown = segment(slide, "--query", "olive", *args)
+        assert shown.exit_code == 1
+        assert "this command reads that file; choose another name" in shown.stderr
+    same = segment(slide, "--query", "olive", "--out", tmp_path / "o", "--reasoning", tmp_path / "o")
+    assert "--reasoning names the same file" in same.stderr
+    assert slide.read_bytes() == before
+    assert os.listdir(tmp_path) == ["link.tif"]
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(slide: Path, tmp_path: Path) -> None:
     disk_folder = tmp_path / "disk"
     disk_folder.mkdir()

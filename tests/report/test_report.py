@@ -154,6 +154,8 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(slide_path: Path, geojson:
         ((tmp_path / "no.svs", geojson, "--out", tmp_path / "r.html"), "no.svs"),
         ((slide_path, tmp_path / "no.geojson", "--out", tmp_path / "r.html"), "no.geojson"),
         ((slide_path, geojson, "--out", tmp_path / "nowhere" / "r.html"), "cannot write"),
+        ((slide_path, geojson, "--out", slide_path), "this command reads that file"),
+        ((slide_path, geojson, "--out", geojson), "this command reads that file"),
     ]:
         shown = report(*arguments)
         assert shown.exit_code != 0

@@ -66,3 +66,14 @@ def test_thumbnail_that_cannot_be_written(sample_slide: Path, tmp_path: Path) ->
     with pytest.raises(OutputError):
         CliRunner().invoke(thumbnail.command, line, catch_exceptions=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_does_not_take_the_place_of_its_slide(tmp_path: Path) -> None:
+    slide = tmp_path / "a.png"
+    Image.new("RGB", (64, 64)).save(slide)
+    (tmp_path / "link.png").symlink_to(slide)
+    before = slide.read_bytes()
+    for out in (slide, tmp_path / "link.png"):
+        with pytest.raises(OutputError, match="this command reads that file"):
+            CliRunner().invoke(thumbnail.command, [str(slide), str(out)], catch_exceptions=False)
+    assert slide.read_bytes() == before
