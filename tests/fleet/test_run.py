@@ -103,6 +103,24 @@ def test_only_what_is_missing_or_changed_is_done_again(
     assert batches(jobs, replace(SETTINGS, batch_size=1, device="cpu")) == 0
 
 
+@pytest.mark.parametrize("change", ["query", "parameter", "model"])
+def test_outlines_that_a_person_corrected_are_not_replaced(jobs: list[Job], change: str, tmp_path: Path) -> None:
+    run(jobs, tmp_path, SETTINGS, model=MODEL)
+    (tmp_path / "a.tif.geojson").write_bytes(b"corrected")
+    run(jobs, tmp_path, SETTINGS, model=MODEL)
+    before = outlines(tmp_path)
+    assert before["a.tif.geojson"] == b"corrected"
+    others = [replace(job, queries=("olive",)) for job in jobs] if change == "query" else jobs
+    settings = replace(SETTINGS, threshold=0.6) if change == "parameter" else SETTINGS
+    model = FakeModel(tile_size=128, overlap=32)
+    model.fingerprint = "fake-2" if change == "model" else model.fingerprint
+    with pytest.raises(FleetError, match=r"a\.tif\.geojson was changed after wsiseg wrote it"):
+        run(others, tmp_path, settings, model=model)
+    assert outlines(tmp_path) == before
+    (tmp_path / "a.tif.geojson").rename(tmp_path / "mine.geojson")
+    assert {record.status for record in run(others, tmp_path, settings, model=model)} == {"done"}
+
+
 def test_a_broken_slide_is_told_and_the_others_are_done(slides: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     folder = small_slides(tmp_path / "slides")
     (folder / "bad.svs").write_text("no slide")

@@ -82,6 +82,7 @@ class Record:
     polygons, area_um2: per query. tiles: looked at, over all queries. skipped_tiles: left out,
     as they could not be read. reason: why it failed.
     notes: for each query without an outline, a sentence that says so.
+    written: SHA-256 of each file of outlines when it was written, by its name in the output folder.
     """
 
     source: str
@@ -98,6 +99,7 @@ class Record:
     area_um2: dict[str, float] = field(default_factory=dict)
     reason: str = ""
     notes: list[str] = field(default_factory=list)
+    written: dict[str, str] = field(default_factory=dict)
 
 
 def output_path(out: Path, job: Job, settings: Settings) -> Path:
@@ -123,10 +125,20 @@ def work_path(out: Path, job: Job) -> Path:
 def read_record(out: Path, job: Job) -> Record:
     """The record of a job; "pending" where there is none, or none that can be read."""
     try:
-        known = json.loads(record_path(out, job).read_bytes())
+        known = {"written": {}, **json.loads(record_path(out, job).read_bytes())}  # of earlier makes: without
         return Record(**{f.name: known[f.name] for f in fields(Record)})
     except (OSError, ValueError, KeyError, TypeError):
         return Record(source=job.source)
+
+
+def as_written(out: Path, name: str, record: Record) -> bool:
+    """Whether the file `name` of outlines is what the run of `record` wrote, or no such run is known."""
+    return name not in record.written or not (out / name).is_file() or digest(out / name) == record.written[name]
+
+
+def digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_record(out: Path, job: Job, record: Record) -> None:
@@ -162,7 +174,7 @@ def write_run(out: Path, jobs: Sequence[Job], settings: Settings) -> list[Record
     """
     try:
         with one_at_a_time(out / ".wsiseg"):  # so that of two shards that end together the later one sees all
-            records = [_current(job, read_record(out, job), settings) for job in jobs]
+            records = [current(job, read_record(out, job), settings) for job in jobs]
             _write_json(out / "run.json", _run(jobs, records, settings))
             with atomic_write(out / "summary.csv") as file:
                 file.write(_summary(jobs, records, settings).encode("utf-8", "replace"))
@@ -207,7 +219,7 @@ def _job(slide: dict[str, Any], suffix: str, where: str) -> Job:
     return record_of(Job, {**told, "name": name, "slide_fingerprint": slide["slide_fingerprint"] or None}, where)
 
 
-def _current(job: Job, record: Record, settings: Settings) -> Record:
+def current(job: Job, record: Record, settings: Settings) -> Record:
     """The record, unless it is of an earlier run that asked for something else: then "pending"."""
     wanted = settings.model_fingerprint
     same_model = not wanted or not record.model or record.model["fingerprint"] == wanted

@@ -19,7 +19,10 @@ from wsiseg.fleet.jobs import Job, take_shard
 from wsiseg.fleet.record import (
     Record,
     Settings,
+    as_written,
+    current,
     make_folder,
+    output_name,
     output_path,
     read_record,
     request_fingerprint,
@@ -89,7 +92,8 @@ def run(
         The records of the shard's slides, in the order of `jobs`.
 
     Raises:
-        FleetError: `out` holds the outlines of other slides of the same name, or there is no such scheduler.
+        FleetError: `out` holds the outlines of other slides of the same name, or outlines that somebody changed
+            and this run would replace, or there is no such scheduler.
         ModelError: there is no such model.
         OutputError: the folder cannot be written, or a package for the format is missing. What is done stays; the
             same call goes on from there.
@@ -99,11 +103,13 @@ def run(
     settings, report, mine = _placed(settings or Settings()), report or Silent(), take_shard(jobs, shard)
     make_folder(folder / ".wsiseg")
     _refuse_other_slides(jobs, folder, settings)
+    _refuse_changed_outlines(mine, folder, settings)
     write_run(folder, jobs, settings)
     try:
         if scheduler is None:
             segmenter = checked_model(model, settings) if model else load(settings)
             settings = replace(settings, model_fingerprint=segmenter.fingerprint)
+            _refuse_changed_outlines(mine, folder, settings)
             steps = _here(mine, folder, settings, segmenter, report)
         else:
             steps = _on_cluster(mine, folder, settings, model, scheduler, report)
@@ -208,6 +214,7 @@ def _worker_died(job: Job, out: Path, settings: Settings) -> Record:
         request=request_fingerprint(job, settings),
         finished=now(),
         reason="several workers died over this slide, perhaps for want of memory: see their logs",
+        written=read_record(out, job).written,
     )
     write_record(out, job, record)
     return record
@@ -231,4 +238,19 @@ def _refuse_other_slides(jobs: Sequence[Job], out: Path, settings: Settings) -> 
             raise FleetError(
                 f"{output_path(out, job, settings)} holds the outlines of {known.source}, not of {job.source}: "
                 "choose another --out"
+            )
+
+
+def _refuse_changed_outlines(jobs: Sequence[Job], out: Path, settings: Settings) -> None:
+    """What a person corrected must not be replaced by what other queries, parameters or another model give.
+
+    Raises:
+        FleetError
+    """
+    for job in jobs:
+        known, name = read_record(out, job), output_name(job, settings)
+        if current(job, known, settings).status != "done" and not as_written(out, name, known):
+            raise FleetError(
+                f"{out / name} was changed after wsiseg wrote it, and this run would replace it: move it away, "
+                "or choose another --out"
             )

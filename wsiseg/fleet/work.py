@@ -22,7 +22,9 @@ from wsiseg.fleet.record import (
     Record,
     Settings,
     claim_path,
+    digest,
     make_folder,
+    output_name,
     output_path,
     read_record,
     record_path,
@@ -77,6 +79,7 @@ def segment_slide(
                 finished=now(),
                 seconds=round(time.monotonic() - begin, 2),
                 reason=sentence(error),
+                written=known.written,
             )
             write_record(out, job, record)
             return record
@@ -96,6 +99,7 @@ def segment_slide(
             polygons=polygons,
             area_um2=area_um2,
             notes=result.notes,
+            written={**known.written, **_digests(out, output_name(job, settings))},
         )
         write_record(out, job, record)
         shutil.rmtree(work_path(out, job), ignore_errors=True)
@@ -202,6 +206,11 @@ def _write(out: Path, job: Job, settings: Settings, result: Result) -> None:
         for leftover in path.parent.glob(f".{_escaped(path.name[:200])}.*.tmp"):  # of a killed process
             remove(leftover)
     result.write(target, settings.format)
+
+
+def _digests(out: Path, name: str) -> dict[str, str]:
+    """name → SHA-256 of a file of outlines; nothing of a folder."""
+    return {name: digest(out / name)} if (out / name).is_file() else {}
 
 
 def _escaped(name: str) -> str:
