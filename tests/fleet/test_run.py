@@ -103,6 +103,23 @@ def test_only_what_is_missing_or_changed_is_done_again(
     assert batches(jobs, replace(SETTINGS, batch_size=1, device="cpu")) == 0
 
 
+def test_another_format_is_made_of_the_geojson_that_is_there(
+    jobs: list[Job], telling: TellingModel, tmp_path: Path
+) -> None:
+    asap = replace(SETTINGS, format="asap")
+    run(jobs, tmp_path / "asked", asap, model=MODEL)
+    first = run(jobs, tmp_path / "out", SETTINGS, model=telling)
+    asked = len(telling.pids())
+    second = run(jobs, tmp_path / "out", asap, model=telling)
+    assert len(telling.pids()) == asked
+    for name in NAMES:
+        assert (tmp_path / "out" / f"{name}.xml").read_bytes() == (tmp_path / "asked" / f"{name}.xml").read_bytes()
+    for before, after in zip(first, second, strict=True):
+        assert (after.polygons, after.area_um2, after.tiles) == (before.polygons, before.area_um2, before.tiles)
+    run(jobs, tmp_path / "out", replace(asap, threshold=0.6), model=telling)
+    assert len(telling.pids()) > asked
+
+
 @pytest.mark.parametrize("change", ["query", "parameter", "model"])
 def test_outlines_that_a_person_corrected_are_not_replaced(jobs: list[Job], change: str, tmp_path: Path) -> None:
     run(jobs, tmp_path, SETTINGS, model=MODEL)

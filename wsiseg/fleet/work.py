@@ -9,6 +9,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from wsiseg.fleet.jobs import Job
 from wsiseg.fleet.record import (
     Record,
     Settings,
+    as_written,
     claim_path,
     digest,
     make_folder,
@@ -32,6 +34,7 @@ from wsiseg.fleet.record import (
     work_path,
     write_record,
 )
+from wsiseg.geojson import read_collection
 from wsiseg.inference import Segmenter
 from wsiseg.pipeline import segment
 from wsiseg.result import Result
@@ -52,6 +55,7 @@ def segment_slide(
     """Segment one slide into `out`, unless its outlines are there already, made by the same things.
 
     What is wrong with the slide becomes a record that says so, never an exception: the next slide is another.
+    Outlines that are there as GeoJSON are put into another format without the model.
     Killed at any moment it leaves the old output or the new one, whole, and a record only with its output; and the
     answers so far, from which the next call goes on.
 
@@ -69,7 +73,8 @@ def segment_slide(
                 shutil.rmtree(work_path(out, job), ignore_errors=True)
                 return known
             formats.check_source(settings.format, job.source)
-            result = _segment(job, out, settings, model, slide_fingerprint, progress)
+            there = _outlines_there(job, out, settings, known, slide_fingerprint, model)
+            result = there or _segment(job, out, settings, model, slide_fingerprint, progress)
         except Exception as error:
             record = Record(
                 source=job.source,
@@ -84,7 +89,7 @@ def segment_slide(
             write_record(out, job, record)
             return record
         _write(out, job, settings, result)
-        polygons, area_um2 = _count(result, job.queries)
+        polygons, area_um2 = (known.polygons, known.area_um2) if there else _count(result, job.queries)
         record = Record(
             source=job.source,
             status="done",
@@ -94,7 +99,7 @@ def segment_slide(
             model={"name": model.name, "fingerprint": model.fingerprint},
             finished=now(),
             seconds=round(time.monotonic() - begin, 2),
-            tiles=len(result.reasoning),
+            tiles=known.tiles if there else len(result.reasoning),
             skipped_tiles=len(result.run.get("skipped_tiles", ())),
             polygons=polygons,
             area_um2=area_um2,
@@ -161,6 +166,23 @@ def work_fingerprint(job: Job, settings: Settings, slide_fingerprint: str, model
 
 def now() -> str:
     return datetime.now(UTC).isoformat()
+
+
+def _outlines_there(
+    job: Job, out: Path, settings: Settings, known: Record, slide_fingerprint: str, model: Segmenter
+) -> Result | None:
+    """The same outlines, of the GeoJSON that an earlier run has written and nobody changed; without reasoning."""
+    plain = replace(settings, format=formats.DEFAULT)
+    path = output_path(out, job, plain)
+    if (
+        known.status != "done"
+        or known.fingerprint != work_fingerprint(job, plain, slide_fingerprint, model)
+        or not path.is_file()
+        or not as_written(out, output_name(job, plain), known)
+    ):
+        return None
+    annotations, made_by = read_collection(path)
+    return Result(annotations=annotations, reasoning=[], run=made_by, notes=known.notes)
 
 
 def _segment(
