@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import random
 import signal
@@ -136,6 +137,17 @@ def test_outlines_that_a_person_corrected_are_not_replaced(jobs: list[Job], chan
     assert outlines(tmp_path) == before
     (tmp_path / "a.tif.geojson").rename(tmp_path / "mine.geojson")
     assert {record.status for record in run(others, tmp_path, settings, model=model)} == {"done"}
+
+
+def test_queries_that_will_be_lost_are_told_before(
+    jobs: list[Job], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("wsiseg"), "propagate", True)
+    run([replace(job, queries=QUERIES[:1]) for job in jobs], tmp_path, SETTINGS, model=MODEL)
+    run(jobs, tmp_path, SETTINGS, model=MODEL)
+    assert "are replaced" not in caplog.text
+    run([replace(job, queries=QUERIES[1:]) for job in jobs], tmp_path, SETTINGS, model=MODEL)
+    assert f'the outlines of "{QUERIES[0]}" in {tmp_path} are replaced' in caplog.text
 
 
 def test_a_broken_slide_is_told_and_the_others_are_done(slides: Path, whole: dict[str, bytes], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
@@ -41,6 +42,8 @@ from wsiseg.inference import Segmenter
 from wsiseg.model import BUNDLED
 
 POLL_S = 1.0
+
+log = logging.getLogger(__name__)
 
 
 class Report(Protocol):
@@ -104,6 +107,7 @@ def run(
     make_folder(folder / ".wsiseg")
     _refuse_other_slides(jobs, folder, settings)
     _refuse_changed_outlines(mine, folder, settings)
+    _tell_replaced_queries(mine, folder, settings)
     write_run(folder, jobs, settings)
     try:
         if scheduler is None:
@@ -254,3 +258,15 @@ def _refuse_changed_outlines(jobs: Sequence[Job], out: Path, settings: Settings)
                 f"{out / name} was changed after wsiseg wrote it, and this run would replace it: move it away, "
                 "or choose another --out"
             )
+
+
+def _tell_replaced_queries(jobs: Sequence[Job], out: Path, settings: Settings) -> None:
+    """Warn, while there is time, if outlines of queries that are not asked again are about to be replaced."""
+    lost: dict[str, None] = {}
+    for job in jobs:
+        known = read_record(out, job)
+        if known.status == "done" and output_path(out, job, settings).exists():
+            lost |= dict.fromkeys(query for query in known.polygons if query not in job.queries)
+    if lost:
+        queries = ", ".join(f'"{query}"' for query in lost)
+        log.warning("the outlines of %s in %s are replaced: to keep them, stop, and choose another --out", queries, out)
