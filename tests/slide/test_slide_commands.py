@@ -45,6 +45,13 @@ def test_info_of_nothing() -> None:
         CliRunner().invoke(info.command, ["none.svs"], catch_exceptions=False)
 
 
+def test_info_of_a_tile_store_names_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "s.zarr").mkdir()
+    (tmp_path / "s.zarr" / "zarr.json").write_text("{}")
+    with pytest.raises(SlideError, match=r"s\.zarr is a Zarr store: give the slide that it was made of"):
+        CliRunner().invoke(info.command, [str(tmp_path / "s.zarr")], catch_exceptions=False)
+
+
 def test_thumbnail_with_tissue(sample_slide: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.png"
     line = [str(sample_slide), "--tissue", str(out), "--max-px", "400"]

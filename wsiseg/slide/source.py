@@ -42,6 +42,8 @@ def open_binary(source: str) -> IO[bytes]:
             file: IO[bytes] = RemoteFile(source)  # type: ignore[assignment]
         else:
             if Path(source).is_dir():
+                if (Path(source) / "zarr.json").is_file():
+                    raise SlideError(f"{source} is a Zarr store: give the slide that it was made of")
                 raise SlideError(
                     f"{source} is a directory: give one slide file "
                     "(any .dcm of a DICOM series, the .mrxs of a MIRAX slide)"
