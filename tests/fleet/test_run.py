@@ -111,7 +111,11 @@ def test_another_format_is_made_of_the_geojson_that_is_there(
     run(jobs, tmp_path / "asked", asap, model=MODEL)
     first = run(jobs, tmp_path / "out", SETTINGS, model=telling)
     asked = len(telling.pids())
+    run(jobs, tmp_path / "out", replace(SETTINGS, format="ome-zarr"), model=telling)
     second = run(jobs, tmp_path / "out", asap, model=telling)
+    before_back = outlines(tmp_path / "out")
+    run(jobs, tmp_path / "out", SETTINGS, model=telling)
+    assert outlines(tmp_path / "out") == before_back
     assert len(telling.pids()) == asked
     for name in NAMES:
         assert (tmp_path / "out" / f"{name}.xml").read_bytes() == (tmp_path / "asked" / f"{name}.xml").read_bytes()

@@ -82,7 +82,8 @@ class Record:
     polygons, area_um2: per query. tiles: looked at, over all queries. skipped_tiles: left out,
     as they could not be read. reason: why it failed.
     notes: for each query without an outline, a sentence that says so.
-    written: SHA-256 of each file of outlines when it was written, by its name in the output folder.
+    written: SHA-256 of each file of outlines when it was written, by its name in the output folder. geojson: the
+    fingerprint that the same outlines have as GeoJSON, where a run wrote them so; of that other formats are made.
     """
 
     source: str
@@ -100,6 +101,7 @@ class Record:
     reason: str = ""
     notes: list[str] = field(default_factory=list)
     written: dict[str, str] = field(default_factory=dict)
+    geojson: str = ""
 
 
 def output_path(out: Path, job: Job, settings: Settings) -> Path:
@@ -125,7 +127,8 @@ def work_path(out: Path, job: Job) -> Path:
 def read_record(out: Path, job: Job) -> Record:
     """The record of a job; "pending" where there is none, or none that can be read."""
     try:
-        known = {"written": {}, **json.loads(record_path(out, job).read_bytes())}  # of earlier makes: without
+        # Records of earlier makes say nothing of the first two.
+        known = {"written": {}, "geojson": "", **json.loads(record_path(out, job).read_bytes())}
         return Record(**{f.name: known[f.name] for f in fields(Record)})
     except (OSError, ValueError, KeyError, TypeError):
         return Record(source=job.source)

@@ -73,7 +73,9 @@ def segment_slide(
                 shutil.rmtree(work_path(out, job), ignore_errors=True)
                 return known
             formats.check_source(settings.format, job.source)
-            there = _outlines_there(job, out, settings, known, slide_fingerprint, model)
+            plain = replace(settings, format=formats.DEFAULT)
+            as_geojson = work_fingerprint(job, plain, slide_fingerprint, model)
+            there = _outlines_there(job, out, plain, known, as_geojson)
             result = there or _segment(job, out, settings, model, slide_fingerprint, progress)
         except Exception as error:
             record = Record(
@@ -89,6 +91,7 @@ def segment_slide(
             write_record(out, job, record)
             return record
         _write(out, job, settings, result)
+        geojson_stays = there is not None and output_name(job, settings) != output_name(job, plain)  # no detections
         polygons, area_um2 = (known.polygons, known.area_um2) if there else _count(result, job.queries)
         record = Record(
             source=job.source,
@@ -105,6 +108,7 @@ def segment_slide(
             area_um2=area_um2,
             notes=result.notes,
             written={**known.written, **_digests(out, output_name(job, settings))},
+            geojson=as_geojson if settings.format == formats.DEFAULT or geojson_stays else "",
         )
         write_record(out, job, record)
         shutil.rmtree(work_path(out, job), ignore_errors=True)
@@ -168,18 +172,13 @@ def now() -> str:
     return datetime.now(UTC).isoformat()
 
 
-def _outlines_there(
-    job: Job, out: Path, settings: Settings, known: Record, slide_fingerprint: str, model: Segmenter
-) -> Result | None:
-    """The same outlines, of the GeoJSON that an earlier run has written and nobody changed; without reasoning."""
-    plain = replace(settings, format=formats.DEFAULT)
-    path = output_path(out, job, plain)
-    if (
-        known.status != "done"
-        or known.fingerprint != work_fingerprint(job, plain, slide_fingerprint, model)
-        or not path.is_file()
-        or not as_written(out, output_name(job, plain), known)
-    ):
+def _outlines_there(job: Job, out: Path, plain: Settings, known: Record, as_geojson: str) -> Result | None:
+    """The same outlines, of the GeoJSON that an earlier run has written and nobody changed; without reasoning.
+
+    plain: the settings with GeoJSON as format. as_geojson: the fingerprint that the outlines have then.
+    """
+    path, name = output_path(out, job, plain), output_name(job, plain)
+    if known.status != "done" or known.geojson != as_geojson or not path.is_file() or not as_written(out, name, known):
         return None
     annotations, made_by = read_collection(path)
     return Result(annotations=annotations, reasoning=[], run=made_by, notes=known.notes)
