@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,6 +184,12 @@ def test_each_query_is_asked_at_its_own_resolution(folder: Path) -> None:
 def test_an_empty_query_is_refused(query: str | list[str]) -> None:
     with pytest.raises(QueryError, match="the query is empty"):
         segment("never-opened.svs", query, model=MODEL)
+
+
+@pytest.mark.parametrize("wrong", [{"threshold": 0.0}, {"threshold": 7.0}, {"batch_size": 0}])
+def test_numbers_out_of_their_range_are_refused_before_the_slide_is_opened(wrong: dict[str, Any]) -> None:
+    with pytest.raises(QueryError, match="must be above 0 and at most 1, batch_size"):
+        segment("never-opened.svs", "olive", model=MODEL, **wrong)
 
 
 def test_what_is_not_there_gives_an_empty_collection_and_a_sentence(

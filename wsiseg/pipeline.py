@@ -108,6 +108,8 @@ def segment(
             temporary folder is full.
     """
     queries = clean_queries(query)
+    if not (0 < threshold <= 1 and batch_size >= 1):
+        raise QueryError(f"threshold {threshold} must be above 0 and at most 1, batch_size {batch_size} at least 1")
     if examples and len(queries) > 1:
         raise QueryError("examples show one structure: ask for one query at a time")
     found = SpilledAnnotations()

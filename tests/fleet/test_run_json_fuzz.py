@@ -48,7 +48,7 @@ def test_it_is_read_as_it_was_asked(path: Path, told: bytes) -> None:
         (lambda run: run.update(version="0.0"), "only the same version"),
         (lambda run: run["parameters"].update(new=1), "unknown parameters.'new'"),
         (lambda run: run["parameters"].update(threshold="high"), "parameters.threshold must be float, not 'high'"),
-        (lambda run: run["parameters"].update(threshold=2), "threshold 2.0 must be from 0 to 1"),
+        (lambda run: run["parameters"].update(threshold=2), "threshold 2.0 must be above 0 and at most 1"),
         (lambda run: run["parameters"].update(origin="moon"), "origin must be 'qupath' or 'slide', not 'moon'"),
         (lambda run: run["slides"][0].update(queries="glands"), r"slides\[0\].queries must be"),
         (lambda run: run["slides"][0].update(slide_mpp=["a", 1]), r"slides\[0\].slide_mpp"),

@@ -66,9 +66,9 @@ class Settings:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise FleetError(f"there is no format {self.format!r}, but {', '.join(FORMATS)}")
-        if not (0 <= self.threshold <= 1 and self.batch_size >= 1 and (self.mpp is None or self.mpp > 0)):
+        if not (0 < self.threshold <= 1 and self.batch_size >= 1 and (self.mpp is None or self.mpp > 0)):
             raise FleetError(
-                f"threshold {self.threshold} must be from 0 to 1, batch_size {self.batch_size} at least 1, "
+                f"threshold {self.threshold} must be above 0 and at most 1, batch_size {self.batch_size} at least 1, "
                 f"mpp {self.mpp} positive"
             )
 
