@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from wsiseg.errors import OutputError, WsisegError
 
@@ -45,6 +46,17 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         if isinstance(error, WsisegError):
             raise
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+@contextmanager
+def packed_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """`atomic_write`, compressed if the name ends in .gz: programs unpack such a file before they read it."""
+    with atomic_write(path) as raw:
+        if Path(path).suffix.lower() != ".gz":
+            yield raw
+            return
+        with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
+            yield cast("IO[bytes]", packed)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -73,6 +74,16 @@ def test_file_stream_python_and_conversion_are_the_same(small: Path, tmp_path: P
     if name != "detections":  # which has no suffix of its own
         assert formats.format_of(out) == name
     assert not [entry for entry in os.listdir(tmp_path) if entry.startswith(".")]
+
+
+@pytest.mark.usefixtures("asked")
+def test_what_ends_in_gz_is_compressed(small: Path, tmp_path: Path) -> None:
+    query = ("segment", small, "--query", "the olive", "--out")
+    assert run(*query, tmp_path / "o.geojson").exit_code == run(*query, tmp_path / "o.geojson.gz").exit_code == 0
+    assert gzip.decompress((tmp_path / "o.geojson.gz").read_bytes()) == (tmp_path / "o.geojson").read_bytes()
+    assert check_dialect(tmp_path / "o.geojson.gz") == []
+    assert run("convert", tmp_path / "o.geojson.gz", "--out", tmp_path / "back.geojson").exit_code == 0
+    assert (tmp_path / "back.geojson").read_bytes() == (tmp_path / "o.geojson").read_bytes()
 
 
 @pytest.mark.usefixtures("asked")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from wsiseg.errors import OutputError
-from wsiseg.files import atomic_folder, atomic_write, check_writable
+from wsiseg.files import atomic_folder, atomic_write, check_writable, packed_write
 from wsiseg.review import is_kept
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ def write(
 ) -> None:
     """Write a file, or a folder, whole or not at all. name: a key of `FORMATS`; None chooses by suffix.
 
+    GeoJSON is compressed if `path` ends in .gz.
+
     Raises:
         OutputError: it cannot be written, or a package is missing.
         GeoJSONError: an outline has no area, or `run` does not say what the format has to know of the slide.
@@ -103,7 +105,8 @@ def write(
     if name not in FORMATS:
         raise OutputError(f"there is no format {name!r}, but {', '.join(FORMATS)}")
     if not FORMATS[name].is_folder:
-        with atomic_write(path) as file:
+        is_geojson = FORMATS[name].suffix == FORMATS[DEFAULT].suffix
+        with (packed_write if is_geojson else atomic_write)(path) as file:
             stream(annotations, run, file, name)
         return
     writer = _writer(name)

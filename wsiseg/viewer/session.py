@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 import shapely
@@ -16,7 +14,7 @@ import shapely
 from wsiseg import __version__
 from wsiseg.belonging import not_of_this_slide, origin_of
 from wsiseg.errors import MissingMppError, ViewerError
-from wsiseg.files import atomic_write
+from wsiseg.files import packed_write
 from wsiseg.geojson import Annotation, read_collection, write_geojson
 from wsiseg.inference import Segmenter
 from wsiseg.mask.regions import Origin, l0_origin
@@ -162,7 +160,7 @@ class Session:
                 note = f"{out.name} has changed since it was opened, and was left as it is"
                 out = free_name(out)
             run = {"version": __version__, **self.run, "origin": self.origin}
-            with _writing(out) as file:
+            with packed_write(out) as file:
                 written = write_geojson(apply(self.annotations, edits, self.mpp), file, run=run)
             self.edits, self.out, self._stamp = edits, out, _stamp(out)
             self._saves, self._unsaved = self._saves + 1, False
@@ -253,17 +251,6 @@ def _stamp(path: Path | None) -> tuple[int, int] | None:
         return None
     state = path.stat()
     return state.st_mtime_ns, state.st_size
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[IO[bytes]]:
-    """`atomic_write`, compressed if the name ends in .gz."""
-    with atomic_write(out) as raw:
-        if out.suffix != ".gz":
-            yield raw
-            return
-        with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
-            yield cast("IO[bytes]", packed)
 
 
 def _texts(value: Any) -> list[str]:
