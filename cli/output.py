@@ -23,9 +23,8 @@ def tell_failed(failed: Sequence[tuple[str, str]], slides: int, out: str | os.Pa
         slide = "" if source in reason else f"{source}: "
         click.echo("wsiseg: error: " + " ".join(f"{slide}{reason}".split()), err=True)
     if failed:
-        click.echo(
-            f"wsiseg: error: {len(failed)} of {slides} slides failed, the others are in {os.fspath(out)}", err=True
-        )
+        others = f", the others are in {os.fspath(out)}" if len(failed) < slides else ""
+        click.echo(f"wsiseg: error: {len(failed)} of {slides} slides failed{others}", err=True)
     return FAILED_SLIDES if failed else 0
 
 

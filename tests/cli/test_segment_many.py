@@ -58,8 +58,12 @@ def test_broken_slides_are_told_at_the_end_with_exit_code_3(slides: Path, tmp_pa
     told = [line for line in shown.stderr.splitlines() if line.startswith("wsiseg: error: ")]
     assert "a.svs is empty" in told[0]
     assert "bad.svs is no slide" in told[1]
-    assert "2 of 3 slides failed" in told[2]
+    assert told[2].endswith(f"2 of 3 slides failed, the others are in {tmp_path / 'out'}")
     assert set(outlines(tmp_path / "out")) == {"b.tif.geojson"}
+    (tmp_path / "slides" / "b.tif").unlink()
+    alone = segment(tmp_path / "slides", "--query", "the olive", "--out", tmp_path / "none")
+    assert alone.exit_code == 3
+    assert alone.stderr.endswith("2 of 2 slides failed\n")
 
 
 @pytest.mark.parametrize(
