@@ -65,7 +65,9 @@ def _swapped(model: PathChatSegR1, path: Path) -> Iterator[None]:
     try:
         for name, value in load_file(path).items():
             own[name].copy_(value)
+        torch.clear_autocast_cache()  # in bf16 it holds the weights of the policy before
         yield
     finally:
         for name, value in kept.items():
             own[name].copy_(value)
+        torch.clear_autocast_cache()

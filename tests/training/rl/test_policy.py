@@ -14,6 +14,7 @@ from wsiseg.inference.decode import Sampling, decode, encode_prefix
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.reference import Reference
 from wsiseg.training.rl.experience import gather, lessons, log_probabilities
+from wsiseg.training.rl.lyapunov import kl_to_final, save_policy
 from wsiseg.training.rl.policy import read_answers, read_prompt
 from wsiseg.training.rl.probes import probe_places, probe_states
 from wsiseg.training.rl.prompts import encode_views, prompts_of
@@ -150,3 +151,22 @@ def test_gradient_by_groups_is_that_of_the_batch_and_its_variance_that_of_the_gr
     torch.testing.assert_close(whole, parts[0] + parts[1], atol=1e-6, rtol=1e-4)
     expected = 2 * torch.stack(parts).var(0).sum()  # of a sum of two independent parts
     assert figures["gradient_variance"] == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_the_distance_of_a_saved_policy_is_the_same_in_bf16(drawn: Draw, tmp_path: Path) -> None:
+    model = talkative_model()
+    learner = build(model, RECIPE)
+    views, groups = drawn(model, RECIPE)
+    own = [parameter.detach().clone() for parameter in learner.policy_parameters]
+    with torch.no_grad():
+        for parameter in learner.policy_parameters:
+            parameter.add_(0.02 * torch.randn_like(parameter))
+        save_policy(model, tmp_path, 0)
+        for parameter, value in zip(learner.policy_parameters, own, strict=True):
+            parameter.copy_(value)
+    save_policy(model, tmp_path, 1)
+    exact = kl_to_final(model, tmp_path, groups, views, RECIPE)
+    with torch.autocast("cpu", torch.bfloat16):  # which keeps the weights that it has cast
+        rounded = kl_to_final(model, tmp_path, groups, views, RECIPE)
+    assert exact[1] == rounded[1] == 0.0 < exact[0]
+    assert rounded[0] == pytest.approx(exact[0], rel=0.1)
