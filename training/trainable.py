@@ -52,8 +52,9 @@ def train_all_but(model: PathChatSegR1, frozen: Iterable[str]) -> None:
 
 
 def set_trainable(model: PathChatSegR1, recipe: TuningRecipe, frozen: Iterable[str] = ()) -> None:
-    """Freeze what the recipe and `frozen` name; with `tuning: lora`, put adapters on the frozen transformers."""
-    frozen = [*recipe.frozen, *frozen]
+    """Freeze what the recipe and `frozen` name; with `tuning: lora`, put adapters on the other transformers."""
+    named = (*recipe.frozen, *frozen)
+    frozen = [*named]
     if recipe.tuning == "lora":
         frozen += [LANGUAGE, "vlm.lm_head", PATHOLOGY]
         if model.config.image.stem == "patch":
@@ -69,7 +70,7 @@ def set_trainable(model: PathChatSegR1, recipe: TuningRecipe, frozen: Iterable[s
         if model.config.image.stem == "patch" and "image_encoder" not in frozen:
             _add_adapters(model.image_encoder.vit, ("blocks.",), recipe)
         for name, parameter in model.named_parameters():  # injection freezes all that it does not add
-            parameter.requires_grad_(name in kept or _is_adapter(name))
+            parameter.requires_grad_(name in kept or (_is_adapter(name) and not name.startswith(named)))
     if recipe.gradient_checkpointing:
         checkpoint_activations(model)
     if recipe.compile:

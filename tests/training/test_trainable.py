@@ -53,6 +53,15 @@ def test_an_image_encoder_with_a_convolutional_stem_trains_in_full() -> None:
     assert not any(name.startswith("vlm.model.visual.encoder") for name in names)
 
 
+@pytest.mark.parametrize("frozen", ["vlm", "vlm.model.visual", "vlm.model.language_model", "image_encoder.vit"])
+def test_what_the_recipe_freezes_gets_no_adapter_that_learns(frozen: str) -> None:
+    model = build_model(small_paper_config(), byte_tokenizer())
+    set_trainable(model, TuningRecipe(tuning="lora", frozen=(frozen,)))
+    names = trained(model)
+    assert names
+    assert not any(name.startswith(frozen) for name in names)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_adapters_merge_without_a_trace_and_keep_their_effect(tied: bool) -> None:
     torch.manual_seed(0)

@@ -142,9 +142,6 @@ def build(model: PathChatSegR1, recipe: RlRecipe) -> Learner:
     """`model` with the recipe's adapters and a critic. Always in evaluation mode: with dropout the policy that
     learns would not be the one that drew."""
     set_trainable(model, recipe, _ENCODERS)
-    for name, parameter in model.named_parameters():  # adapters were put on the encoder too
-        if name.startswith(_ENCODERS):
-            parameter.requires_grad_(False)
     return Learner(model).eval()
 
 
