@@ -276,7 +276,7 @@ def _step(
     mean = world.reduce(mean, reduction="mean")
     values = dict(zip(seen[0], mean.tolist(), strict=True))
     seconds = time.monotonic() - began
-    rate = optimizer.param_groups[0]["lr"]
+    rate = recipe.learning_rate * schedule(step, recipe)  # groups of pretrained backbones have a share of it
     return values | {"norm": float(norm), "rate": rate, "seconds": seconds, "waiting": waited / seconds}
 
 

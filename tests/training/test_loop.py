@@ -50,6 +50,7 @@ def test_the_run_keeps_what_it_was_told(store: Path, start: Path, tmp_path: Path
     (line,) = read_figures(out, "train")
     assert {"loss", "norm", "rate", "seconds", "waiting"} <= line.keys()
     assert 0 <= line["waiting"] <= 1
+    assert line["rate"] == pytest.approx(recipe.learning_rate / recipe.warmup_steps)  # of step 1, not of backbones
     assert list((out / "tensorboard").iterdir())
     again = CliRunner().invoke(command, ["--stage", "pretrain", "--out", str(out), "--resume"])
     assert again.exit_code == 0, again.output  # nothing is left to do: the recipe is the run's own
