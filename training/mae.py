@@ -94,7 +94,7 @@ class MaskedEncoder(nn.Module):
         drawn = F.pixel_shuffle(self.head(features), self.cell).float()  # (B, 3, H, W)
         hidden = _enlarge(mask, self.patch)[:, None].float()
         error = (drawn - shape_target(pixels.float(), self.patch)) ** 2
-        loss = (error.mean(1, keepdim=True) * hidden).sum() / hidden.sum()
+        loss = (error.mean(1, keepdim=True) * hidden).sum() / hidden.sum().clamp(min=1)  # `mask_ratio: 0` hides nothing
         seen = 1 - _enlarge(mask, self.patch // self.cell)[:, None].float()
         return loss, (features.float() * seen).sum((2, 3)) / seen.sum((2, 3))
 

@@ -33,6 +33,13 @@ def test_features_know_nothing_of_masked_pixels(config: PathChatConfig) -> None:
         assert features.shape[-1] * branch.cell == pixels.shape[-1]
 
 
+def test_where_nothing_is_masked_nothing_is_to_be_drawn() -> None:
+    module = build(build_model(small_config(), byte_tokenizer()), SslRecipe(), None).eval()
+    for _, branch, pixels in module.branches(torch.rand(1, 3, 128, 128)):
+        loss, _ = branch(pixels, random_mask(1, pixels.shape[-1] // branch.patch, 0.0))
+        assert loss == 0
+
+
 def test_every_image_keeps_a_quarter_in_places_of_its_own() -> None:
     mask = random_mask(8, 6, 0.75)
     assert (~mask).sum((1, 2)).tolist() == [9] * 8
