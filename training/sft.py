@@ -129,7 +129,7 @@ class SftModel(nn.Module):
             sees_as_ever = not any(weight.requires_grad for weight in self.model.vlm.model.visual.parameters())
             before = read(start, batch, seen if sees_as_ever else None)
         said, was = (logits.float().log_softmax(-1) for logits in (reading.logits, before.logits))  # (T, V)
-        apart = F.kl_div(said, was, reduction="batchmean", log_target=True)
+        apart = F.kl_div(said, was, reduction="sum", log_target=True) / max(1, len(said))  # no token may be taught
         now, then = (self._seg_states(states, batch) for states in (reading.states, before.states))
         return apart + (now - then).square().mean() if len(now) else apart
 

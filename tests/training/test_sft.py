@@ -161,6 +161,15 @@ def test_what_is_held_moves_less_while_language_is_learned(store: Path, start: P
         train(dataclasses.replace(recipe, lambda_hold=1.0, model=None), tmp_path / "none")
 
 
+def test_a_batch_of_which_no_answer_is_taught_has_a_loss(start: Path) -> None:
+    module = build(load_folder(start), dataclasses.replace(RECIPE, model=str(start), lambda_hold=1.0))
+    misled = Question("glands", "Two.", np.ones((128, 128), bool), "gland", taught=False)
+    example = Example(np.zeros((128, 128, 3), np.uint8), 0.5, (misled,))
+    values = module(collate([example], module.model.config, module.model.tokenizer))
+    assert all(value.isfinite() for value in values.values())
+    assert values["cot"] == values["token_accuracy"] == 0
+
+
 @pytest.mark.parametrize(("frozen", "looks"), [(("vlm.model.visual.",), 1), ((), 2)])
 def test_what_is_held_looks_again_only_with_an_encoder_that_learns(
     store: Path, start: Path, monkeypatch: pytest.MonkeyPatch, frozen: tuple[str, ...], looks: int
