@@ -274,7 +274,7 @@ def whole_view(sample: Sample, size: int) -> View | None:
 def ask(
     view: View, rng: np.random.Generator, questions: int, split: Split, chains: Mapping[str, Chain] | None = None
 ) -> Example:
-    """Up to `questions` questions about `view`, at least a third of them about what is absent.
+    """Up to `questions` questions about `view`, at least a third of them about what is absent; of one, three in ten.
 
     With `chains`, by concept, only about what these are of; they are the answers as far as they hold of the view.
     """
@@ -294,7 +294,7 @@ def ask(
     # Half of the time ask first for what other images do hold: those refusals are the hard ones.
     if rng.random() < 0.5:
         absent.sort(key=lambda name: name not in MASKED)
-    negatives = max(1, round(questions / 3) + int(rng.random() < 0.3))
+    negatives = round(questions / 3) + int(rng.random() < 0.3)
     chosen = [(name, True) for name in present[: questions - min(negatives, len(absent))]]
     chosen += [(_or_nonsense(name, rng), False) for name in absent[: questions - len(chosen)]]
     asked = []

@@ -139,6 +139,15 @@ def test_examples_are_the_same_in_every_run_and_ask_for_what_is_absent(store: Pa
     assert all(q.mask is None or q.mask.any() for q in asked)
 
 
+def test_a_single_question_is_now_and_then_about_what_is_there(store: Path) -> None:
+    stream = ExampleStream(
+        QuadrupletStore.open(store), small_config(), split="train", seed=3, questions=1, length=60, augment=False
+    )
+    asked = [question.mask is not None for i in range(60) for question in stream[i].questions]
+    assert len(asked) == 60
+    assert 0.5 < np.mean(asked) < 0.8
+
+
 def test_what_is_held_moves_less_while_language_is_learned(store: Path, start: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(
         RECIPE, data=str(store), model=str(start), steps=10, validate_every=10, lambda_seg=0.0, learning_rate=1e-3
