@@ -183,7 +183,7 @@ def take_step(
     epochs = []
     for _ in range(recipe.inner_epochs):
         with world.autocast():
-            values = accumulate(learner, views, judged, taught, recipe)
+            values = accumulate(learner, views, judged, taught, recipe, world)
         if world.num_processes > 1:
             for parameter in learner.trained_parameters:
                 gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

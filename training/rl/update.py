@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,12 +41,14 @@ class Shares:
     """What the batch as a whole divides by."""
 
     tokens: torch.Tensor
-    masks: int  # answers with <SEG> whose structure is there
+    masks: torch.Tensor  # answers with <SEG> whose structure is there
 
 
-def shares(judged: Sequence[Judged]) -> Shares:
+def shares(judged: Sequence[Judged], world: Any) -> Shares:
+    """Means over the processes, so that the mean of their gradients is that of all of their tokens and masks."""
     tokens = torch.stack([j.group.mask.sum() for j in judged]).sum()
-    return Shares(tokens, sum(int(j.group.asked.sum()) for j in judged if j.group.prompt.present))
+    masks = tokens.new_tensor(sum(int(j.group.asked.sum()) for j in judged if j.group.prompt.present))
+    return Shares(*world.reduce(torch.stack([tokens, masks]), reduction="mean"))
 
 
 def group_losses(
@@ -105,13 +108,14 @@ def accumulate(
     judged: Sequence[Judged],
     taught: Sequence[Lesson],
     recipe: RlRecipe,
+    world: Any,
 ) -> dict[str, float]:
-    """Leave the batch's gradient in the parameters; returns losses and figures of the batch.
+    """Leave this process's part of the gradient in the parameters; returns losses and figures of the whole batch.
 
-    `gradient_variance` is the trace of the covariance of the policy's gradient, estimated from the B groups: with
-    g = Σ_b g_b, B/(B − 1) · (Σ‖g_b‖² − ‖g‖²/B). One group alone has none.
+    `gradient_variance` is the trace of the covariance of the policy's gradient, estimated from the B groups of this
+    process: with g = Σ_b g_b, B/(B − 1) · (Σ‖g_b‖² − ‖g‖²/B). One group alone has none.
     """
-    whole, parameters = shares(judged), learner.trained_parameters
+    whole, parameters = shares(judged, world), learner.trained_parameters
     policy = {id(parameter) for parameter in learner.policy_parameters}
     sums: dict[str, torch.Tensor] = {}
     squares = whole.tokens.new_zeros(())
@@ -126,7 +130,8 @@ def accumulate(
                 squares += gradient.square().sum()
         for name, value in values.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
-    figures = {name: float(value) for name, value in sums.items()}
+    means = world.reduce(torch.stack(list(sums.values())), reduction="mean")
+    figures = dict(zip(sums, means.tolist(), strict=True))
     total = sum(float(p.grad.square().sum()) for p in learner.policy_parameters if p.grad is not None)
     count = len(judged)
     if count > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from wsiseg.training.rl.train import build
 from wsiseg.training.rl.update import accumulate, group_losses, shares
 
 Draw = Callable[..., tuple]  # type: ignore[type-arg]
+ALONE = SimpleNamespace(reduce=lambda values, reduction: values)  # one process
 
 
 def test_sampling_is_repeatable_and_cold_sampling_is_greedy() -> None:
@@ -120,7 +122,7 @@ def test_the_pathwise_term_reaches_the_mask_and_the_language_model_only_by_the_s
         taught = lessons(judged, recipe, 0.6)
         still = dataclasses.replace(taught[0], advantage=torch.zeros_like(taught[0].advantage))
         assert judged[0].group.asked.any(), "choose another seed: no answer has a mask"
-        values = group_losses(learner, views, judged[0], still, recipe, shares(judged))
+        values = group_losses(learner, views, judged[0], still, recipe, shares(judged, ALONE))
         values["loss"].backward()
         reached = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
         assert any(n.startswith("seg_adapter") for n in reached)
@@ -141,16 +143,39 @@ def test_gradient_by_groups_is_that_of_the_batch_and_its_variance_that_of_the_gr
     reference, generator = Reference(model, recipe), torch.Generator().manual_seed(1)
     judged = gather(model, learner.critic, reference, prompts, views, recipe, generator)
     taught = lessons(judged, recipe, 0.6)
-    figures = accumulate(learner, views, judged, taught, recipe)
+    figures = accumulate(learner, views, judged, taught, recipe, ALONE)
     parts = []
     for one, lesson in zip(judged, taught, strict=True):
-        loss = group_losses(learner, views, one, lesson, recipe, shares(judged))["loss"]
+        loss = group_losses(learner, views, one, lesson, recipe, shares(judged, ALONE))["loss"]
         gradients = torch.autograd.grad(loss, learner.policy_parameters, allow_unused=True)
         parts.append(torch.cat([g.flatten() for g in gradients if g is not None]))
     whole = torch.cat([p.grad.flatten() for p in learner.policy_parameters if p.grad is not None])
     torch.testing.assert_close(whole, parts[0] + parts[1], atol=1e-6, rtol=1e-4)
     expected = 2 * torch.stack(parts).var(0).sum()  # of a sum of two independent parts
     assert figures["gradient_variance"] == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_processes_with_unequal_shares_have_the_gradient_of_all_their_answers(drawn: Draw, start: Path) -> None:
+    recipe: RlRecipe = dataclasses.replace(RECIPE, model=str(start))
+    model = talkative_model()
+    learner = build(model, recipe)
+    views, _ = drawn(model, recipe)
+    prompts = prompts_of(model, [disc_example()])
+    reference, generator = Reference(model, recipe), torch.Generator().manual_seed(1)
+    judged = gather(model, learner.critic, reference, prompts, views, recipe, generator)
+    taught = lessons(judged, recipe, 0.6)
+    figures = accumulate(learner, views, judged, taught, recipe, ALONE)
+    whole = torch.cat([p.grad.flatten() for p in learner.trained_parameters if p.grad is not None])
+    learner.zero_grad()
+    each = torch.tensor([[float(part.tokens), float(part.masks)] for part in (shares([j], ALONE) for j in judged)])
+    assert each[0, 0] != each[1, 0], "choose another seed: both have as many tokens"
+    assert (each[:, 1] > 0).tolist() == [True, False]  # the second asks about what is absent
+    two = SimpleNamespace(reduce=lambda values, reduction: each.mean(0) if len(values) == 2 else values)
+    parts = [accumulate(learner, views, [j], [lesson], recipe, two) for j, lesson in zip(judged, taught, strict=True)]
+    mean = torch.cat([p.grad.flatten() / 2 for p in learner.trained_parameters if p.grad is not None])
+    torch.testing.assert_close(mean, whole, atol=1e-6, rtol=1e-4)
+    for name in parts[0]:
+        assert (parts[0][name] + parts[1][name]) / 2 == pytest.approx(figures[name], abs=1e-6), name
 
 
 def test_the_distance_of_a_saved_policy_is_the_same_in_bf16(drawn: Draw, tmp_path: Path) -> None:
