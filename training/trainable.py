@@ -153,7 +153,8 @@ def parameter_groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
         if parameter.requires_grad:
             encoder = "backbone" in name or name.startswith(f"model.{PATHOLOGY}.")
             pretrained = encoder and (bool(recipe.stem_weights) or bool(recipe.model))
-            decayed = parameter.ndim > 1 and not any(word in name for word in ("embed", "rel_pos", "tokens"))
+            table = any(word in name.replace("patch_embed", "") for word in ("embed", "rel_pos", "tokens"))
+            decayed = parameter.ndim > 1 and not table  # patches are embedded by convolutions
             groups.setdefault((pretrained, decayed), []).append(parameter)
     return [
         {

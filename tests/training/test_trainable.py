@@ -9,7 +9,7 @@ from tests.model.small import byte_tokenizer, small_config, small_paper_config
 from wsiseg.model.folder import build_model
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.sft import SftModel, SftRecipe
-from wsiseg.training.trainable import TuningRecipe, count_parameters, merged, set_trainable
+from wsiseg.training.trainable import TuningRecipe, count_parameters, merged, parameter_groups, set_trainable
 
 LORA = TuningRecipe(tuning="lora")
 
@@ -51,6 +51,16 @@ def test_an_image_encoder_with_a_convolutional_stem_trains_in_full() -> None:
     names = trained(model)
     assert all(name in names for name, _ in model.named_parameters() if name.startswith("image_encoder"))
     assert not any(name.startswith("vlm.model.visual.encoder") for name in names)
+
+
+def test_matrices_and_convolutions_are_decayed_and_tables_norms_and_biases_are_not() -> None:
+    model = build_model(small_config(), byte_tokenizer())
+    rate = {id(p): group["weight_decay"] for group in parameter_groups(model, SftRecipe()) for p in group["params"]}
+    decayed = {name for name, parameter in model.named_parameters() if rate[id(parameter)]}
+    stem = {name for name, p in model.named_parameters() if ".patch_embed." in name and p.ndim == 4}
+    assert stem
+    assert stem < decayed
+    assert not any("embed_tokens" in name or "pos_embed" in name or name.endswith("bias") for name in decayed)
 
 
 @pytest.mark.parametrize("frozen", ["vlm", "vlm.model.visual", "vlm.model.language_model", "image_encoder.vit"])
