@@ -3,8 +3,9 @@
     python -m benchmarks.quality.first_pass STORE.zarr --split val --source ebhi_seg --concept gland \
         --query "outline the glands"
 
-The middle of each image is asked as four tiles, and once as one tile of twice the µm per pixel. A quarter in which
-the coarse answer draws nothing would not be asked.
+Fields of four tiles, the middles of four images that follow each other in the store and so mostly are of one kind,
+because an image of these sets is hardly larger than a tile. Each field is asked as four tiles, and once as one tile of
+twice the µm per pixel. A quarter in which the coarse answer draws nothing would not be asked.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ THRESHOLDS = (0.5, 0.1)  # of the coarse answer; the fine one is cut at 0.5
 def main() -> None:
     parser = parser_for(__doc__)
     parser.add_argument("--query", required=True)
-    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--fields", type=int, default=40)
     arguments = parser.parse_args()
     store = QuadrupletStore.open(arguments.store)
     known = [
@@ -32,24 +33,20 @@ def main() -> None:
         if arguments.concept in (*store.records[i].present, *store.records[i].absent)
     ]
     model = load_model(device="cpu")
-    mpp, size = model.mpp_for(arguments.query), model.tile_size
-    samples = [store.sample(i) for i in spread(known, arguments.images)]
-    fields = [view(sample, arguments.concept, mpp, 2 * size) for sample in samples]
-    coarse = [view(sample, arguments.concept, 2 * mpp, size)[0] for sample in samples]
-    tiles, truth = (np.stack(part) for part in zip(*fields, strict=True))  # (N, 2S, 2S, 3), (N, 2S, 2S)
-    print(compare(model, tiles, np.stack(coarse), truth, arguments.query, mpp))
+    mpp = model.mpp_for(arguments.query)
+    chosen = spread(known, 4 * arguments.fields)
+    views = [view(store.sample(i), arguments.concept, mpp, model.tile_size) for i in chosen[: len(chosen) // 4 * 4]]
+    tiles, truth = (np.stack(part) for part in zip(*views, strict=True))  # (4N, S, S, 3), (4N, S, S)
+    print(compare(model, tiles, truth, arguments.query, mpp))
 
 
-def compare(
-    model: Segmenter, tiles: np.ndarray, coarse: np.ndarray, truth: np.ndarray, query: str, mpp: float
-) -> str:
-    """Lines of text: what four fine tiles find, and what is left of it behind a coarse look."""
-    there = quarters(truth)
+def compare(model: Segmenter, tiles: np.ndarray, there: np.ndarray, query: str, mpp: float) -> str:
+    """Lines of text: what is found in tiles (4N, S, S, 3), and what is left of it behind a coarse look at each four."""
     size = there.shape[1]
-    fine = drawn(model.segment_tiles(quarters(tiles), query, mpp), size)  # (4N, S, S)
+    fine = drawn(model.segment_tiles(tiles, query, mpp), size)  # (4N, S, S)
     asked = np.asarray(fine.any(axis=(1, 2)))
     lines = [f"{len(fine)} tiles, {there.any(axis=(1, 2)).sum()} with it; {_figures(fine, there)}"]
-    looked = model.segment_tiles(coarse, query, 2 * mpp)
+    looked = model.segment_tiles(from_afar(tiles), query, 2 * mpp)
     for threshold in THRESHOLDS:
         let_in = np.asarray(quarters(drawn(looked, size, threshold)).any(axis=(1, 2)))
         lines.append(
@@ -64,6 +61,13 @@ def drawn(answers: list[TileMask], size: int, threshold: float = 0.5) -> np.ndar
     """The outlines (N, size, size) bool of tiles; nothing where the model was silent."""
     silence = np.zeros((size, size), bool)
     return np.stack([silence if a.probability is None else a.probability > threshold for a in answers])
+
+
+def from_afar(tiles: np.ndarray) -> np.ndarray:
+    """(4N, S, S, 3) uint8, each four laid together -> (N, S, S, 3), a pixel the mean of four."""
+    n, size = len(tiles) // 4, tiles.shape[1]
+    laid = tiles.reshape(n, 2, 2, size, size, 3).swapaxes(2, 3)  # (N, row, y, column, x, 3)
+    return laid.reshape(n, size, 2, size, 2, 3).mean(axis=(2, 4)).round().astype(np.uint8)
 
 
 def quarters(fields: np.ndarray) -> np.ndarray:

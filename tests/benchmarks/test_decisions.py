@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmarks.quality.first_pass import compare, quarters
+from benchmarks.quality.first_pass import compare, from_afar, quarters
 from benchmarks.quality.shared_state import compare as compare_shared
 from benchmarks.quality.shared_state import log_likelihood
 from benchmarks.quality.wordings import ask
@@ -28,6 +28,12 @@ class _Dark(FakeModel):
         return [TileMask(d.astype(np.float32) if d.sum() > least else None, "", 0.5) for d in dark]
 
 
+def test_a_field_from_afar_shows_its_quarters_where_they_lie() -> None:
+    fields = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
+    mean = fields.reshape(2, 4, 2, 4, 2, 3).mean((2, 4))
+    np.testing.assert_allclose(from_afar(quarters(fields)), mean, atol=0.5)
+
+
 def test_quarters_lie_in_reading_order() -> None:
     field = np.arange(16).reshape(1, 4, 4)
     assert [q.tolist() for q in quarters(field)] == [
@@ -40,16 +46,15 @@ def test_a_first_pass_loses_what_only_the_fine_look_sees() -> None:
     truth[0, 4:24, 4:24] = True  # seen from afar: 100 of its pixels are left there
     truth[1, 40:46, 40:46] = True  # not: 9
     fine = np.where(truth[..., None], 30, 220).astype(np.uint8).repeat(3, -1)
-    printed = compare(_Dark(tile_size=32, overlap=8), fine, fine[:, ::2, ::2], truth, "dark", 0.5).splitlines()
+    printed = compare(_Dark(tile_size=32, overlap=8), quarters(fine), quarters(truth), "dark", 0.5).splitlines()
     assert printed[0] == "8 tiles, 2 with it; Dice 1.000, area drawn in vain 0.0000"
     assert "asks 0.12 of the tiles" in printed[1]
     assert "keeps 0.500 of those with an outline; Dice 0.500" in printed[1]
 
 
 def test_a_first_pass_of_a_silent_model_asks_nothing() -> None:
-    light = np.full((2, 64, 64, 3), 220, np.uint8)
-    truth = np.ones((2, 64, 64), bool)
-    printed = compare(_Dark(tile_size=32, overlap=8), light, light[:, ::2, ::2], truth, "dark", 0.5)
+    light = np.full((8, 32, 32, 3), 220, np.uint8)
+    printed = compare(_Dark(tile_size=32, overlap=8), light, np.ones((8, 32, 32), bool), "dark", 0.5)
     assert "asks 0.00 of the tiles" in printed
 
 
