@@ -14,15 +14,15 @@ from tests.training.rl.conftest import RECIPE, disc_example, talkative_model
 from wsiseg.inference.decode import Sampling, decode, encode_prefix
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.reference import Reference
-from wsiseg.training.rl.experience import gather, lessons, log_probabilities
+from wsiseg.training.rl.experience import Judged, Lesson, gather, lessons, log_probabilities
 from wsiseg.training.rl.lyapunov import kl_to_final, save_policy
 from wsiseg.training.rl.policy import read_answers, read_prompt
 from wsiseg.training.rl.probes import probe_places, probe_states
-from wsiseg.training.rl.prompts import encode_views, prompts_of
+from wsiseg.training.rl.prompts import Views, encode_views, prompts_of
 from wsiseg.training.rl.recipe import RlRecipe
 from wsiseg.training.rl.rewards import Ending
 from wsiseg.training.rl.train import build
-from wsiseg.training.rl.update import accumulate, group_losses, shares
+from wsiseg.training.rl.update import Learner, accumulate, group_losses, shares
 
 Draw = Callable[..., tuple]  # type: ignore[type-arg]
 ALONE = SimpleNamespace(reduce=lambda values, reduction: values)  # one process
@@ -134,7 +134,8 @@ def test_the_pathwise_term_reaches_the_mask_and_the_language_model_only_by_the_s
         assert judged[1].regret is None  # no stop is right where nothing is there
 
 
-def test_gradient_by_groups_is_that_of_the_batch_and_its_variance_that_of_the_groups(drawn: Draw, start: Path) -> None:
+def two_groups(drawn: Draw, start: Path) -> tuple[Learner, Views, list[Judged], list[Lesson], RlRecipe]:
+    """Answers to a question about what is there and to one about what is not, and what they teach."""
     recipe: RlRecipe = dataclasses.replace(RECIPE, model=str(start))
     model = talkative_model()
     learner = build(model, recipe)
@@ -143,6 +144,11 @@ def test_gradient_by_groups_is_that_of_the_batch_and_its_variance_that_of_the_gr
     reference, generator = Reference(model, recipe), torch.Generator().manual_seed(1)
     judged = gather(model, learner.critic, reference, prompts, views, recipe, generator)
     taught = lessons(judged, recipe, 0.6)
+    return learner, views, judged, taught, recipe
+
+
+def test_gradient_by_groups_is_that_of_the_batch_and_its_variance_that_of_the_groups(drawn: Draw, start: Path) -> None:
+    learner, views, judged, taught, recipe = two_groups(drawn, start)
     figures = accumulate(learner, views, judged, taught, recipe, ALONE)
     parts = []
     for one, lesson in zip(judged, taught, strict=True):
@@ -156,14 +162,7 @@ def test_gradient_by_groups_is_that_of_the_batch_and_its_variance_that_of_the_gr
 
 
 def test_processes_with_unequal_shares_have_the_gradient_of_all_their_answers(drawn: Draw, start: Path) -> None:
-    recipe: RlRecipe = dataclasses.replace(RECIPE, model=str(start))
-    model = talkative_model()
-    learner = build(model, recipe)
-    views, _ = drawn(model, recipe)
-    prompts = prompts_of(model, [disc_example()])
-    reference, generator = Reference(model, recipe), torch.Generator().manual_seed(1)
-    judged = gather(model, learner.critic, reference, prompts, views, recipe, generator)
-    taught = lessons(judged, recipe, 0.6)
+    learner, views, judged, taught, recipe = two_groups(drawn, start)
     figures = accumulate(learner, views, judged, taught, recipe, ALONE)
     whole = torch.cat([p.grad.flatten() for p in learner.trained_parameters if p.grad is not None])
     learner.zero_grad()
