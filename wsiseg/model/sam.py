@@ -159,9 +159,9 @@ class MaskHead(nn.Module):
     def __init__(self, config: ImageEncoderConfig) -> None:
         super().__init__()
         dim = config.prompt_dim
-        side = (config.image_size or 1024) // 16
+        side = (config.image_size or 1024) // STRIDE
         self.prompt_encoder = _modeling.PromptEncoder(
-            embed_dim=dim, image_embedding_size=(side, side), input_image_size=(16 * side,) * 2, mask_in_chans=16
+            embed_dim=dim, image_embedding_size=(side, side), input_image_size=(STRIDE * side,) * 2, mask_in_chans=16
         )
         self.mask_decoder = _modeling.MaskDecoder(
             transformer_dim=dim,
