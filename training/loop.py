@@ -89,8 +89,9 @@ def _fit(stage: Stage, recipe: Recipe, out: Path, resume: bool, report: Report |
     from accelerate.utils import DistributedDataParallelKwargs
 
     # Not every batch has a mask, so not every batch uses every weight.
+    warn_of_precision(recipe.precision)
     accelerator = Accelerator(
-        mixed_precision=mixed_precision(recipe.precision),
+        mixed_precision="no",  # see `autocast`
         gradient_accumulation_steps=recipe.accumulation,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
@@ -116,7 +117,7 @@ def _fit(stage: Stage, recipe: Recipe, out: Path, resume: bool, report: Report |
 
     def validate() -> None:
         with average.swapped(module):
-            values = _means(module, held_out, accelerator) | (stage.measure() if stage.measure else {})
+            values = _means(module, held_out, accelerator.device, recipe) | (stage.measure() if stage.measure else {})
         if figures and values:
             figures.add(step, "validation", values)
 
@@ -158,17 +159,23 @@ def this_process() -> PartialState:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
-def mixed_precision(precision: Literal["bf16", "fp32"]) -> Literal["bf16", "no"]:
-    """The recipe's precision as accelerate calls it: bf16 only where the device computes in it.
+def autocast(precision: Literal["bf16", "fp32"], device: torch.device) -> torch.autocast:
+    """Around a forward pass: bf16 where it is asked for and the device computes in it, else fp32.
 
     On a CPU without AVX-512 torch multiplies bf16 matrices one number at a time, many times slower than in fp32.
+    Accelerate's own has one precision for all trainings of a process, and refuses those that come with another.
     """
-    if precision == "fp32":
-        return "no"
-    if this_process().device.type == "cpu" and not _cpu_computes_in_bf16():
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and _computes_in_bf16(device))
+
+
+def warn_of_precision(precision: Literal["bf16", "fp32"]) -> None:
+    """Say at the beginning that `autocast` will not do as the recipe asks."""
+    if precision == "bf16" and not _computes_in_bf16(this_process().device):
         _log.warning("this CPU does not compute in bf16; training in fp32")
-        return "no"
-    return "bf16"
+
+
+def _computes_in_bf16(device: torch.device) -> bool:
+    return device.type != "cpu" or _cpu_computes_in_bf16()
 
 
 def _cpu_computes_in_bf16() -> bool:
@@ -264,7 +271,7 @@ def _step(
         number = (step * recipe.accumulation + turn) * world.num_processes + world.process_index
         torch.manual_seed(recipe.seed + 1_000_003 * (number + 1))
         with world.accumulate(prepared):
-            with world.autocast():
+            with autocast(recipe.precision, world.device):
                 losses = prepared(batch)
             world.backward(losses["loss"])
             if world.sync_gradients:
@@ -281,14 +288,14 @@ def _step(
 
 
 @torch.no_grad()
-def _means(module: nn.Module, batches: list[Any], world: Any) -> dict[str, float]:
+def _means(module: nn.Module, batches: list[Any], device: torch.device, recipe: Recipe) -> dict[str, float]:
     """Mean losses over the validation batches."""
     module.eval()
     sums: dict[str, float] = {}
     for index, batch in enumerate(batches):
         torch.manual_seed(index)
-        with world.autocast():
-            for name, value in module(batch.to(world.device)).items():
+        with autocast(recipe.precision, device):
+            for name, value in module(batch.to(device)).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / len(batches)
     return sums
 

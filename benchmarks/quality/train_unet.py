@@ -28,7 +28,7 @@ from wsiseg.files import atomic_write
 from wsiseg.model.config import tiny
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import ExampleStream
-from wsiseg.training.loop import mixed_precision
+from wsiseg.training.loop import autocast
 from wsiseg.training.losses import mask_loss
 from wsiseg.training.recipe import load_recipe
 from wsiseg.training.sft import SftRecipe
@@ -146,7 +146,6 @@ def train(
         )
     )
     network.train()
-    precision = mixed_precision("bf16")
     saved = seconds
     while seconds < minutes * 60 and (max_steps is None or step < max_steps):
         began = time.monotonic()
@@ -155,7 +154,7 @@ def train(
         batch_of: Target = next(loader)
         pixels = batch_of.image.to(device, memory_format=torch.channels_last)
         # as the model itself is trained: channels last, and bf16 where the device computes in it
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast("bf16", torch.device(device)):
             logits = network(pixels)
         known = batch_of.known.to(device)
         loss = mask_loss(logits.float()[known], batch_of.masks.to(device)[known])

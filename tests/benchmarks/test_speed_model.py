@@ -64,6 +64,20 @@ def test_random_weights_of_the_papers_parts_answer_and_have_a_floor() -> None:
     assert floor["all parts"] > 0
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_peers_of_random_weights_write_what_ours_wrote(batch: int) -> None:
+    config = dataclasses.replace(small_paper_config(), max_new_tokens=24)
+    config = dataclasses.replace(config, text=dataclasses.replace(config.text, vocab_size=2048))
+    model = benchmark.random_model(config, "cpu", torch.float32)
+    segmenter = PathChatSegmenter(model, name="random", fingerprint="random")
+    tiles = noise(128, 5)
+    chains = benchmark.chains_of(segmenter, tiles, 0.5)
+    chains[1] = [*chains[1][:3], model.tokenizer.seg]  # none of them, whatever the logits say
+    found = benchmark.generated(model, tiles, benchmark.QUERY, 0.5, batch, chains=chains)
+    assert [answer.reasoning for answer in found] == [model.tokenizer.decode(chain) for chain in chains]
+    assert found[1].probability is not None
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_the_papers_size_is_built_on_the_device_and_answers() -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from click.testing import CliRunner
 from wsiseg.cli.train import STAGES, _import, command
 from wsiseg.training import loop
 from wsiseg.training.recipe import load_recipe
+from wsiseg.training.rl.recipe import RlRecipe
+from wsiseg.training.rl.train import train as train_rl
 from wsiseg.training.run import read_figures
 from wsiseg.training.sft import SftRecipe, train
 
@@ -94,13 +97,36 @@ def test_a_cpu_without_bf16_arithmetic_trains_in_fp32(
 ) -> None:
     if torch.cuda.is_available():
         pytest.skip("a GPU computes in bf16")
+
+    def product(precision: Literal["bf16", "fp32"]) -> torch.dtype:
+        with loop.autocast(precision, torch.device("cpu")):
+            return (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+
     monkeypatch.setattr(loop, "_cpu_computes_in_bf16", lambda: True)
-    assert loop.mixed_precision("bf16") == "bf16"
-    assert loop.mixed_precision("fp32") == "no"
+    loop.warn_of_precision("bf16")
+    assert (product("bf16"), product("fp32")) == (torch.bfloat16, torch.float32)
+    assert not caplog.text
     monkeypatch.setattr(loop, "_cpu_computes_in_bf16", lambda: False)
-    with caplog.at_level("WARNING", "wsiseg"):
-        assert loop.mixed_precision("bf16") == "no"
+    loop.warn_of_precision("bf16")
+    assert product("bf16") == torch.float32
     assert "fp32" in caplog.text
+
+
+def test_a_process_trains_in_one_precision_after_another(
+    store: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_cpu_computes_in_bf16", lambda: True)
+    keys: dict[str, Any] = {"data": str(store), "model": str(start), "steps": 1, "batch_images": 1, "workers": 0}
+    keys |= {"warmup_steps": 0, "queries_per_image": 2, "validation_images": 0}
+    order: tuple[Literal["bf16", "fp32"], ...] = ("bf16", "fp32", "bf16")
+    losses = []
+    for number, precision in enumerate(order):
+        train(SftRecipe(**keys, precision=precision), tmp_path / str(number))
+        losses += [figures["loss"] for figures in read_figures(tmp_path / str(number), "train")]
+    assert losses[0] == pytest.approx(losses[2], rel=1e-6)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-6), "both would be of one precision"
+    train_rl(RlRecipe(**keys, precision="fp32", answers=2, length_low=4, length_high=16), tmp_path / "rl")
+    assert read_figures(tmp_path / "rl", "train")
 
 
 def test_two_processes_do_what_one_does_with_twice_the_accumulation(store: Path, start: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from wsiseg.errors import DataError
 from wsiseg.model.pathchat import PathChatSegR1, layout
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import Example, ExampleStream
-from wsiseg.training.loop import checkpoint, mixed_precision, plan, save_averaged, table, this_process
+from wsiseg.training.loop import autocast, checkpoint, plan, save_averaged, table, this_process, warn_of_precision
 from wsiseg.training.mix import training_store
 from wsiseg.training.recipe import save_recipe
 from wsiseg.training.reference import Reference
@@ -80,7 +80,8 @@ def _train(
 ) -> Path:
     from accelerate import Accelerator
 
-    world = Accelerator(mixed_precision=mixed_precision(recipe.precision))
+    warn_of_precision(recipe.precision)
+    world = Accelerator(mixed_precision="no")  # see `autocast`
     store = training_store(recipe)
     model = begin(recipe, out, resume, lambda config: ())
     torch.manual_seed(recipe.seed)
@@ -108,7 +109,7 @@ def _train(
 
     def validate() -> None:
         if figures and held_out:
-            with world.autocast(), average.swapped(learner):
+            with autocast(recipe.precision, world.device), average.swapped(learner):
                 figures.add(step, "validation", _ask(learner, reference, held_out, recipe))
 
     if not resume:
@@ -165,7 +166,7 @@ def take_step(
     model, began = learner.model, time.monotonic()
     number = step * world.num_processes + world.process_index
     generator = torch.Generator(world.device).manual_seed(recipe.seed + 1_000_003 * (number + 1))
-    with world.autocast():
+    with autocast(recipe.precision, world.device):
         views, prompts = encode_views(model, examples), prompts_of(model, examples)
         probe = step % recipe.probe_every == 0
         judged = gather(model, learner.critic, reference, prompts, views, recipe, generator, probe=probe)
@@ -182,7 +183,7 @@ def take_step(
         group["lr"] = rate * group["share"]
     epochs = []
     for _ in range(recipe.inner_epochs):
-        with world.autocast():
+        with autocast(recipe.precision, world.device):
             values = accumulate(learner, views, judged, taught, recipe, world)
         if world.num_processes > 1:
             for parameter in learner.trained_parameters:
@@ -299,7 +300,7 @@ def _distances(
     stream = _stream(store, model, recipe, split, _PROBE_VIEWS)
     examples = [stream[i] for i in range(_PROBE_VIEWS)]
     generator = torch.Generator(world.device).manual_seed(recipe.seed)
-    with world.autocast():
+    with autocast(recipe.precision, world.device):
         views, prompts = encode_views(model, examples), prompts_of(model, examples)
         groups = [roll_out(model, prompt, views, recipe, generator) for prompt in prompts]
         return kl_to_final(model, policies, groups, views, recipe)

@@ -19,7 +19,7 @@ from itertools import zip_longest
 import torch
 from transformers import DynamicCache
 
-from wsiseg.inference.recorded import Recorded, can_record, recorded_steps
+from wsiseg.inference.recorded import Chosen, Recorded, can_record, recorded_steps
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prompt import PromptTokens
 
@@ -117,68 +117,52 @@ def decode(
     log_probabilities: list[list[float]] = [[] for _ in range(batch)]
     states: list[torch.Tensor | None] = [None] * batch
     chance = [0.0] * batch
-    active = list(range(batch))  # sample of each row of the running batch
     done = [False] * batch
-    growing = _Growing(model, prefix, len(inputs), positions)
-    last, logits = growing.read(inputs)
-    if answers > 1:  # the prompt is read; its answers part here
-        last, logits = last.repeat_interleave(answers, 0), logits.repeat_interleave(answers, 0)
-        growing.cache.batch_repeat_interleave(answers)
+    growing = _Growing(model, prefix, len(inputs), positions, sampling)
+    growing.read(inputs)
     with _quickest(growing, limit + 1, recorded=sampling is None and can_record(model)) as steps:
-        while True:
-            logits[:, tokenizer.suppressed] = -torch.inf
-            drawn, log_probability = _draw(logits, sampling) if sampling else (logits.argmax(-1), None)
-            token = drawn.tolist()
-            probability = logits.softmax(-1)[:, tokenizer.seg].tolist()
-            for row, sample in enumerate(active):
+        while not all(done):
+            chosen = steps.choose()
+            for row, sample in enumerate(chosen.samples):
                 if done[sample]:
                     continue
                 if ids[sample] and ids[sample][-1] == tokenizer.seg:  # this step has read <SEG> itself
-                    states[sample], done[sample] = last[row], True
+                    states[sample], done[sample] = chosen.last[row], True
                     continue
                 if len(ids[sample]) == limit:
                     done[sample] = True
                     continue
-                ids[sample].append(token[row])
-                if log_probability is not None:
-                    log_probabilities[sample].append(log_probability[row])
-                if token[row] == tokenizer.seg:
-                    chance[sample] = probability[row]
+                token, probability = chosen.token[row], chosen.probability[row]
+                ids[sample].append(token)
+                if chosen.log_probability:
+                    log_probabilities[sample].append(chosen.log_probability[row])
+                if token == tokenizer.seg:
+                    chance[sample] = probability
                     if model.config.seg_state == "predictor":
-                        states[sample], done[sample] = last[row], True
+                        states[sample], done[sample] = chosen.last[row], True
                 else:
-                    chance[sample] = max(chance[sample], probability[row])
-                    done[sample] = token[row] == tokenizer.end
+                    chance[sample] = max(chance[sample], probability)
+                    done[sample] = token == tokenizer.end
             if hear:
                 hear(ids)
-            waiting = [row for row, sample in enumerate(active) if not done[sample]]
-            if not waiting:
-                break
-            if len(waiting) <= 0.75 * len(active):  # shrink the batch when it pays for the copy
-                steps.keep(waiting)
-                active, token = [active[row] for row in waiting], [token[row] for row in waiting]
-            last, logits = steps.step(token)
+            steps.go_on([sample for sample in range(batch) if not done[sample]])
     return [Completion(*parts) for parts in zip(ids, states, chance, log_probabilities, strict=True)]
-
-
-def _draw(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, list[float]]:
-    """One token for each row of `logits` (rows, V), with its log-probability."""
-    logits[:, list(sampling.suppressed)] = -torch.inf
-    logp = (logits / sampling.temperature).log_softmax(-1)
-    token = torch.multinomial(logp.exp(), 1, generator=sampling.generator)  # (rows, 1)
-    return token[:, 0], logp.gather(1, token)[:, 0].tolist()
 
 
 class _Growing:
     """Steps over a cache that grows with every token and shrinks with the batch."""
 
-    def __init__(self, model: PathChatSegR1, prefix: Prefix, rows: int, positions: torch.Tensor) -> None:
-        self.model, self.cache = model, copy.deepcopy(prefix.cache)
+    def __init__(
+        self, model: PathChatSegR1, prefix: Prefix, rows: int, positions: torch.Tensor, sampling: Sampling | None
+    ) -> None:
+        self.model, self.cache, self.sampling = model, copy.deepcopy(prefix.cache), sampling
         self.cache.batch_repeat_interleave(rows)
         self.positions, self.at = positions, 0  # (3, 1, all tokens to come), and how many of them were read
+        self.samples = list(range(rows))  # those of the running batch, a row each
+        self.token: list[int] = []
 
-    def read(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Read (rows, L, H); last states (rows, H) and logits (rows, V)."""
+    def read(self, inputs: torch.Tensor) -> None:
+        """Read (rows, L, H); then choose."""
         rows, length, _ = inputs.shape
         output = _language(self.model)(
             inputs_embeds=inputs,
@@ -187,16 +171,41 @@ class _Growing:
             use_cache=True,
         )
         self.at += length
-        last = output.last_hidden_state[:, -1]
-        return last, self.model.vlm.lm_head(last).float()
+        self.last = output.last_hidden_state[:, -1]  # (rows, H)
+        self.logits = self.model.vlm.lm_head(self.last).float()  # (rows, V)
 
-    def step(self, token: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Read one token of each row."""
-        return self.read(self.model.embed(torch.tensor(token, device=self.model.device)[:, None]))
+    def choose(self) -> Chosen:
+        """One token for each row; the first time, `sampling.answers` rows for each image."""
+        tokenizer = self.model.tokenizer
+        if self.sampling and not self.token and (answers := self.sampling.answers) > 1:
+            # The prompt is read; its answers part here.
+            self.last, self.logits = self.last.repeat_interleave(answers, 0), self.logits.repeat_interleave(answers, 0)
+            self.cache.batch_repeat_interleave(answers)
+            self.samples = list(range(len(self.last)))
+        self.logits[:, tokenizer.suppressed] = -torch.inf
+        drawn, log_probability = _draw(self.logits, self.sampling) if self.sampling else (self.logits.argmax(-1), [])
+        self.token = drawn.tolist()
+        probability = self.logits.softmax(-1)[:, tokenizer.seg].tolist()
+        return Chosen(self.samples, self.token, probability, self.last, log_probability)
 
-    def keep(self, rows: list[int]) -> None:
-        """Go on with these rows."""
-        self.cache.batch_select_indices(torch.tensor(rows, device=self.model.device))
+    def go_on(self, waiting: list[int]) -> None:
+        """Read the tokens chosen last, of these samples at least."""
+        if not waiting:
+            return
+        token = self.token
+        if len(waiting) <= 0.75 * len(self.samples):  # shrink the batch when it pays for the copy
+            rows = [self.samples.index(sample) for sample in waiting]
+            self.cache.batch_select_indices(torch.tensor(rows, device=self.model.device))
+            self.samples, token = waiting, [token[row] for row in rows]
+        self.read(self.model.embed(torch.tensor(token, device=self.model.device)[:, None]))
+
+
+def _draw(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, list[float]]:
+    """One token for each row of `logits` (rows, V), with its log-probability."""
+    logits[:, list(sampling.suppressed)] = -torch.inf
+    logp = (logits / sampling.temperature).log_softmax(-1)
+    token = torch.multinomial(logp.exp(), 1, generator=sampling.generator)  # (rows, 1)
+    return token[:, 0], logp.gather(1, token)[:, 0].tolist()
 
 
 @contextmanager
@@ -209,6 +218,7 @@ def _quickest(growing: _Growing, answer: int, *, recorded: bool) -> Iterator[_Gr
     with recorded_steps(growing.model, growing.cache, position, answer) as steps:
         if steps:
             growing.cache = DynamicCache()  # its keys and values were taken over: their memory is free
+            steps.begin(growing.choose())
         yield steps or growing
 
 

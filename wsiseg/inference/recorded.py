@@ -3,13 +3,17 @@
 A step of one token over a batch is about a thousand small kernels, which take longer to launch than to run. A graph
 launches them at once, over memory that stays in place: keys and values have their room from the start, finished rows
 are computed along (their weights are read anyway), and tokens, positions and the mask are counted on the device.
+There the next token is chosen too, so that the device has begun the next step before Python sees what it chose.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -25,13 +29,28 @@ _ROOM = 64  # tokens; queries of nearly the same length share a recording
 _WARM_UPS = 2  # libraries choose their kernels and take their memory before anything is recorded
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
-Read = tuple[torch.Tensor, torch.Tensor]  # last states (rows, H), logits (rows, V) in fp32
+Read = tuple[torch.Tensor, torch.Tensor]  # last states (rows, H), and (2, rows) float64: tokens chosen, P(<SEG>)
 
 _idle: WeakKeyDictionary[nn.Module, list[Recorded]] = WeakKeyDictionary()
 _refused: WeakSet[nn.Module] = WeakSet()
 # Of a process only one capture may be under way (torch.cuda.graph), whatever device it is on: each begins by waiting
 # for the current device, which is not allowed while that one is captured, and would end both.
 _recording = Lock()
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a step chose: the next token of each sample of the running batch, a row each.
+
+    `probability` is that of `<SEG>`, `last` (rows, H) the states that the tokens were chosen from. `log_probability`
+    of the tokens is empty where nothing was drawn at random.
+    """
+
+    samples: Sequence[int]
+    token: list[int]
+    probability: list[float]
+    last: torch.Tensor
+    log_probability: Sequence[float] = ()
 
 
 def can_record(model: PathChatSegR1) -> bool:
@@ -55,13 +74,13 @@ def recorded_steps(model: PathChatSegR1, cache: DynamicCache, position: int, ans
         position: M-RoPE position of the next token.
 
     Yields:
-        None, with a warning the first time, where the model's steps cannot be recorded.
+        Steps that wait for `begin`; None, with a warning the first time, where the model's steps cannot be recorded.
 
     Raises:
         torch.OutOfMemoryError: the device has no room for them.
     """
     rows, length = _keys_and_values(cache)[0][0].shape[0], cache.get_seq_length()
-    room = -(-(length + answer) // _ROOM) * _ROOM
+    room = -(-(length + answer + 1) // _ROOM) * _ROOM  # the last step is one that nobody asks for
     idle = _idle.setdefault(model, [])  # of which several threads may each take one
     steps = idle.pop() if idle else None
     if steps is None or not steps.serves(model, rows, room):
@@ -75,7 +94,7 @@ def recorded_steps(model: PathChatSegR1, cache: DynamicCache, position: int, ans
             _log.warning("decoding step by step, which is slower: the steps cannot be recorded (%s)", error)
             yield None
             return
-    steps.begin(cache, position)
+    steps.fill(cache, position)
     del cache  # which the caller may let go of meanwhile
     yield steps
     idle.append(steps)
@@ -85,12 +104,15 @@ class Recorded:
     """One recorded step of at most `rows` rows of at most `room` tokens. It does not hold the model itself."""
 
     def __init__(self, model: PathChatSegR1, like: DynamicCache, rows: int, room: int) -> None:
-        device = model.device
+        device, tokenizer = model.device, model.tokenizer
         self._weights, self._rows, self._room = _places(model), rows, room
         self._held = _Held(like, rows, room)
         self._token = torch.zeros(rows, dtype=torch.long, device=device)
         self._position = torch.zeros(1, dtype=torch.long, device=device)
-        self._slots = torch.arange(rows, device=device)  # where each row of the running batch is held
+        self._never = torch.zeros(model.vlm.lm_head.weight.shape[0], device=device)  # (V,), added to the logits
+        self._never[tokenizer.suppressed] = -torch.inf
+        self._running: list[int] = []
+        self._told: deque[Callable[[], Chosen]] = deque()
         # Garbage goes to the last places, which nothing reads before they are written.
         self._held.place.fill_(room - _WARM_UPS - 1)
         with _recording:
@@ -99,21 +121,34 @@ class Recorded:
     def serves(self, model: PathChatSegR1, rows: int, room: int) -> bool:
         return rows <= self._rows and room <= self._room and self._weights == _places(model)
 
-    def begin(self, cache: DynamicCache, position: int) -> None:
+    def fill(self, cache: DynamicCache, position: int) -> None:
+        """Go on from these keys and values."""
         self._held.fill(cache)
         self._position.fill_(position)
-        rows = _keys_and_values(cache)[0][0].shape[0]
-        self._slots = torch.arange(rows, device=self._token.device)
 
-    def step(self, token: list[int]) -> Read:
-        """Read one token of each row."""
-        self._token[self._slots] = torch.tensor(token, device=self._token.device)
-        last, logits = self._replay()
-        return last[self._slots], logits[self._slots]  # copies: the next replay writes where these are
+    def begin(self, first: Chosen) -> None:
+        """Go on with these tokens; `choose` gives them first."""
+        self._running = list(first.samples)
+        self._token[: len(first.token)] = torch.tensor(first.token, device=self._token.device)
+        self._told = deque([lambda: first])
 
-    def keep(self, rows: list[int]) -> None:
-        """Go on with these rows of the running batch."""
-        self._slots = self._slots[rows]
+    def choose(self) -> Chosen:
+        """What the step before the one that the device is taking now has chosen."""
+        last, written = self._replay()
+        # Copies: the next replay writes where these are. That one is launched before they are waited for.
+        last, written = last.clone(), written.to("cpu", non_blocking=True, copy=True)
+        arrived = torch.cuda.current_stream(last.device).record_event() if last.is_cuda else None
+        self._told.append(partial(self._read, last, written, arrived))
+        return self._told.popleft()()
+
+    def go_on(self, waiting: list[int]) -> None:
+        """Nothing is to be done: the step over all samples is under way."""
+
+    def _read(self, last: torch.Tensor, written: torch.Tensor, arrived: torch.cuda.Event | None) -> Chosen:
+        if arrived:
+            arrived.synchronize()
+        token, probability = written[:, : len(self._running)].tolist()
+        return Chosen(self._running, [int(t) for t in token], probability, last)
 
     def _step(self, model: PathChatSegR1) -> Read:
         language, rows = model.vlm.model.language_model, self._rows
@@ -127,10 +162,12 @@ class Recorded:
             past_key_values=self._held,
             use_cache=True,
         ).last_hidden_state[:, -1]
-        logits = model.vlm.lm_head(last).float()
+        logits = model.vlm.lm_head(last).float() + self._never
+        token, probability = logits.argmax(-1), logits.softmax(-1)[:, model.tokenizer.seg]
+        self._token.copy_(token)
         self._held.place += 1
         self._position += 1
-        return last, logits
+        return last, torch.stack([token.double(), probability.double()])
 
 
 class _Held:
