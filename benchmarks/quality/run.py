@@ -31,8 +31,8 @@ Research use only. One line per data set, structure and method; below a figure s
 interval over patients (organs or images, where patients are not known). Questions of val and test are worded
 as no question of training was. The baselines read no words: *all foreground* and *haematoxylin, Otsu* answer
 every question alike; the *U-Net* is told which structure is meant and is trained on the same images, from
-the same ImageNet weights; its minutes are of one core, the model took eleven and a half core-hours and four
-minutes of an H200. What it has no channel for it never outlines: its silence there is given, not earned.
+the same ImageNet weights; its minutes are of one core, the model took eleven and a half core-hours and nine
+minutes of GPUs. What it has no channel for it never outlines: its silence there is given, not earned.
 
 - n +/−: questions about what is there, and about what is not.
 - Dice, HD95: mean over the questions about what is there; silence scores 0, and the image's diagonal.
