@@ -20,6 +20,7 @@ import click
 from wsiseg import __version__
 from wsiseg.cli.output import discard_stdout
 from wsiseg.errors import WsisegError
+from wsiseg.under_way import name_slide
 
 # name -> the line that `wsiseg --help` shows; the command is `command` in wsiseg.cli.<name>
 COMMANDS = {
@@ -119,7 +120,8 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 def configure_logging(level: int) -> None:
     """Log to stderr: stdout carries only results."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("wsiseg: %(levelname)s: %(message)s"))
+    handler.addFilter(name_slide)
+    handler.setFormatter(logging.Formatter("wsiseg: %(levelname)s: %(slide)s%(message)s"))
     logger = logging.getLogger("wsiseg")
     logger.handlers = [handler]
     logger.propagate = False

@@ -48,6 +48,15 @@ def test_a_folder_is_done_with_one_line_a_slide_on_stderr(slides: Path, tmp_path
     assert (again.exit_code, again.stderr) == (0, "")
 
 
+def test_a_warning_names_its_slide(slides: Path, tmp_path: Path) -> None:
+    shown = segment(slides, "--query", "the olive", "--min-area", "1e9", "--out", tmp_path / "out")
+    warnings = [line for line in shown.stderr.splitlines() if line.startswith("wsiseg: warning: ")]
+    assert [line.split(": ")[2] for line in warnings] == ["a.tif", "b.tif"], shown.stderr
+    assert all('"the olive": seen in' in line for line in warnings)
+    alone = segment(slides / "a.tif", "--query", "the olive", "--min-area", "1e9", "--out", tmp_path / "a.geojson")
+    assert 'wsiseg: warning: "the olive": seen in' in alone.stderr
+
+
 def test_broken_slides_are_told_at_the_end_with_exit_code_3(slides: Path, tmp_path: Path) -> None:
     (tmp_path / "slides").mkdir()
     shutil.copy(slides / "b.tif", tmp_path / "slides")

@@ -33,16 +33,15 @@ def killed_and_resumed(store: Path, start: Path, folder: Path, moments: list[flo
     return [line for line in done.stdout.splitlines() if line.endswith(("same", "differs"))]
 
 
-def test_killed_around_its_checkpoints_it_goes_on(store: Path, start: Path, tmp_path: Path) -> None:
-    """Before the first is whole; between the two renames of the second."""
-    lines = killed_and_resumed(store, start, tmp_path, [2, 7])
-    assert lines == [f"{moment} killed same" for moment in (2, 7)]
+def test_killed_within_a_checkpoint_it_goes_on(store: Path, start: Path, tmp_path: Path) -> None:
+    """Between the two renames of the second; before the first is whole, a slow test below kills it."""
+    assert killed_and_resumed(store, start, tmp_path, [7]) == ["7 killed same"]
 
 
 @pytest.mark.slow
 def test_killed_at_other_renames_it_goes_on(store: Path, start: Path, tmp_path: Path) -> None:
-    lines = killed_and_resumed(store, start, tmp_path, [3, 6, 9])
-    assert lines == [f"{moment} killed same" for moment in (3, 6, 9)]
+    lines = killed_and_resumed(store, start, tmp_path, [2, 3, 6, 9])
+    assert lines == [f"{moment} killed same" for moment in (2, 3, 6, 9)]
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def test_a_probe_reads_what_can_be_read_of_states_it_has_not_seen(classes: int) 
 
 def test_fitted_probes_pull_less_at_a_model_that_knows_its_words(store: Path) -> None:
     model = load_folder(model_folder(None))
-    recipe = dataclasses.replace(RECIPE, wordings_per_image=40)
+    recipe = dataclasses.replace(RECIPE, wordings_per_image=20)
     views = stream(QuadrupletStore.open(store), model, recipe, "train", 5, 12)
     collate = Collate(model.config, model.tokenizer)
     batches = [collate([views[i] for i in range(k, k + 4)]) for k in range(0, 12, 4)]

@@ -102,7 +102,7 @@ def test_features_vary_less_with_the_stain_and_do_not_collapse(store: Path, pret
     recipe = SslRecipe(
         data=str(store),
         model=str(pretrained),
-        steps=25,
+        steps=18,
         batch_images=6,
         learning_rate=1e-3,
         alpha=0.3,
@@ -111,8 +111,8 @@ def test_features_vary_less_with_the_stain_and_do_not_collapse(store: Path, pret
         precision="fp32",
         workers=0,
         validation_images=12,
-        validate_every=25,
-        checkpoint_every=25,
+        validate_every=18,
+        checkpoint_every=18,
     )
     folder = train(recipe, tmp_path / "run", say=said.append)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

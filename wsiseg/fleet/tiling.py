@@ -12,6 +12,7 @@ from wsiseg.fleet.record import make_folder
 from wsiseg.fleet.work import sentence
 from wsiseg.slide import open_slide
 from wsiseg.tiles import GridSpec, OnBadTile, TileStore, plan_grid, write_store
+from wsiseg.under_way import under_way
 
 
 def tile_slide(
@@ -59,7 +60,7 @@ def tile_slides(
         store = out / f"{job.name}.zarr"
         make_folder(store.parent)
         try:
-            with claimed(store.with_name(f".{store.name}.claim")):
+            with claimed(store.with_name(f".{store.name}.claim")), under_way(job.name):
                 made = tile_slide(
                     job.source,
                     store,

@@ -40,6 +40,7 @@ from wsiseg.pipeline import segment
 from wsiseg.result import Result
 from wsiseg.slide import open_slide
 from wsiseg.tiles import TileStore, is_store
+from wsiseg.under_way import under_way
 
 _one_slide = threading.Lock()
 
@@ -76,7 +77,8 @@ def segment_slide(
             plain = replace(settings, format=formats.DEFAULT)
             as_geojson = work_fingerprint(job, plain, slide_fingerprint, model)
             there = _outlines_there(job, out, plain, known, as_geojson)
-            result = there or _segment(job, out, settings, model, slide_fingerprint, progress)
+            with under_way(job.name):
+                result = there or _segment(job, out, settings, model, slide_fingerprint, progress)
         except Exception as error:
             record = Record(
                 source=job.source,
