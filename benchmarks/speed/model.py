@@ -1,8 +1,9 @@
 """The model on tiles of a slide: ours beside the LISA way and beside transformers' `generate`, above the floor.
 
-On the CPU the bundled model, in CPU seconds. Where there is a CUDA device also random weights of the paper's size,
-drawn on the device (speed does not depend on their values), in seconds of wall time; the table names the device.
-Both peers get the same prompt and the same stops, and on trained weights they give the same answers (tests).
+On the CPU the bundled model, in CPU seconds. Where there is a CUDA device also there, and random weights of the paper's
+size, drawn on the device (speed does not depend on their values), in seconds of wall time; the table names the device.
+Both peers get the same prompt and the same stops. On trained weights they give the same answers (tests); with random
+ones they are made to write what ours has written.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from wsiseg.tiles import GridSpec, SlideTiles, plan_grid
 OURS, LISA, GENERATE = "wsiseg", "the LISA way: generate tile by tile, SAM for each", "generate, batch as ours"
 PLAIN = "wsiseg, steps one by one"  # where a GPU records them
 QUERY, BATCH = "outline the nuclei", 16
-TILES = {"cpu": 32, "cuda": 64}
+TILES = 32
 _STOPS = 2.3  # with random weights, chains of all lengths: 4.9 σ is the largest of 152,064 logits
 _FLOAT32 = "positional_encoding_gaussian_matrix"
 
@@ -71,7 +72,7 @@ def run(slide: Path, preset: str, device: str, repeat: int) -> tuple[str, dict[s
         config = dataclasses.replace(PRESETS[preset](), max_new_tokens=128)
         segmenter = PathChatSegmenter(random_model(config, device), name="random", fingerprint="random")
     name = "1 CPU thread" if device == "cpu" else torch.cuda.get_device_name()
-    tiles, mpp = some_tiles(slide, segmenter, TILES[device]), segmenter.mpp_for(QUERY)
+    tiles, mpp = some_tiles(slide, segmenter, TILES), segmenter.mpp_for(QUERY)
     # What random weights write hangs on the last bit of their logits, which is another at another batch size: their
     # peers are made to write what ours has written, so that all do the same work.
     chains = chains_of(segmenter, tiles, mpp) if preset != "tiny" else None
