@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -14,10 +15,12 @@ from wsiseg.training.rl.policy import read_answers, read_prompt, seg_states
 class FixedSeg(PathChatSegmenter):
     """`<SEG>` stands in the place of the last token of every answer, as `fixed_seg` trains it."""
 
-    def _complete(self, tokens: torch.Tensor, query: str, mpp: float) -> list[Completion]:
+    def _complete(
+        self, tokens: torch.Tensor, query: str, mpp: float, said: Sequence[str] = ()
+    ) -> list[Completion]:
         return [
             completion if completion.seg_state is not None else self._forced(completion, image, query, mpp)
-            for completion, image in zip(super()._complete(tokens, query, mpp), tokens, strict=True)
+            for completion, image in zip(super()._complete(tokens, query, mpp, said), tokens, strict=True)
         ]
 
     def _forced(self, completion: Completion, image: torch.Tensor, query: str, mpp: float) -> Completion:

@@ -148,9 +148,11 @@ class SegZero(PathChatSegmenter):
     """Draws in the boxes that the model wrote."""
 
     @torch.inference_mode()
-    def _answer(self, features: TileFeatures, rows: Sequence[int], query: str, mpp: float) -> list[TileMask]:
+    def _answer(
+        self, features: TileFeatures, rows: Sequence[int], query: str, mpp: float, said: Sequence[str] = ()
+    ) -> list[TileMask]:
         (tokens,) = features.part(IMAGE_TOKENS, rows)
-        completions = self._complete(tokens, query, mpp)
+        completions = self._complete(tokens, query, mpp, said)
         texts = [self.model.tokenizer.decode(completion.ids) for completion in completions]
         boxes = [read_boxes(text) for text in texts]
         drawn = [i for i, of_tile in enumerate(boxes) if of_tile]

@@ -103,7 +103,7 @@ class PathChatSegmenter:
         while len(answers) < len(features):
             rows = range(len(features))[len(answers) :][: self._largest]
             try:
-                answers += self._answer(features, rows, query, mpp)
+                answers += self._answer(features, rows, query, mpp, [a.reasoning for a in answers])
                 continue
             except torch.OutOfMemoryError:
                 if len(rows) == 1:
@@ -129,10 +129,13 @@ class PathChatSegmenter:
         return [embedding, *finer]
 
     @torch.inference_mode()
-    def _answer(self, features: TileFeatures, rows: Sequence[int], query: str, mpp: float) -> list[TileMask]:
+    def _answer(
+        self, features: TileFeatures, rows: Sequence[int], query: str, mpp: float, said: Sequence[str] = ()
+    ) -> list[TileMask]:
+        """About these rows of the batch; `said` was written about those before."""
         model = self.model
         (tokens,) = features.part(IMAGE_TOKENS, rows)
-        completions = self._complete(tokens, query, mpp)
+        completions = self._complete(tokens, query, mpp, said)
         probability: list[np.ndarray | None] = [None] * len(rows)
         emitted = [i for i, completion in enumerate(completions) if completion.seg_state is not None]
         if emitted:
@@ -156,9 +159,11 @@ class PathChatSegmenter:
             for mask, completion in zip(probability, completions, strict=True)
         ]
 
-    def _complete(self, tokens: torch.Tensor, query: str, mpp: float) -> list[Completion]:
+    def _complete(
+        self, tokens: torch.Tensor, query: str, mpp: float, said: Sequence[str] = ()
+    ) -> list[Completion]:
         tell, text = self._tell, self.model.tokenizer.decode
-        hear = None if tell is None else lambda ids: tell([text(written) for written in ids])
+        hear = None if tell is None else lambda ids: tell([*said, *map(text, ids)])
         return decode(self.model, tokens, self._prefix(query, mpp), hear=hear)
 
     def _encode_prefix(self, query: str, mpp: float) -> Prefix:
