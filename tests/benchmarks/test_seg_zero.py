@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -40,7 +42,9 @@ def test_what_is_no_box_draws_nothing(said: str) -> None:
 class _Says(SegZero):
     said: list[str]
 
-    def _complete(self, tokens: torch.Tensor, query: str, mpp: float) -> list[Completion]:
+    def _complete(
+        self, tokens: torch.Tensor, query: str, mpp: float, said: Sequence[str] = ()
+    ) -> list[Completion]:
         ids = [self.model.tokenizer.encode_plain(text) for text in self.said]
         return [Completion(i, torch.randn(8) if n % 2 else None, 0.5, []) for n, i in enumerate(ids)]
 
