@@ -89,7 +89,8 @@ class SftModel(nn.Module):
         probe = self.presence(states[rows, batch.answer_at])[:, 0].float()
         presence = F.binary_cross_entropy_with_logits(probe, batch.present.float())
 
-        wording, understood = self._wordings(batch) if len(batch.concepts) else (cot.new_zeros(()), cot.new_zeros(()))
+        told = len(batch.concepts) > 0  # validation has no further wordings
+        wording, understood = self._wordings(batch) if told else (cot.new_zeros(()), cot.new_zeros(()))
 
         asked = rows[batch.present]
         seg_states = self._seg_states(states, batch)  # (P, H)
@@ -108,13 +109,13 @@ class SftModel(nn.Module):
                 "cot": cot.detach(),
                 "seg": seg.detach(),
                 "presence": presence.detach(),
-                "wording": wording.detach(),
                 "held": held.detach(),
-                "understood": understood.detach(),
                 "dice": dice.mean() if len(dice) else dice.sum(),
                 "presence_accuracy": ((probe > 0) == batch.present).float().mean(),
                 "token_accuracy": reading.token_accuracy,
             }
+            if told:
+                figures |= {"wording": wording.detach(), "understood": understood.detach()}
         return {"loss": loss, **figures}
 
     def _seg_states(self, states: torch.Tensor, batch: Batch) -> torch.Tensor:
