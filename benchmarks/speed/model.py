@@ -3,7 +3,7 @@
 On the CPU the bundled model, in CPU seconds. Where there is a CUDA device also there, and random weights of the paper's
 size, drawn on the device (speed does not depend on their values), in seconds of wall time; the table names the device.
 Both peers get the same prompt and the same stops. On trained weights they give the same answers (tests); with random
-ones they are made to write what ours has written.
+ones all are made to stop where trained ones would.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -29,6 +31,7 @@ from wsiseg.inference import TileMask
 from wsiseg.inference import decode as decoding
 from wsiseg.inference.decode import decode, encode_prefix
 from wsiseg.inference.engine import PathChatSegmenter
+from wsiseg.inference.recorded import Chosen
 from wsiseg.model import BUNDLED, load_model, model_folder
 from wsiseg.model.config import PRESETS, PathChatConfig
 from wsiseg.model.folder import TOKENIZER, build_model, filled, stored_keys
@@ -73,48 +76,85 @@ def run(slide: Path, preset: str, device: str, repeat: int) -> tuple[str, dict[s
         segmenter = PathChatSegmenter(random_model(config, device), name="random", fingerprint="random")
     name = "1 CPU thread" if device == "cpu" else torch.cuda.get_device_name()
     tiles, mpp = some_tiles(slide, segmenter, TILES), segmenter.mpp_for(QUERY)
-    # What random weights write hangs on the last bit of their logits, which is another at another batch size: their
-    # peers are made to write what ours has written, so that all do the same work.
-    chains = chains_of(segmenter, tiles, mpp) if preset != "tiny" else None
+    # Random weights stop anywhere, and what they write hangs on the last bit of their logits, which is another at
+    # another batch size: every way is made to write chains of the lengths that the bundled model's have.
+    chains = None if preset == "tiny" else some_chains(segmenter.model.tokenizer, len(tiles))
     told = "" if chains is None else f", {np.mean([len(c) for c in chains]):.0f} tokens a tile"
 
     def peer(batch: int, look: bool) -> Callable[[np.ndarray], Any]:
         return lambda some: generated(segmenter.model, some, QUERY, mpp, batch, always_look=look, chains=chains)
 
     ways: dict[str, Callable[[np.ndarray], Any]] = {
-        OURS: lambda some: ours(segmenter, some, mpp),
+        OURS: lambda some: ours(segmenter, some, mpp, chains),
         GENERATE: peer(BATCH, False),
         LISA: peer(1, True),
     }
     if device != "cpu":
-        ways[PLAIN] = lambda some: unrecorded(segmenter, some, mpp)
+        ways[PLAIN] = lambda some: unrecorded(segmenter, some, mpp, chains)
     seconds = dict.fromkeys(ways, math.inf)
     for answer in ways.values():
         answer(tiles[:2])  # what is done once, at the first use
     for _ in range(repeat):
         for way, answer in ways.items():
             seconds[way] = min(seconds[way], clock(partial(answer, tiles), device) / len(tiles))
-    return name + told, seconds, floor_of(segmenter, tiles, mpp)
+    return name + told, seconds, floor_of(segmenter, tiles, mpp, chains)
 
 
-def ours(segmenter: PathChatSegmenter, tiles: np.ndarray, mpp: float) -> list[TileMask]:
+def ours(
+    segmenter: PathChatSegmenter, tiles: np.ndarray, mpp: float, chains: Sequence[list[int]] | None = None
+) -> list[TileMask]:
+    """In batches; with `chains`, those end where these do, whatever the logits say."""
     batches = (tiles[i : i + BATCH] for i in range(0, len(tiles), BATCH))
-    return [answer for batch in batches for answer in segmenter.segment_tiles(batch, QUERY, mpp)]
+    with nullcontext() if chains is None else ending(chains, segmenter.model.tokenizer):
+        return [answer for batch in batches for answer in segmenter.segment_tiles(batch, QUERY, mpp)]
 
 
-def unrecorded(segmenter: PathChatSegmenter, tiles: np.ndarray, mpp: float) -> list[TileMask]:
+def unrecorded(
+    segmenter: PathChatSegmenter, tiles: np.ndarray, mpp: float, chains: Sequence[list[int]] | None = None
+) -> list[TileMask]:
     with patch.object(decoding, "can_record", lambda model: False):
-        return ours(segmenter, tiles, mpp)
+        return ours(segmenter, tiles, mpp, chains)
 
 
-@torch.inference_mode()
-def chains_of(segmenter: PathChatSegmenter, tiles: np.ndarray, mpp: float) -> list[list[int]]:
-    """The tokens that ours writes about each tile, in its batches."""
-    model = segmenter.model
-    prefix = encode_prefix(model, model.prompt(QUERY, round(mpp, 1)))
-    batches = (tiles[i : i + BATCH] for i in range(0, len(tiles), BATCH))
-    seen = (model.image_tokens(tiles_to_tensor(batch, model.device)) for batch in batches)
-    return [chain.ids for tokens in seen for chain in decode(model, tokens, prefix)]
+def some_chains(tokenizer: PromptTokenizer, count: int) -> list[list[int]]:
+    """Chains of 34 to 57 tokens, as the bundled model's are of nuclei; every other one ends in `<SEG>`."""
+    (word,) = tokenizer.encode_plain("a")
+    return [[word] * (33 + 7 * k % 24) + [(tokenizer.seg, tokenizer.end)[k % 2]] for k in range(count)]
+
+
+@contextmanager
+def ending(chains: Sequence[list[int]], tokenizer: PromptTokenizer) -> Iterator[None]:
+    """While it lasts, what `decode` writes about the next tiles ends at the lengths, and with the tokens, of `chains`.
+
+    The device does all that it would do: only what it has chosen is taken for another token.
+    """
+    quickest, to_come = decoding._quickest, iter(chains)
+
+    @contextmanager
+    def planned(growing: Any, *arguments: Any, **keys: Any) -> Iterator[_Planned]:
+        with quickest(growing, *arguments, **keys) as steps:
+            yield _Planned(steps, list(islice(to_come, len(growing.samples))), {tokenizer.seg, tokenizer.end})
+
+    with patch.object(decoding, "_quickest", planned):
+        yield
+
+
+class _Planned:
+    def __init__(self, steps: Any, chains: list[list[int]], stops: set[int]) -> None:
+        self.steps, self.chains, self.stops, self.at = steps, chains, stops, 0
+
+    def choose(self) -> Chosen:
+        chosen: Chosen = self.steps.choose()
+        planned = [self.chains[sample][self.at :] for sample in chosen.samples]
+        token = [
+            chain[0] if chain and (len(chain) == 1 or own in self.stops) else own
+            for own, chain in zip(chosen.token, planned, strict=True)
+        ]
+        self.at += 1
+        return dataclasses.replace(chosen, token=token)
+
+    def go_on(self, waiting: list[int]) -> None:
+        self.steps.go_on(waiting)
 
 
 @torch.inference_mode()
@@ -264,14 +304,17 @@ def _wait(device: str) -> None:
 
 
 @torch.inference_mode()
-def floor_of(segmenter: PathChatSegmenter, tiles: np.ndarray, mpp: float) -> dict[str, float]:
+def floor_of(
+    segmenter: PathChatSegmenter, tiles: np.ndarray, mpp: float, planned: Sequence[list[int]] | None = None
+) -> dict[str, float]:
     """Seconds per tile that the device needs at the rate of its own large matrix products: each part's operations,
     and for the language model, whose weights are read anew at every step, the copying of its bytes."""
     model, tile = segmenter.model, tiles[:1]
     device = model.device.type
     kind = model.vlm.lm_head.weight.dtype
     seen = model.image_tokens(tiles_to_tensor(tiles[:BATCH], model.device))
-    chains = decode(model, seen, encode_prefix(model, model.prompt(QUERY, mpp)))
+    with nullcontext() if planned is None else ending(planned, model.tokenizer):
+        chains = decode(model, seen, encode_prefix(model, model.prompt(QUERY, mpp)))
     share = float(np.mean([chain.seg_state is not None for chain in chains]))
     length = round(np.mean([len(chain.ids) for chain in chains]))
     pixels, tokens = tiles_to_tensor(tile, model.device), seen[:1]

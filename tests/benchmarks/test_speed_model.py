@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch
 
 from benchmarks.speed import model as benchmark
 from tests.model.small import small_paper_config
-from wsiseg.inference import TileMask
+from wsiseg.inference import TileMask, engine
+from wsiseg.inference.decode import Completion
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model import load_model
 from wsiseg.model.config import paper
@@ -64,18 +66,30 @@ def test_random_weights_of_the_papers_parts_answer_and_have_a_floor() -> None:
     assert floor["all parts"] > 0
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-def test_the_peers_of_random_weights_write_what_ours_wrote(batch: int) -> None:
-    config = dataclasses.replace(small_paper_config(), max_new_tokens=24)
+def test_with_random_weights_all_ways_stop_where_they_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(small_paper_config(), max_new_tokens=64)
     config = dataclasses.replace(config, text=dataclasses.replace(config.text, vocab_size=2048))
     model = benchmark.random_model(config, "cpu", torch.float32)
     segmenter = PathChatSegmenter(model, name="random", fingerprint="random")
-    tiles = noise(128, 5)
-    chains = benchmark.chains_of(segmenter, tiles, 0.5)
-    chains[1] = [*chains[1][:3], model.tokenizer.seg]  # none of them, whatever the logits say
-    found = benchmark.generated(model, tiles, benchmark.QUERY, 0.5, batch, chains=chains)
-    assert [answer.reasoning for answer in found] == [model.tokenizer.decode(chain) for chain in chains]
-    assert found[1].probability is not None
+    tiles, tokenizer = noise(128, 5), model.tokenizer
+    chains = benchmark.some_chains(tokenizer, len(tiles))
+    assert len({len(chain) for chain in chains}) == len(chains)
+    monkeypatch.setattr(benchmark, "BATCH", 3)
+    written: list[list[int]] = []
+    decode = engine.decode
+
+    def kept(*arguments: Any, **keys: Any) -> list[Completion]:
+        completions = decode(*arguments, **keys)
+        written.extend(completion.ids for completion in completions)
+        return completions
+
+    monkeypatch.setattr(engine, "decode", kept)
+    ours = benchmark.ours(segmenter, tiles, 0.5, chains)
+    assert [(len(ids), ids[-1]) for ids in written] == [(len(chain), chain[-1]) for chain in chains]
+    for batch in (1, 3):
+        found = benchmark.generated(model, tiles, benchmark.QUERY, 0.5, batch, chains=chains)
+        assert [answer.reasoning for answer in found] == [tokenizer.decode(chain) for chain in chains]
+        assert [a.probability is None for a in found] == [a.probability is None for a in ours]
 
 
 @pytest.mark.gpu
