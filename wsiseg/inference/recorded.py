@@ -9,7 +9,6 @@ There the next token is chosen too, so that the device has begun the next step b
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,7 +111,7 @@ class Recorded:
         self._never = torch.zeros(model.vlm.lm_head.weight.shape[0], device=device)  # (V,), added to the logits
         self._never[tokenizer.suppressed] = -torch.inf
         self._running: list[int] = []
-        self._told: deque[Callable[[], Chosen]] = deque()
+        self._ahead: Callable[[], Chosen]  # waits for what the step under way chooses
         # Garbage goes to the last places, which nothing reads before they are written.
         self._held.place.fill_(room - _WARM_UPS - 1)
         with _recording:
@@ -130,7 +129,7 @@ class Recorded:
         """Go on with these tokens; `choose` gives them first."""
         self._running = list(first.samples)
         self._token[: len(first.token)] = torch.tensor(first.token, device=self._token.device)
-        self._told = deque([lambda: first])
+        self._ahead = lambda: first
 
     def choose(self) -> Chosen:
         """What the step before the one that the device is taking now has chosen."""
@@ -138,8 +137,8 @@ class Recorded:
         # Copies: the next replay writes where these are. That one is launched before they are waited for.
         last, written = last.clone(), written.to("cpu", non_blocking=True, copy=True)
         arrived = torch.cuda.current_stream(last.device).record_event() if last.is_cuda else None
-        self._told.append(partial(self._read, last, written, arrived))
-        return self._told.popleft()()
+        before, self._ahead = self._ahead, partial(self._read, last, written, arrived)
+        return before()
 
     def go_on(self, waiting: list[int]) -> None:
         """Nothing is to be done: the step over all samples is under way."""
