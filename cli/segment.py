@@ -100,6 +100,11 @@ class Region(click.ParamType):
     type=click.FloatRange(min=0),
     help="How far outlines may move to save points, in µm; by default a quarter of a model pixel.",
 )
+@click.option(
+    "--separate/--no-separate",
+    default=None,
+    help="Cut outlines apart where they have a neck, as touching cells have; by default where a query means cells.",
+)
 @device_option
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Tiles at once.")
 @on_bad_tile_option

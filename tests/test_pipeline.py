@@ -310,6 +310,37 @@ def test_the_reasoning_comes_from_the_tile_that_the_outline_covers_most(parts: l
     assert shared[most_covered(shapely.STRtree(tiles), outline)] == pytest.approx(max(shared))
 
 
+class CellModel(FakeModel):
+    """Takes olives for cells, and oranges for tissue."""
+
+    def asks_for_cells(self, query: str) -> bool:
+        return "olive" in query
+
+
+def test_cells_that_touch_are_outlined_one_by_one(folder: Path) -> None:
+    path = folder / "cells.tif"
+    pair = [disk(400, 300, 60), disk(510, 300, 60)]
+    synthetic_slide(path, {"olive": pair, "orange": [shapely.affinity.translate(cell, 0, 250) for cell in pair]})
+    model = CellModel(mpp=1.0, tile_size=128, overlap=32)
+
+    def found(**options: Any) -> dict[str, list[Polygon]]:
+        result = segment(path, QUERIES, **options)
+        assert result.run["parameters"].get("separated", []) == [q for q in QUERIES if len(outlines(result, q)) == 2]
+        ids = [annotation.id for annotation in result.annotations]
+        assert sorted({i for tile in result.reasoning for i in tile.polygons}) == sorted(ids)
+        return {q: outlines(result, q) for q in QUERIES}
+
+    olives, oranges = found(model=model).values()
+    assert len(oranges) == 1
+    one, other = sorted(olives, key=lambda cell: cell.bounds)
+    assert one.area == pytest.approx(other.area, rel=0.02)
+    assert one.intersection(other).area < 1e-3
+    assert shapely.union(one, other).area == pytest.approx(oranges[0].area, rel=0.01)  # of the same size
+    assert [len(polygons) for polygons in found(model=model, separate=False).values()] == [1, 1]
+    assert [len(polygons) for polygons in found(model=MODEL).values()] == [1, 1]
+    assert [len(polygons) for polygons in found(model=MODEL, separate=True).values()] == [2, 2]
+
+
 def test_progress_counts_every_tile_once(folder: Path) -> None:
     path, seen = folder / "progress.tif", []
     synthetic_slide(path, SHAPES)

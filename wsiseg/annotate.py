@@ -99,7 +99,7 @@ def annotate(
 
 def _in_place_order(hand: bytearray) -> Ids:
     records = np.frombuffer(hand, _HAND)
-    return Ids(records["id"][np.argsort(records["place"])].tobytes())
+    return Ids(records["id"][np.argsort(records["place"], kind="stable")].tobytes())
 
 
 def most_covered(tree: shapely.STRtree, polygon: shapely.Geometry) -> int:

@@ -23,7 +23,7 @@ from wsiseg.annotate import annotate, nothing_found, tile_reasoning
 from wsiseg.belonging import slide_facts
 from wsiseg.errors import ModelError, QueryError
 from wsiseg.first_pass import worth_asking
-from wsiseg.inference import Segmenter, TileMask
+from wsiseg.inference import KnowsCells, Segmenter, TileMask
 from wsiseg.inference.answers import answers
 from wsiseg.inference.devices import SeveralDevices
 from wsiseg.inference.journal import open_journals
@@ -55,6 +55,7 @@ def segment(
     threshold: float = 0.5,
     min_area_um2: float = 10.0,
     simplify_um: float | None = None,
+    separate: bool | None = None,
     origin: Origin = "qupath",
     region: Box | None = None,
     batch_size: int = 16,
@@ -82,6 +83,8 @@ def segment(
         threshold: probability from which a pixel belongs to an outline.
         min_area_um2: smaller outlines are dropped, smaller holes filled.
         simplify_um: how far outlines may move to save points; None is a quarter of a model pixel.
+        separate: cut outlines apart where they have a neck, as cells that touch have; None does so where a query
+            means cells, as far as the model can tell (`wsiseg.inference.KnowsCells`).
         origin: "qupath" counts pixels as QuPath shows the slide (less its OpenSlide bounds), "slide" from the
             corner of level 0.
         region: look only at this box (x, y, width, height), in the coordinates that `origin` names: at the
@@ -129,6 +132,7 @@ def segment(
         planned = sum(len(tiles.grid) for tiles, _ in passes)
         if first_pass:
             passes = [(worth_asking(tiles, asked, segmenter, batch_size, progress), asked) for tiles, asked in passes]
+        apart = [q for q in queries if (_means_cells(segmenter, q) if separate is None else separate)]
         done, total = 0, sum(len(tiles.grid) for tiles, _ in passes)
         skipped: list[list[float]] = []
         # Other answers than those of a deterministic run would end that.
@@ -154,12 +158,15 @@ def segment(
             skipped += _l0_corners(tiles.grid, missing)
             done += int(missing.sum())
             for q in asked:
-                outlines = _outlines(canvases[q], tiles.grid, threshold, min_area_um2, simplify_um, origin, region)
+                outlines = _outlines(
+                    canvases[q], tiles.grid, threshold, min_area_um2, simplify_um, q in apart, origin, region
+                )
                 add = partial(found.add, queries.index(q))
                 said[q] = annotate(q, outlines, said[q], tiles.grid, segmenter, examples, origin, add)
         check_source(opened, len(skipped), total)
     chosen: dict[str, Any] = {"threshold": threshold, "min_area_um2": min_area_um2}
     chosen |= {} if simplify_um is None else {"simplify_um": simplify_um}
+    chosen |= {"separated": apart} if apart else {}
     chosen |= {} if region is None else {"region": list(region)}
     chosen |= {"first_pass": True} if first_pass else {}
     notes = [f"{len(skipped)} of {total} tiles could not be read and were left out"] if skipped else []
@@ -195,13 +202,20 @@ def _outlines(
     threshold: float,
     min_area_um2: float,
     simplify_um: float | None,
+    separate: bool,
     origin: Origin,
     region: Box | None,
 ) -> Iterator[Region]:
     """What the canvas of all tiles shows, as polygons; with `region`, those that touch it."""
     canvas.finish()
     outlines = regions(
-        canvas, grid, threshold=threshold, min_area_um2=min_area_um2, simplify_um=simplify_um, origin=origin
+        canvas,
+        grid,
+        threshold=threshold,
+        min_area_um2=min_area_um2,
+        simplify_um=simplify_um,
+        separate=separate,
+        origin=origin,
     )
     if region is None:
         return outlines
@@ -231,6 +245,10 @@ def _shown(model: Segmenter, examples: Sequence[Shot]) -> Segmenter:
     if not isinstance(model, InContext):
         raise ModelError(f"the model {model.name} takes no examples: ask it by words alone")
     return model.with_shots(examples)
+
+
+def _means_cells(model: Segmenter, query: str) -> bool:
+    return isinstance(model, KnowsCells) and model.asks_for_cells(query)
 
 
 def _l0_corners(grid: Grid, tiles: np.ndarray) -> list[list[float]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import shapely
 import torch
 
 from benchmarks.quality.first_pass import compare, from_afar, quarters
 from benchmarks.quality.shared_state import compare as compare_shared
 from benchmarks.quality.shared_state import log_likelihood
+from benchmarks.quality.touching import Tally, tally
 from benchmarks.quality.wordings import ask
 from tests.model.small import small_model
 from wsiseg.inference import IMAGE_TOKENS, TileMask
@@ -108,3 +110,12 @@ def test_all_tiles_are_counted_where_one_speaks_for_others() -> None:
     assert lines[0] == "2 tiles with it (2 found), 4 without"
     assert lines[1].startswith("own chain: Dice 1.000, ")  # the truth is what the model itself drew
     assert [line.partition(" speaks")[0] for line in lines[2:]] == ["tile 1", "tile 4"]
+
+
+def test_cells_that_are_drawn_as_one_are_no_hits() -> None:
+    truth = np.zeros((20, 40), np.uint16)
+    truth[5:15, 5:15], truth[5:15, 15:25], truth[2:4, 30:35] = 1, 2, 4  # two that touch, and one that is overlooked
+    cells = [shapely.box(5, 5, 15, 15), shapely.box(15, 5, 25, 15)]
+    in_vain = shapely.box(35, 10, 45, 14)  # reaches beyond the image
+    assert tally([*cells, in_vain], truth) == Tally(3, 3, 2, 200, 200 + 10 + 20)
+    assert tally([shapely.union_all(cells)], truth) == Tally(1, 3, 0, 2 * 100, 2 * 200 + 10)  # AJI counts it for both

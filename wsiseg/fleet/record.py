@@ -53,6 +53,7 @@ class Settings:
     threshold: float = 0.5
     min_area_um2: float = 10.0
     simplify_um: float | None = None
+    separate: bool | None = None
     origin: Origin = "qupath"
     batch_size: int = 16
     device: str | None = None

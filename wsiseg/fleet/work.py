@@ -206,6 +206,7 @@ def _segment(
         threshold=settings.threshold,
         min_area_um2=settings.min_area_um2,
         simplify_um=settings.simplify_um,
+        separate=settings.separate,
         origin=settings.origin,
         batch_size=settings.batch_size,
         on_bad_tile=settings.on_bad_tile,

@@ -58,6 +58,15 @@ class Segmenter(Protocol):
 
 
 @runtime_checkable
+class KnowsCells(Protocol):
+    """A `Segmenter` that knows when single cells are meant, which are outlined one by one."""
+
+    def asks_for_cells(self, query: str) -> bool:
+        """Whether the query means cells, or nuclei, and not the tissue that they make."""
+        ...
+
+
+@runtime_checkable
 class Encoder(Protocol):
     """A `Segmenter` that looks at a tile once, whatever is asked about it."""
 

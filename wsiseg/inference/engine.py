@@ -68,15 +68,17 @@ class PathChatSegmenter:
     def _like(self, shots: Sequence[Shot], tell: Callable[[list[str]], None] | None) -> PathChatSegmenter:
         return PathChatSegmenter(self.model, name=self.name, fingerprint=self.fingerprint, shots=shots, tell=tell)
 
-    def mpp_for(self, query: str) -> float:
-        """Cells are looked at closer up than tissue, as a pathologist changes the objective.
-
-        "Cells" alone may be either: tumour cells are a tissue, plasma cells are cells.
-        """
+    def asks_for_cells(self, query: str) -> bool:
+        """See `KnowsCells`. "Cells" alone may be either: tumour cells are a tissue, plasma cells are cells."""
         config, words = self.model.config, query.casefold()
         near = any(word in words for word in config.cell_words)
         tissue = any(word in words for word in config.tissue_words)
-        return config.cell_mpp if near or ("cell" in words and not tissue) else config.mpp
+        return near or ("cell" in words and not tissue)
+
+    def mpp_for(self, query: str) -> float:
+        """Cells are looked at closer up than tissue, as a pathologist changes the objective."""
+        config = self.model.config
+        return config.cell_mpp if self.asks_for_cells(query) else config.mpp
 
     def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
         """See `Segmenter`.

@@ -25,9 +25,7 @@ def mean_inside(bands: Bands, polygons: np.ndarray) -> np.ndarray:
         (N,) float64; NaN where no pixel centre of the bands is inside.
     """
     owner, x, y = edges(polygons)
-    # Row r of pixels has its centres at r + ½: edge k crosses rows first[k] … stop[k] - 1.
-    first = np.ceil(y.min(axis=1) - 0.5).astype(np.int64)
-    stop = np.ceil(y.max(axis=1) - 0.5).astype(np.int64)
+    first, stop = _rows(y)
     by_first = np.argsort(first, kind="stable")
     by_first = by_first[first[by_first] < stop[by_first]]
     sums, counts = np.zeros(len(polygons)), np.zeros(len(polygons))
@@ -42,12 +40,8 @@ def mean_inside(bands: Bands, polygons: np.ndarray) -> np.ndarray:
             continue
         top = np.maximum(first[active], m_y0)
         rows = np.minimum(stop[active], m_y1) - top
-        edge = np.repeat(active, rows)
-        row = np.arange(len(edge)) - np.repeat(np.cumsum(rows) - rows - top, rows)
-        (x0, x1), (y0, y1) = x[edge].T, y[edge].T
-        crossing = x0 + (row + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
-        left = np.clip(np.ceil(crossing - 0.5), 0, band.shape[1]).astype(np.int64)  # pixel centres left of it
-        sign = np.where(y1 > y0, 1, -1)
+        edge, row, left, sign = _crossings(x[active], y[active], top, rows, band.shape[1])
+        edge = active[edge]
         start, end = left.min(), left.max()
         running = np.zeros((len(band), end - start + 1), np.uint32)
         np.cumsum(band[:, start:end], axis=1, dtype=np.uint32, out=running[:, 1:])
@@ -56,6 +50,42 @@ def mean_inside(bands: Bands, polygons: np.ndarray) -> np.ndarray:
         counts += np.bincount(owner[edge], sign * left, len(polygons))
     with np.errstate(invalid="ignore"):
         return sums / counts
+
+
+def inside(x: np.ndarray, y: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Which pixel centres of (height, width) lie inside the polygon of these edges; those of other rows may lack.
+
+    Args:
+        x, y: (e, 2), as `edges` gives them, in the plane of the raster.
+    """
+    first, stop = _rows(y)
+    top = np.clip(first, 0, height)
+    _, row, left, sign = _crossings(x, y, top, np.clip(stop, 0, height) - top, width)
+    winding = np.zeros((height, width + 1), np.int16)
+    np.add.at(winding, (row, left), sign)
+    return np.cumsum(winding[:, :-1], axis=1, dtype=np.int16) != 0
+
+
+def _rows(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of pixels whose centres, at r + ½, each edge crosses: the first, and the one after the last."""
+    first, stop = np.ceil(y.min(axis=1) - 0.5), np.ceil(y.max(axis=1) - 0.5)
+    return first.astype(np.int64), stop.astype(np.int64)
+
+
+def _crossings(
+    x: np.ndarray, y: np.ndarray, top: np.ndarray, rows: np.ndarray, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Where edges (e, 2) cross `rows` rows of pixel centres, from `top` on.
+
+    Returns:
+        Edge, row, how many of the row's `width` centres lie left of it, and the direction: 1 for downwards.
+    """
+    edge = np.repeat(np.arange(len(rows)), rows)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(rows) - rows - top, rows)
+    (x0, x1), (y0, y1) = x[edge].T, y[edge].T
+    crossing = x0 + (row + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
+    left = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)
+    return edge, row, left, np.where(y1 > y0, 1, -1)
 
 
 def edges(polygons: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 
 from wsiseg.mask.measure import mean_inside
+from wsiseg.mask.necks import cut_at_necks
 from wsiseg.mask.shapes import repair, simplify
 from wsiseg.mask.trace import contoured, traced
 
@@ -23,9 +24,9 @@ Origin = Literal["qupath", "slide"]
 
 @dataclass(frozen=True)
 class Region:
-    """One connected outline.
+    """One connected outline, or a piece of one.
 
-    place: in the order of all from top to bottom; of the topmost, leftmost corner.
+    place: in the order of all from top to bottom; of the topmost, leftmost corner. Pieces of one outline share it.
     polygon: Polygon (or MultiPolygon, where rounding pinched one apart) in level-0 pixels, valid on the
         0.01 grid.
     m_point: a point inside, (x, y) in model pixels of the canvas, wherever the origin of `polygon` lies.
@@ -49,6 +50,7 @@ def regions(
     threshold: float = 0.5,
     min_area_um2: float = 10.0,
     simplify_um: float | None = None,
+    separate: bool = False,
     outline: Literal["smooth", "pixel"] = "smooth",
     origin: Origin = "slide",
 ) -> Iterator[Region]:
@@ -59,6 +61,7 @@ def regions(
         min_area_um2: smaller regions are dropped and smaller holes filled.
         simplify_um: how far an outline may move to save vertices; topology is kept. None: a quarter of a
             model pixel.
+        separate: cut apart what touches as cells do (`cut_at_necks`).
         outline: "smooth" follows the probability between pixel centres (`contour`), "pixel" the pixel edges
             (`trace`), whose area is exactly the pixels'.
         origin: where (0, 0) of the polygons lies: the slide's level-0 corner, or where QuPath puts it.
@@ -72,8 +75,11 @@ def regions(
         batches = traced(foreground, canvas.m_width, m_min_area)
     for places, m_polygons in batches:
         large = shapely.area(m_polygons) >= m_min_area
-        m_polygons = simplify(m_polygons[large], m_tolerance)
-        yield from _measured(canvas, grid, places[large], m_polygons, min_area_um2, origin)
+        m_polygons, places = simplify(m_polygons[large], m_tolerance), places[large]
+        if separate:
+            m_polygons, whole = cut_at_necks(m_polygons, grid.spec.mpp)
+            places = places[whole]
+        yield from _measured(canvas, grid, places, m_polygons, min_area_um2, origin)
 
 
 def _measured(
