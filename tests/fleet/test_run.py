@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests.fleet.slides import NAMES, TellingModel, outlines, small_slides
-from wsiseg.errors import FleetError, ModelError, OutputError
-from wsiseg.fleet import Job, Record, Settings, jobs_in_folder, read_manifest, read_run, run, runner
+from wsiseg.errors import FleetError, ModelError, OutputError, SlideError
+from wsiseg.fleet import Job, Record, Settings, jobs_in_folder, read_manifest, read_run, run, runner, work
 from wsiseg.fleet.work import segment_slide
 from wsiseg.qupath import check_dialect
 from wsiseg.testing import FakeModel
@@ -169,6 +169,28 @@ def test_a_broken_slide_is_told_and_the_others_are_done(slides: Path, whole: dic
     (folder / "bad.svs").unlink()
     records = {r.source: r for r in run(jobs, tmp_path / "out", SETTINGS, model=MODEL)}
     assert [r.status for r in records.values()] == ["done", "done", "failed", "done"]
+
+
+def test_outlines_are_kept_through_a_time_when_slides_cannot_be_read(
+    jobs: list[Job], telling: TellingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is not mounted one morning must not cost a week's work, nor what a person corrected."""
+    out = tmp_path / "out"
+    first = run(jobs, out, SETTINGS, model=telling)
+    (out / "a.tif.geojson").write_bytes(b"corrected")
+    asked, before = len(telling.pids()), outlines(out)
+
+    def unmounted(job: Job, settings: Settings) -> str:
+        raise SlideError(f"{job.source} does not exist")
+
+    with monkeypatch.context() as morning:
+        morning.setattr(work, "content_fingerprint", unmounted)
+        for _ in range(2):
+            assert {record.status for record in run(jobs, out, SETTINGS, model=telling)} == {"failed"}
+    assert '"earlier"' not in (out / "run.json").read_text()
+    assert run(jobs, out, SETTINGS, model=telling) == first
+    assert len(telling.pids()) == asked
+    assert outlines(out) == before
 
 
 def test_a_slide_at_a_url_is_one_of_many(slides: Path, tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ class Record:
     notes: for each query without an outline, a sentence that says so.
     written: SHA-256 of each file of outlines when it was written, by its name in the output folder. geojson: the
     fingerprint that the same outlines have as GeoJSON, where a run wrote them so; of that other formats are made.
+    earlier: of a slide that failed, the record of the outlines that are there from before.
     """
 
     source: str
@@ -102,6 +103,7 @@ class Record:
     notes: list[str] = field(default_factory=list)
     written: dict[str, str] = field(default_factory=dict)
     geojson: str = ""
+    earlier: dict[str, Any] = field(default_factory=dict)
 
 
 def output_path(out: Path, job: Job, settings: Settings) -> Path:
@@ -127,11 +129,17 @@ def work_path(out: Path, job: Job) -> Path:
 def read_record(out: Path, job: Job) -> Record:
     """The record of a job; "pending" where there is none, or none that can be read."""
     try:
-        # Records of earlier makes say nothing of the first two.
-        known = {"written": {}, "geojson": "", **json.loads(record_path(out, job).read_bytes())}
+        # Records of earlier makes say nothing of the first three.
+        known = {"written": {}, "geojson": "", "earlier": {}, **json.loads(record_path(out, job).read_bytes())}
         return Record(**{f.name: known[f.name] for f in fields(Record)})
     except (OSError, ValueError, KeyError, TypeError):
         return Record(source=job.source)
+
+
+def last_done(out: Path, job: Job) -> Record:
+    """The record of the outlines that are there, though the slide may have failed since; else as `read_record`."""
+    record = read_record(out, job)
+    return Record(**record.earlier) if record.earlier else record
 
 
 def as_written(out: Path, name: str, record: Record) -> bool:
@@ -242,7 +250,7 @@ def _run(jobs: Sequence[Job], records: Sequence[Record], settings: Settings) -> 
         "parameters": parameters,
         "slides": [
             {
-                **asdict(record),
+                **{key: value for key, value in asdict(record).items() if key != "earlier"},
                 "source": job.source,
                 "output": output_name(job, settings),
                 "queries": job.queries,

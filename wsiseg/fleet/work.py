@@ -9,7 +9,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from wsiseg.fleet.record import (
     as_written,
     claim_path,
     digest,
+    last_done,
     make_folder,
     output_name,
     output_path,
@@ -66,11 +67,13 @@ def segment_slide(
     """
     with claimed(claim_path(out, job)):
         begin = time.monotonic()
-        known, slide_fingerprint, fingerprint = read_record(out, job), "", ""
+        known, slide_fingerprint, fingerprint = last_done(out, job), "", ""
         try:
             slide_fingerprint = content_fingerprint(job, settings)
             fingerprint = work_fingerprint(job, settings, slide_fingerprint, model)
             if known.status == "done" and known.fingerprint == fingerprint and output_path(out, job, settings).exists():
+                if read_record(out, job) != known:  # the slide has failed since
+                    write_record(out, job, known)
                 shutil.rmtree(work_path(out, job), ignore_errors=True)
                 return known
             formats.check_source(settings.format, job.source)
@@ -80,18 +83,10 @@ def segment_slide(
             with under_way(job.name):
                 result = there or _segment(job, out, settings, model, slide_fingerprint, progress)
         except Exception as error:
-            record = Record(
-                source=job.source,
-                status="failed",
-                request=request_fingerprint(job, settings),
-                slide_fingerprint=slide_fingerprint,
-                finished=now(),
-                seconds=round(time.monotonic() - begin, 2),
-                reason=sentence(error),
-                written=known.written,
+            seconds = round(time.monotonic() - begin, 2)
+            return tell_failed(
+                job, out, settings, sentence(error), slide_fingerprint=slide_fingerprint, seconds=seconds
             )
-            write_record(out, job, record)
-            return record
         _write(out, job, settings, result)
         geojson_stays = there is not None and output_name(job, settings) != output_name(job, plain)  # no detections
         polygons, area_um2 = (known.polygons, known.area_um2) if there else _count(result, job.queries)
@@ -115,6 +110,26 @@ def segment_slide(
         write_record(out, job, record)
         shutil.rmtree(work_path(out, job), ignore_errors=True)
         return record
+
+
+def tell_failed(
+    job: Job, out: Path, settings: Settings, reason: str, *, slide_fingerprint: str = "", seconds: float = 0.0
+) -> Record:
+    """Write and return the record of a slide that failed; it remembers the outlines that are there from before."""
+    known = last_done(out, job)
+    record = Record(
+        source=job.source,
+        status="failed",
+        request=request_fingerprint(job, settings),
+        slide_fingerprint=slide_fingerprint,
+        finished=now(),
+        seconds=seconds,
+        reason=reason,
+        written=known.written,
+        earlier=asdict(known) if known.status == "done" else {},
+    )
+    write_record(out, job, record)
+    return record
 
 
 def segment_slide_on_worker(job: Job, out: Path, settings: Settings, model: Segmenter | None) -> Record:
