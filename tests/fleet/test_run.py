@@ -143,6 +143,29 @@ def test_outlines_that_a_person_corrected_are_not_replaced(jobs: list[Job], chan
     assert {record.status for record in run(others, tmp_path, settings, model=model)} == {"done"}
 
 
+def test_outlines_that_no_run_wrote_are_not_replaced(jobs: list[Job], tmp_path: Path) -> None:
+    """Drawn in QuPath, or those of a run whose hidden folder was not copied along."""
+    (tmp_path / "a.tif.geojson").write_bytes(b"drawn")
+    with pytest.raises(FleetError, match=r"a\.tif\.geojson is of no run in this folder, and this run would replace it"):
+        run(jobs, tmp_path, SETTINGS, model=MODEL)
+    assert outlines(tmp_path) == {"a.tif.geojson": b"drawn"}
+
+
+def test_corrected_outlines_of_a_slide_that_changed_are_not_replaced(tmp_path: Path) -> None:
+    folder, out = small_slides(tmp_path / "slides"), tmp_path / "out"
+    jobs = jobs_in_folder(folder, QUERIES)
+    run(jobs, out, SETTINGS, model=MODEL)
+    (out / "a.tif.geojson").write_bytes(b"corrected")
+    (folder / "a.tif").write_bytes((folder / "b.tif").read_bytes())
+    for _ in range(2):
+        corrected, other = run(jobs, out, SETTINGS, model=MODEL)
+        assert "a.tif.geojson was changed after wsiseg wrote it" in corrected.reason
+        assert other.status == "done"
+    assert outlines(out)["a.tif.geojson"] == b"corrected"
+    (out / "a.tif.geojson").unlink()
+    assert [record.status for record in run(jobs, out, SETTINGS, model=MODEL)] == ["done", "done"]
+
+
 def test_queries_that_will_be_lost_are_told_before(
     jobs: list[Job], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,7 +420,8 @@ def test_an_old_output_is_never_taken_for_a_new_one(jobs: list[Job], tmp_path: P
 
         def after_the_outlines(source: str, target: str) -> None:
             replaced(source, target)
-            os.kill(os.getpid(), signal.SIGKILL)
+            if str(target).endswith(".geojson"):
+                os.kill(os.getpid(), signal.SIGKILL)
 
         os.replace = after_the_outlines  # type: ignore[assignment]
         segment_slide(other, tmp_path, SETTINGS, MODEL)

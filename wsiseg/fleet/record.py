@@ -82,8 +82,9 @@ class Record:
     polygons, area_um2: per query. tiles: looked at, over all queries. skipped_tiles: left out,
     as they could not be read. reason: why it failed.
     notes: for each query without an outline, a sentence that says so.
-    written: SHA-256 of each file of outlines when it was written, by its name in the output folder. geojson: the
-    fingerprint that the same outlines have as GeoJSON, where a run wrote them so; of that other formats are made.
+    written: SHA-256 of each file of outlines when it was written, by its name in the output folder; "" while it is.
+    geojson: the fingerprint that the same outlines have as GeoJSON, where a run wrote them so; of that other formats
+    are made.
     earlier: of a slide that failed, the record of the outlines that are there from before.
     """
 
@@ -143,8 +144,16 @@ def last_done(out: Path, job: Job) -> Record:
 
 
 def as_written(out: Path, name: str, record: Record) -> bool:
-    """Whether the file `name` of outlines is what the run of `record` wrote, or no such run is known."""
-    return name not in record.written or not (out / name).is_file() or digest(out / name) == record.written[name]
+    """Whether the file `name` of outlines is what the run of `record` wrote or was writing, or is not there."""
+    wrote = record.written.get(name)
+    return wrote == "" or not (out / name).is_file() or digest(out / name) == wrote
+
+
+def check_as_written(out: Path, name: str, record: Record) -> None:
+    """FleetError if the file `name`, about to be replaced, is what a person made or corrected."""
+    if not as_written(out, name, record):
+        found = "was changed after wsiseg wrote it" if name in record.written else "is of no run in this folder"
+        raise FleetError(f"{out / name} {found}, and this run would replace it: move it away, or choose another --out")
 
 
 def digest(path: Path) -> str:

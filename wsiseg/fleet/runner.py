@@ -20,7 +20,7 @@ from wsiseg.fleet.jobs import Job, take_shard
 from wsiseg.fleet.record import (
     Record,
     Settings,
-    as_written,
+    check_as_written,
     current,
     last_done,
     make_folder,
@@ -93,8 +93,8 @@ def run(
         The records of the shard's slides, in the order of `jobs`.
 
     Raises:
-        FleetError: `out` holds the outlines of other slides of the same name, or outlines that somebody changed
-            and this run would replace, or there is no such scheduler.
+        FleetError: `out` holds the outlines of other slides of the same name, or outlines that somebody made or
+            changed and this run would replace, or there is no such scheduler.
         ModelError: there is no such model.
         OutputError: the folder cannot be written, or a package for the format is missing. What is done stays; the
             same call goes on from there.
@@ -232,18 +232,15 @@ def _refuse_other_slides(jobs: Sequence[Job], out: Path, settings: Settings) -> 
 
 
 def _refuse_changed_outlines(jobs: Sequence[Job], out: Path, settings: Settings) -> None:
-    """What a person corrected must not be replaced by what other queries, parameters or another model give.
+    """What a person made or corrected must not be replaced by what other queries, parameters or a model give.
 
     Raises:
         FleetError
     """
     for job in jobs:
         known, name = last_done(out, job), output_name(job, settings)
-        if current(job, known, settings).status != "done" and not as_written(out, name, known):
-            raise FleetError(
-                f"{out / name} was changed after wsiseg wrote it, and this run would replace it: move it away, "
-                "or choose another --out"
-            )
+        if current(job, known, settings).status != "done":
+            check_as_written(out, name, known)
 
 
 def _tell_replaced_queries(jobs: Sequence[Job], out: Path, settings: Settings) -> None:

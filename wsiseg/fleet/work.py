@@ -23,6 +23,7 @@ from wsiseg.fleet.record import (
     Record,
     Settings,
     as_written,
+    check_as_written,
     claim_path,
     digest,
     last_done,
@@ -76,6 +77,7 @@ def segment_slide(
                     write_record(out, job, known)
                 shutil.rmtree(work_path(out, job), ignore_errors=True)
                 return known
+            check_as_written(out, output_name(job, settings), known)
             formats.check_source(settings.format, job.source)
             plain = replace(settings, format=formats.DEFAULT)
             as_geojson = work_fingerprint(job, plain, slide_fingerprint, model)
@@ -87,7 +89,7 @@ def segment_slide(
             return tell_failed(
                 job, out, settings, sentence(error), slide_fingerprint=slide_fingerprint, seconds=seconds
             )
-        _write(out, job, settings, result)
+        _write(out, job, settings, known, result)
         geojson_stays = there is not None and output_name(job, settings) != output_name(job, plain)  # no detections
         polygons, area_um2 = (known.polygons, known.area_um2) if there else _count(result, job.queries)
         record = Record(
@@ -235,11 +237,11 @@ def _segment(
     return result
 
 
-def _write(out: Path, job: Job, settings: Settings, result: Result) -> None:
+def _write(out: Path, job: Job, settings: Settings, known: Record, result: Result) -> None:
     target = output_path(out, job, settings)
     make_folder(target.parent)
     # The record goes before the output that it speaks of is replaced: killed in between, the slide is done again.
-    record_path(out, job).unlink(missing_ok=True)
+    write_record(out, job, Record(job.source, written={**known.written, output_name(job, settings): ""}))
     for path in (target, record_path(out, job)):
         for leftover in path.parent.glob(f".{_escaped(path.name[:200])}.*.tmp"):  # of a killed process
             remove(leftover)
