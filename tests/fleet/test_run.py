@@ -194,6 +194,17 @@ def test_a_broken_slide_is_told_and_the_others_are_done(slides: Path, whole: dic
     assert [r.status for r in records.values()] == ["done", "done", "failed", "done"]
 
 
+def test_slides_that_were_moved_are_kept(telling: TellingModel, tmp_path: Path) -> None:
+    folder, out = small_slides(tmp_path / "slides"), tmp_path / "out"
+    run(jobs_in_folder(folder, QUERIES), out, SETTINGS, model=telling)
+    asked, before = len(telling.pids()), outlines(out)
+    jobs = jobs_in_folder(folder.rename(tmp_path / "elsewhere"), QUERIES)
+    assert [record.source for record in run(jobs, out, SETTINGS, model=telling)] == [job.source for job in jobs]
+    assert outlines(out) == before
+    run(jobs, out, replace(SETTINGS, format="asap"), model=telling)
+    assert len(telling.pids()) == asked
+
+
 def test_outlines_are_kept_through_a_time_when_slides_cannot_be_read(
     jobs: list[Job], telling: TellingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,10 +168,9 @@ def write_record(out: Path, job: Job, record: Record) -> None:
 
 
 def request_fingerprint(job: Job, settings: Settings) -> str:
-    """Hex digest of what is asked for: version, source, queries and those settings that change the outlines."""
+    """Hex digest of what is asked for, wherever the slide lies: version, queries, settings that change outlines."""
     asked = {
         "version": __version__,
-        "source": job.source,
         "queries": job.queries,
         "slide_mpp": job.slide_mpp,
         "settings": {key: v for key, v in asdict(settings).items() if key not in _HOW_FAST},

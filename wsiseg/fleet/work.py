@@ -39,6 +39,7 @@ from wsiseg.fleet.record import (
 from wsiseg.geojson import read_collection
 from wsiseg.inference import Segmenter
 from wsiseg.pipeline import segment
+from wsiseg.qupath import clean_text
 from wsiseg.result import Result
 from wsiseg.slide import open_slide
 from wsiseg.tiles import TileStore, is_store
@@ -73,10 +74,11 @@ def segment_slide(
             slide_fingerprint = content_fingerprint(job, settings)
             fingerprint = work_fingerprint(job, settings, slide_fingerprint, model)
             if known.status == "done" and known.fingerprint == fingerprint and output_path(out, job, settings).exists():
-                if read_record(out, job) != known:  # the slide has failed since
-                    write_record(out, job, known)
+                record = replace(known, source=job.source)
+                if record != read_record(out, job):  # the slide was moved, or has failed since
+                    write_record(out, job, record)
                 shutil.rmtree(work_path(out, job), ignore_errors=True)
-                return known
+                return record
             check_as_written(out, output_name(job, settings), known)
             formats.check_source(settings.format, job.source)
             plain = replace(settings, format=formats.DEFAULT)
@@ -200,6 +202,8 @@ def _outlines_there(job: Job, out: Path, plain: Settings, known: Record, as_geoj
     if known.status != "done" or known.geojson != as_geojson or not path.is_file() or not as_written(out, name, known):
         return None
     annotations, made_by = read_collection(path)
+    if not is_store(job.source):  # it may have been moved, and some formats copy from the slide
+        made_by["slide"] |= {"source": clean_text(job.source)}
     return Result(annotations=annotations, reasoning=[], run=made_by, notes=known.notes)
 
 
