@@ -54,7 +54,7 @@ def jobs_in_folder(
     """The slides of a folder in the order of their names, by suffix: a broken one is to be reported, not missed.
 
     Plain images count only with `slide_mpp`, which they do not state; hidden files and folders never. The files of
-    one DICOM series in one folder are one slide, which has the name of the first. Tile stores (`.zarr`) are slides
+    one DICOM series in one folder are one slide, which has the name of the first; annotations are none. Tile stores (`.zarr`) are slides
     too, unless nothing is asked: `queries` None.
 
     Raises:
@@ -169,8 +169,7 @@ def _slides(folder: Path, suffixes: frozenset[str], recursive: bool) -> Iterator
             elif suffix == ".zarr":  # never looked into: a store has thousands of files
                 if suffix in suffixes and is_store(path):
                     yield path
-            elif recursive and not entry.is_symlink() and not (path / ".wsiseg").exists():
-                # A link may lead back up; where .wsiseg is, a run has put its results, .dcm perhaps.
+            elif recursive and not entry.is_symlink():  # a link may lead back up
                 yield from _slides(path, suffixes, recursive)
 
 
