@@ -16,12 +16,14 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.fleet.slides import NAMES, TellingModel, outlines, small_slides
 from wsiseg.errors import FleetError, ModelError, OutputError, SlideError
 from wsiseg.fleet import Job, Record, Settings, jobs_in_folder, read_manifest, read_run, run, runner, work
 from wsiseg.fleet.work import segment_slide
+from wsiseg.inference import TileMask
 from wsiseg.qupath import check_dialect
 from wsiseg.testing import FakeModel
 
@@ -241,6 +243,22 @@ def test_a_slide_at_a_url_is_one_of_many(slides: Path, tmp_path: Path) -> None:
     )
     assert [f["geometry"] for f in there] == [f["geometry"] for f in here]
     assert len(there) == 2
+
+
+def test_a_slide_that_kills_its_process_keeps_no_other_from_being_done(
+    jobs: list[Job], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    class Deadly(FakeModel):
+        def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
+            claim = tmp_path / ".wsiseg" / "b.tif.claim"
+            if claim.exists() and json.loads(claim.read_text())["pid"] == os.getpid():
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().segment_tiles(tiles, query, mpp)
+
+    deadly = Deadly(tile_size=128, overlap=32)
+    for done in ({"a.tif.geojson"}, set(whole) - {"b.tif.geojson"}):
+        assert killed(lambda: run(jobs, tmp_path, SETTINGS, model=deadly) and None, lambda pid: None) == -signal.SIGKILL
+        assert set(outlines(tmp_path)) == done
 
 
 class Report:

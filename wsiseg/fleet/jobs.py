@@ -53,9 +53,9 @@ def jobs_in_folder(
 ) -> list[Job]:
     """The slides of a folder in the order of their names, by suffix: a broken one is to be reported, not missed.
 
-    Plain images count only with `slide_mpp`, which they do not state; hidden files and folders never. The files of
-    one DICOM series in one folder are one slide, which has the name of the first; annotations are none. Tile stores (`.zarr`) are slides
-    too, unless nothing is asked: `queries` None.
+    Plain images count only with `slide_mpp`, which they do not state; hidden files and folders, and DICOM annotations,
+    never. The files of one DICOM series in one folder are one slide, which has the name of the first. Tile stores
+    (`.zarr`) are slides too, unless nothing is asked: `queries` None.
 
     Raises:
         FleetError: the folder cannot be read, or holds no slides.

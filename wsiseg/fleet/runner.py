@@ -21,6 +21,7 @@ from wsiseg.fleet.record import (
     Record,
     Settings,
     check_as_written,
+    claim_path,
     current,
     last_done,
     make_folder,
@@ -138,7 +139,8 @@ def _placed(settings: Settings) -> Settings:
 def _here(
     jobs: Sequence[Job], out: Path, settings: Settings, model: Segmenter, report: Report
 ) -> Iterator[tuple[Job, Record]]:
-    waiting, held = deque(jobs), 0
+    # Claimed slides last: others are at them, or died of them, and would die of them again before the rest is done.
+    waiting, held = deque(sorted(jobs, key=lambda job: claim_path(out, job).exists())), 0
     while waiting:
         job = waiting.popleft()
 
