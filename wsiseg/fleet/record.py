@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from wsiseg import __version__
 from wsiseg.errors import FleetError, OutputError
-from wsiseg.files import atomic_write
+from wsiseg.files import atomic_write, remove_leftovers
 from wsiseg.fleet.claim import one_at_a_time
 from wsiseg.fleet.jobs import Job
 from wsiseg.formats import DEFAULT, FORMATS
@@ -33,6 +33,7 @@ from wsiseg.tiles import OnBadTile
 
 # The model counts by its own fingerprint.
 _HOW_FAST = ("model", "model_fingerprint", "batch_size", "device", "cache")
+_DAY_S = 86400.0
 SUMMARY_COLUMNS = (
     "slide", "label", "query", "status", "polygons", "area_um2", "tiles", "seconds", "output", "reason",
 )  # fmt: skip
@@ -193,6 +194,8 @@ def write_run(out: Path, jobs: Sequence[Job], settings: Settings) -> list[Record
     """
     try:
         with one_at_a_time(out / ".wsiseg"):  # so that of two shards that end together the later one sees all
+            for path in (out / "run.json", out / "summary.csv"):
+                remove_leftovers(path, older_s=_DAY_S)  # not every disk has locks: another process may be writing
             records = [current(job, read_record(out, job), settings) for job in jobs]
             _write_json(out / "run.json", _run(jobs, records, settings))
             with atomic_write(out / "summary.csv") as file:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from wsiseg import formats
 from wsiseg.errors import ModelError, SlideError, WsisegError
-from wsiseg.files import remove
+from wsiseg.files import remove_leftovers
 from wsiseg.fleet.claim import claimed
 from wsiseg.fleet.jobs import Job
 from wsiseg.fleet.record import (
@@ -247,18 +247,13 @@ def _write(out: Path, job: Job, settings: Settings, known: Record, result: Resul
     # The record goes before the output that it speaks of is replaced: killed in between, the slide is done again.
     write_record(out, job, Record(job.source, written={**known.written, output_name(job, settings): ""}))
     for path in (target, record_path(out, job)):
-        for leftover in path.parent.glob(f".{_escaped(path.name[:200])}.*.tmp"):  # of a killed process
-            remove(leftover)
+        remove_leftovers(path)
     result.write(target, settings.format)
 
 
 def _digests(out: Path, name: str) -> dict[str, str]:
     """name → SHA-256 of a file of outlines; nothing of a folder."""
     return {name: digest(out / name)} if (out / name).is_file() else {}
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def _count(result: Result, queries: tuple[str, ...]) -> tuple[dict[str, int], dict[str, float]]:
