@@ -35,7 +35,8 @@ from wsiseg.tiles import OnBadTile
 _HOW_FAST = ("model", "model_fingerprint", "batch_size", "device", "cache")
 _DAY_S = 86400.0
 SUMMARY_COLUMNS = (
-    "slide", "label", "query", "status", "polygons", "area_um2", "tiles", "seconds", "output", "reason",
+    "slide", "label", "query", "status", "polygons", "area_um2", "tiles", "skipped_tiles", "seconds", "output",
+    "reason",
 )  # fmt: skip
 
 
@@ -290,6 +291,7 @@ def _summary(jobs: Sequence[Job], records: Sequence[Record], settings: Settings)
                     "polygons": record.polygons.get(query, 0) if done else "",
                     "area_um2": f"{record.area_um2.get(query, 0):.2f}" if done else "",
                     "tiles": record.tiles if done else "",
+                    "skipped_tiles": record.skipped_tiles if done else "",
                     "seconds": f"{record.seconds:.2f}" if done else "",
                     "output": output_name(job, settings) if done else "",
                     "reason": record.reason,
