@@ -153,6 +153,16 @@ def test_outlines_that_no_run_wrote_are_not_replaced(jobs: list[Job], tmp_path: 
     assert outlines(tmp_path) == {"a.tif.geojson": b"drawn"}
 
 
+def test_a_record_that_cannot_be_read_is_not_taken_for_none(jobs: list[Job], tmp_path: Path) -> None:
+    run(jobs[:1], tmp_path, SETTINGS, model=MODEL)
+    record, before = tmp_path / ".wsiseg" / "a.tif.json", outlines(tmp_path)
+    record.unlink()
+    record.mkdir()  # as good as one of another user
+    with pytest.raises(OutputError, match=r"cannot read .*a\.tif\.json"):
+        run(jobs[:1], tmp_path, SETTINGS, model=MODEL)
+    assert outlines(tmp_path) == before
+
+
 def test_corrected_outlines_of_a_slide_that_changed_are_not_replaced(tmp_path: Path) -> None:
     folder, out = small_slides(tmp_path / "slides"), tmp_path / "out"
     jobs = jobs_in_folder(folder, QUERIES)

@@ -130,13 +130,20 @@ def work_path(out: Path, job: Job) -> Path:
 
 
 def read_record(out: Path, job: Job) -> Record:
-    """The record of a job; "pending" where there is none, or none that can be read."""
+    """The record of a job; "pending" where there is none, or one that is damaged.
+
+    Raises:
+        OutputError: there is one, and it cannot be read: it may tell of work that must not be lost.
+    """
+    path = record_path(out, job)
     try:
         # Records of earlier makes say nothing of the first three.
-        known = {"written": {}, "geojson": "", "earlier": {}, **json.loads(record_path(out, job).read_bytes())}
+        known = {"written": {}, "geojson": "", "earlier": {}, **json.loads(path.read_bytes())}
         return Record(**{f.name: known[f.name] for f in fields(Record)})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return Record(source=job.source)
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def last_done(out: Path, job: Job) -> Record:
