@@ -258,10 +258,12 @@ def segment_many(
         if run_json
         else _asked(ctx, str(source), queries, recursive, options)
     )
-    shard = shard or fleet.slurm_shard(os.environ) or (1, 1)
+    of_array = None if shard else fleet.slurm_shard(os.environ)
+    shard = shard or of_array or (1, 1)
     mine = fleet.take_shard(jobs, shard)
     if shard != (1, 1):
-        click.echo(f"wsiseg: part {shard[0]} of {shard[1]}: {len(mine)} of {len(jobs)} slides", err=True)
+        whose = " (this SLURM array task's; --shard 1/1 does all)" if of_array else ""
+        click.echo(f"wsiseg: part {shard[0]} of {shard[1]}{whose}: {len(mine)} of {len(jobs)} slides", err=True)
     with live_table(len(mine), quiet=ctx.find_root().obj["quiet"]) as table:
         try:
             records = fleet.run(jobs, out, settings, scheduler=scheduler, shard=shard, report=table)
@@ -308,5 +310,6 @@ def _repeated(
 
 
 def _tell(records: list[Record], out: Path) -> int:
-    failed = [(record.source, record.reason) for record in records if record.status != "done"]
+    meanwhile = "another run in this folder has asked something else of it meanwhile: give each its own --out"
+    failed = [(record.source, record.reason or meanwhile) for record in records if record.status != "done"]
     return tell_failed(failed, len(records), out)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from wsiseg.fleet import Job, Record
@@ -68,10 +69,9 @@ class SlideTable:
         table.add_column("status", no_wrap=True)
         for name in ("tiles", "outlines", "seconds"):
             table.add_column(name, justify="right", no_wrap=True)
-        for row in self._rows[-ROWS:]:
-            table.add_row(*row)
-        for name, how_far in list(self._now.items())[:ROWS]:
-            table.add_row(name, how_far, "", "", "")
+        at_work = [(name, how_far, "", "", "") for name, how_far in list(self._now.items())[:ROWS]]
+        for row in [*self._rows[-ROWS:], *at_work]:
+            table.add_row(*map(Text, row))  # not as rich's markup, which takes [x] in a name for a style
         return table
 
 

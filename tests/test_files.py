@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wsiseg.errors import OutputError, SlideError
-from wsiseg.files import atomic_write, check_writable
+from wsiseg.files import atomic_write, check_writable, remove_leftovers
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -57,6 +57,17 @@ def test_a_link_keeps_pointing_at_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_what_a_killed_process_left_long_ago_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    old, young, other = (tmp_path / name for name in (".a[1].csv.0a.tmp", ".a[1].csv.0b.tmp", ".a1.csv.0c.tmp"))
+    for path in (old, young, other):
+        path.touch()
+    os.utime(old, (0, 0))
+    remove_leftovers(tmp_path / "a[1].csv", older_s=3600)
+    assert set(tmp_path.iterdir()) == {young, other}
+    remove_leftovers(tmp_path / "a[1].csv")
+    assert set(tmp_path.iterdir()) == {other}
+
+
 def test_a_device_is_written_not_replaced() -> None:
     with atomic_write("/dev/null") as file:
         file.write(b"x")

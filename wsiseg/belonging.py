@@ -62,6 +62,14 @@ def place_of(run: Mapping[str, Any]) -> Place:
     return Place(str(facts.get("source", "")), width, height, (mpp_x, mpp_y), origin)
 
 
+def mpp_of(run: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The microns per level-0 pixel (x, y) that `run`, the member `wsiseg` of a GeoJSON, was made with; or None."""
+    try:
+        return place_of(run).mpp
+    except GeoJSONError:
+        return None
+
+
 def origin_of(run: Mapping[str, Any]) -> Origin:
     """The origin that `run`, the member `wsiseg` of a GeoJSON, states; without one QuPath's."""
     return "slide" if run.get("origin") == "slide" else "qupath"

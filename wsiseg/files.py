@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import glob
 import gzip
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, cast
 
@@ -95,7 +97,18 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: Callable[[Path], bo
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
 
 
-def remove(path: Path) -> None:
+def remove_leftovers(path: Path, *, older_s: float = 0.0) -> None:
+    """What killed processes have left of writing `path`.
+
+    older_s: only what nobody has touched for so many seconds; 0 is for who knows that nobody else is writing.
+    """
+    for leftover in path.parent.glob(f".{glob.escape(path.name[:200])}.*.tmp"):
+        with suppress(FileNotFoundError):  # another process removes it too
+            if not older_s or time.time() - leftover.stat().st_mtime > older_s:
+                _remove(leftover)
+
+
+def _remove(path: Path) -> None:
     """A file or folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -13,11 +14,15 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 import wsiseg.model
 from tests.fleet.slides import outlines, small_slides
 from tests.signals import heed_interrupts
 from wsiseg.cli.main import main
+from wsiseg.cli.segment import _tell
+from wsiseg.cli.table import SlideTable
+from wsiseg.fleet import Job, Record
 from wsiseg.testing import FakeModel
 
 RUN_FAKE = [sys.executable, str(Path(__file__).parent / "run_fake.py")]
@@ -75,6 +80,24 @@ def test_broken_slides_are_told_at_the_end_with_exit_code_3(slides: Path, tmp_pa
     assert alone.stderr.endswith("2 of 2 slides failed\n")
 
 
+def test_a_slide_that_another_run_asked_something_else_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _tell([Record("a.tif", "done"), Record("b.tif")], tmp_path) == 3
+    assert "b.tif: another run in this folder has asked something else of it" in capsys.readouterr().err
+
+
+def test_the_table_shows_names_as_they_are() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    table = SlideTable(2, console)
+    job = Job("/slides/x", "[he]/x[/he].svs", ("nuclei",))
+    table.running(job, 1, 2)
+    console.print(table)
+    table.finished(job, Record(job.source, "done"), kept=False)
+    console.print(table)
+    assert console.file.getvalue().count(f"│ {job.name} │") == 2  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("args", "exit_code", "said"),
     [
@@ -112,7 +135,7 @@ def test_a_slurm_array_task_does_its_part(slides: Path, tmp_path: Path, monkeypa
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{key}", str(value))
     shown = segment(slides, "--recursive", "--query", "the olive", "--out", tmp_path)
     assert shown.exit_code == 0
-    assert "part 2 of 2: 1 of 3 slides" in shown.stderr
+    assert "part 2 of 2 (this SLURM array task's; --shard 1/1 does all): 1 of 3 slides" in shown.stderr
     assert set(outlines(tmp_path)) == {"b.tif.geojson"}
     segment(slides, "--recursive", "--query", "the olive", "--out", tmp_path, "--shard", "1/2")
     assert len(outlines(tmp_path)) == 3

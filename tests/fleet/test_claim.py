@@ -17,8 +17,8 @@ from wsiseg.fleet import claim
 from wsiseg.fleet.claim import ClaimHeldError, claimed
 
 
-def left_by(path: Path, host: str, pid: int, seconds_ago: float = 0.0) -> None:
-    path.write_text(json.dumps({"host": host, "pid": pid, "token": "x"}))
+def left_by(path: Path, host: str, pid: int, seconds_ago: float = 0.0, pids: str | None = None) -> None:
+    path.write_text(json.dumps({"host": host, "pids": pids or claim._pids(), "pid": pid, "token": "x"}))
     os.utime(path, (time.time() - seconds_ago,) * 2)
 
 
@@ -72,6 +72,17 @@ def test_a_stale_claim_is_taken_over(tmp_path: Path, host: str, pid: object, sec
         with pytest.raises(ClaimHeldError), claimed(path):
             pass
         assert path.exists()
+
+
+def test_a_process_in_another_container_is_not_dead_for_being_out_of_sight(tmp_path: Path) -> None:
+    """Which has the name of its host, as with Docker's --network host or Apptainer's --containall."""
+    path = tmp_path / "a.claim"
+    left_by(path, socket.gethostname(), dead_pid(), pids="pid:[1]")
+    with pytest.raises(ClaimHeldError), claimed(path):
+        pass
+    left_by(path, socket.gethostname(), dead_pid(), 10 * claim.STALE_S, pids="pid:[1]")
+    with claimed(path):
+        pass
 
 
 def test_an_unwritten_claim_goes_stale_too(tmp_path: Path) -> None:

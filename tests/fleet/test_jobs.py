@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,15 +27,28 @@ def store(path: Path) -> None:
 
 def test_a_folder_is_its_slides_by_suffix_in_order(tmp_path: Path) -> None:
     touch(tmp_path, "b.svs", "A.NDPI", "notes.txt", "thumb.png", ".hidden.svs", "sub/b.svs", "a.mrxs", "a/Data0.dat")
-    touch(tmp_path, "results/.wsiseg/b.svs.json", "results/b.svs.dcm")
+    touch(tmp_path, "sub/.wsiseg/b.svs.json", "sub/b.svs.geojson")  # the results of a run, beside its slides
     store(tmp_path / "store.zarr")
     assert [job.name for job in jobs_in_folder(tmp_path, ["q"])] == ["A.NDPI", "a.mrxs", "b.svs", "store.zarr"]
     deep = [job.name for job in jobs_in_folder(tmp_path, ["q"], recursive=True)]
     assert "sub/b.svs" in deep
-    assert "results/b.svs.dcm" not in deep
     assert "thumb.png" in [job.name for job in jobs_in_folder(tmp_path, ["q"], slide_mpp=0.5)]
     (job,) = (job for job in jobs_in_folder(tmp_path, [" q", "q"], slide_mpp=0.5) if job.name == "b.svs")
     assert job == Job(str(tmp_path / "b.svs"), "b.svs", ("q",), 0.5)
+
+
+def test_a_link_to_a_folder_is_left_out_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("wsiseg"), "propagate", True)
+    touch(tmp_path, "slides/a.svs", "archive/b.svs")
+    (tmp_path / "slides" / "c.svs").symlink_to(tmp_path / "archive" / "b.svs")
+    (tmp_path / "slides" / "more").symlink_to(tmp_path / "archive")
+    touch(tmp_path, "slides/d.mrxs")
+    (tmp_path / "slides" / "d").symlink_to(tmp_path / "archive")  # its data
+    found = jobs_in_folder(tmp_path / "slides", ["q"], recursive=True)
+    assert [job.name for job in found] == ["a.svs", "c.svs", "d.mrxs"]
+    assert f"links to folders are not followed: {tmp_path / 'slides' / 'more'}\n" in caplog.text
 
 
 def test_a_folder_without_slides_says_where_else_to_look(tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.fleet.slides import NAMES, TellingModel, outlines, small_slides
-from wsiseg.errors import FleetError, ModelError, OutputError
-from wsiseg.fleet import Job, Record, Settings, jobs_in_folder, read_manifest, read_run, run, runner
+from wsiseg.errors import FleetError, ModelError, OutputError, SlideError
+from wsiseg.fleet import Job, Record, Settings, jobs_in_folder, read_manifest, read_run, run, runner, work
 from wsiseg.fleet.work import segment_slide
+from wsiseg.inference import TileMask
 from wsiseg.qupath import check_dialect
 from wsiseg.testing import FakeModel
 
@@ -143,6 +145,39 @@ def test_outlines_that_a_person_corrected_are_not_replaced(jobs: list[Job], chan
     assert {record.status for record in run(others, tmp_path, settings, model=model)} == {"done"}
 
 
+def test_outlines_that_no_run_wrote_are_not_replaced(jobs: list[Job], tmp_path: Path) -> None:
+    """Drawn in QuPath, or those of a run whose hidden folder was not copied along."""
+    (tmp_path / "a.tif.geojson").write_bytes(b"drawn")
+    with pytest.raises(FleetError, match=r"a\.tif\.geojson is of no run in this folder, and this run would replace it"):
+        run(jobs, tmp_path, SETTINGS, model=MODEL)
+    assert outlines(tmp_path) == {"a.tif.geojson": b"drawn"}
+
+
+def test_a_record_that_cannot_be_read_is_not_taken_for_none(jobs: list[Job], tmp_path: Path) -> None:
+    run(jobs[:1], tmp_path, SETTINGS, model=MODEL)
+    record, before = tmp_path / ".wsiseg" / "a.tif.json", outlines(tmp_path)
+    record.unlink()
+    record.mkdir()  # as good as one of another user
+    with pytest.raises(OutputError, match=r"cannot read .*a\.tif\.json"):
+        run(jobs[:1], tmp_path, SETTINGS, model=MODEL)
+    assert outlines(tmp_path) == before
+
+
+def test_corrected_outlines_of_a_slide_that_changed_are_not_replaced(tmp_path: Path) -> None:
+    folder, out = small_slides(tmp_path / "slides"), tmp_path / "out"
+    jobs = jobs_in_folder(folder, QUERIES)
+    run(jobs, out, SETTINGS, model=MODEL)
+    (out / "a.tif.geojson").write_bytes(b"corrected")
+    (folder / "a.tif").write_bytes((folder / "b.tif").read_bytes())
+    for _ in range(2):
+        corrected, other = run(jobs, out, SETTINGS, model=MODEL)
+        assert "a.tif.geojson was changed after wsiseg wrote it" in corrected.reason
+        assert other.status == "done"
+    assert outlines(out)["a.tif.geojson"] == b"corrected"
+    (out / "a.tif.geojson").unlink()
+    assert [record.status for record in run(jobs, out, SETTINGS, model=MODEL)] == ["done", "done"]
+
+
 def test_queries_that_will_be_lost_are_told_before(
     jobs: list[Job], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +206,39 @@ def test_a_broken_slide_is_told_and_the_others_are_done(slides: Path, whole: dic
     assert [r.status for r in records.values()] == ["done", "done", "failed", "done"]
 
 
+def test_slides_that_were_moved_are_kept(telling: TellingModel, tmp_path: Path) -> None:
+    folder, out = small_slides(tmp_path / "slides"), tmp_path / "out"
+    run(jobs_in_folder(folder, QUERIES), out, SETTINGS, model=telling)
+    asked, before = len(telling.pids()), outlines(out)
+    jobs = jobs_in_folder(folder.rename(tmp_path / "elsewhere"), QUERIES)
+    assert [record.source for record in run(jobs, out, SETTINGS, model=telling)] == [job.source for job in jobs]
+    assert outlines(out) == before
+    run(jobs, out, replace(SETTINGS, format="asap"), model=telling)
+    assert len(telling.pids()) == asked
+
+
+def test_outlines_are_kept_through_a_time_when_slides_cannot_be_read(
+    jobs: list[Job], telling: TellingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is not mounted one morning must not cost a week's work, nor what a person corrected."""
+    out = tmp_path / "out"
+    first = run(jobs, out, SETTINGS, model=telling)
+    (out / "a.tif.geojson").write_bytes(b"corrected")
+    asked, before = len(telling.pids()), outlines(out)
+
+    def unmounted(job: Job, settings: Settings) -> str:
+        raise SlideError(f"{job.source} does not exist")
+
+    with monkeypatch.context() as morning:
+        morning.setattr(work, "content_fingerprint", unmounted)
+        for _ in range(2):
+            assert {record.status for record in run(jobs, out, SETTINGS, model=telling)} == {"failed"}
+    assert '"earlier"' not in (out / "run.json").read_text()
+    assert run(jobs, out, SETTINGS, model=telling) == first
+    assert len(telling.pids()) == asked
+    assert outlines(out) == before
+
+
 def test_a_slide_at_a_url_is_one_of_many(slides: Path, tmp_path: Path) -> None:
     import fsspec
 
@@ -185,6 +253,22 @@ def test_a_slide_at_a_url_is_one_of_many(slides: Path, tmp_path: Path) -> None:
     )
     assert [f["geometry"] for f in there] == [f["geometry"] for f in here]
     assert len(there) == 2
+
+
+def test_a_slide_that_kills_its_process_keeps_no_other_from_being_done(
+    jobs: list[Job], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    class Deadly(FakeModel):
+        def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
+            claim = tmp_path / ".wsiseg" / "b.tif.claim"
+            if claim.exists() and json.loads(claim.read_text())["pid"] == os.getpid():
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().segment_tiles(tiles, query, mpp)
+
+    deadly = Deadly(tile_size=128, overlap=32)
+    for done in ({"a.tif.geojson"}, set(whole) - {"b.tif.geojson"}):
+        assert killed(lambda: run(jobs, tmp_path, SETTINGS, model=deadly) and None, lambda pid: None) == -signal.SIGKILL
+        assert set(outlines(tmp_path)) == done
 
 
 class Report:
@@ -375,7 +459,8 @@ def test_an_old_output_is_never_taken_for_a_new_one(jobs: list[Job], tmp_path: P
 
         def after_the_outlines(source: str, target: str) -> None:
             replaced(source, target)
-            os.kill(os.getpid(), signal.SIGKILL)
+            if str(target).endswith(".geojson"):
+                os.kill(os.getpid(), signal.SIGKILL)
 
         os.replace = after_the_outlines  # type: ignore[assignment]
         segment_slide(other, tmp_path, SETTINGS, MODEL)

@@ -17,6 +17,7 @@ from wsiseg import Result, segment
 from wsiseg.errors import GeoJSONError, OutputError
 from wsiseg.geojson import safe_polygons
 from wsiseg.review import EDITED
+from wsiseg.slide.dicom import first_of_series
 from wsiseg.testing import FakeModel, ring, synthetic_slide
 
 
@@ -46,6 +47,7 @@ def test_outlines_of_a_dicom_slide_refer_to_its_finest_level(found: Result, tmp_
     found.write(tmp_path / "out.dcm")
     file = pydicom.dcmread(tmp_path / "out.dcm")
     slide = pydicom.dcmread(Path(found.run["slide"]["source"]).parent / "level0.dcm")
+    assert first_of_series([Path(slide.filename), tmp_path / "out.dcm"]) == [Path(slide.filename)]  # it is no slide
     assert file.SOPClassUID.name == "Microscopy Bulk Simple Annotations Storage"
     assert (file.AnnotationCoordinateType, file.PixelOriginInterpretation) == ("2D", "VOLUME")
     assert file.ReferencedImageSequence[0].ReferencedSOPInstanceUID == slide.SOPInstanceUID

@@ -86,6 +86,19 @@ def test_the_page_stands_alone_and_tells_areas_and_counts(slide_path: Path, geoj
         assert wanted in page.text
 
 
+def test_areas_are_in_the_scale_that_the_outlines_were_made_with(slide_path: Path, tmp_path: Path) -> None:
+    """--slide-mpp was given, as the file states none or a wrong one: the page does not contradict the GeoJSON."""
+    model = FakeModel(tile_size=128, overlap=32)
+    result = segment(slide_path, "olive", model=model, slide_mpp=1.0)
+    result.write(tmp_path / "o.geojson")
+    areas = [annotation.measurements["Area µm^2"] for annotation in result.annotations]
+    for slide_mpp, factor in (((), 1.0), (("--slide-mpp", 0.5), 0.25)):
+        assert report(slide_path, tmp_path / "o.geojson", "--out", tmp_path / "r.html", *slide_mpp).exit_code == 0
+        row = re.search(r"olive\s+3\s+([\d.]+) mm²", Reader((tmp_path / "r.html").read_text()).text)
+        assert row
+        assert float(row[1]) == pytest.approx(sum(areas) * factor / 1e6, rel=0.03)
+
+
 def test_rejected_outlines_count_only_as_rejected(slide_path: Path, geojson: Path, tmp_path: Path) -> None:
     annotations, run = read_collection(geojson)
     wrong = [a for a in annotations if a.classification == "orange" or a.geometry.area > 20_000]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import threading
 import time
@@ -166,6 +167,8 @@ def test_the_command_tells_it_in_the_three_places(
     skipped = json.loads((tmp_path / "out" / "broken.tif.geojson").read_text())["wsiseg"]["skipped_tiles"]
     (slide,) = json.loads((tmp_path / "out" / "run.json").read_text())["slides"]
     assert slide["skipped_tiles"] == len(skipped) > 0
+    (row,) = csv.DictReader((tmp_path / "out" / "summary.csv").open())
+    assert row["skipped_tiles"] == str(len(skipped))
     made = run("tile", broken, "--out", tmp_path / "s.zarr", "--tile-size", 128, "--on-bad-tile", "skip")
     assert "of them left out" in made.stderr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -64,9 +65,15 @@ def test_a_folder_of_slides_becomes_a_folder_of_stores(slide: Path, tmp_path: Pa
         shutil.copy(slide, slides / name)
     (slides / "bad.svs").write_text("no slide")
     asked = [slides, "--recursive", "--out", tmp_path / "stores", "--mpp", 1, "--tile-size", 128]
-    for _ in range(2):
+    died_of = tmp_path / "stores" / ".a.tif.zarr.claim"
+    died_of.parent.mkdir()
+    died_of.touch()
+    os.utime(died_of, (0, 0))
+    for first, last in (("sub/a.tif.zarr", "a.tif.zarr"), ("a.tif.zarr", "sub/a.tif.zarr")):
         result = tile(*asked)
         assert (result.exit_code, result.stdout) == (3, ""), result.stderr
+        told = [f"{tmp_path / 'stores' / name}: " for name in (first, last)]
+        assert result.stderr.index(told[0]) < result.stderr.index(told[1])
         assert "bad.svs is no slide" in result.stderr
         assert "1 of 3 slides failed" in result.stderr
     for name in ("a.tif.zarr", "sub/a.tif.zarr"):

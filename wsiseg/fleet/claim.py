@@ -26,14 +26,14 @@ def claimed(path: Path) -> Iterator[None]:
     """Hold the claim `path` while the block runs, and touch it now and then as a sign of life.
 
     A claim is stale, and taken over, when its process on this host is dead, or when it shows no sign of life
-    for STALE_S seconds (another host, or a process id that something else has by now).
+    for STALE_S seconds (another host or container, or a process id that something else has by now).
 
     Raises:
         ClaimHeldError: another process has it.
         OutputError: it cannot be written.
     """
     token = secrets.token_hex(8)
-    content = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "token": token})
+    content = json.dumps({"host": socket.gethostname(), "pids": _pids(), "pid": os.getpid(), "token": token})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         while not _create(path, content.encode()):
@@ -96,23 +96,31 @@ def _beat(path: Path, done: threading.Event) -> None:
             os.utime(path)
 
 
-def _read(path: Path) -> tuple[str, int]:
-    """Host and process id; ("", 0) where its writer has not come that far, or was killed before."""
+def _pids() -> str:
+    """Among whose process ids this process has its own: containers on one host may share its name, not these."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _read(path: Path) -> tuple[str, str, int]:
+    """Host, `_pids` and process id; ("", "", 0) where its writer has not come that far, or was killed before."""
     try:
         said = json.loads(path.read_bytes())
-        return str(said["host"]), int(said["pid"])
+        return str(said["host"]), str(said["pids"]), int(said["pid"])
     except (OSError, ValueError, KeyError, TypeError):
-        return "", 0
+        return "", "", 0
 
 
 def _owner(path: Path) -> str:
-    host, pid = _read(path)
+    host, _, pid = _read(path)
     return f"process {pid} on {host}" if host else "another process"
 
 
 def _is_stale(path: Path) -> bool:
-    host, pid = _read(path)
-    if host == socket.gethostname() and not _is_alive(pid):
+    host, pids, pid = _read(path)
+    if (host, pids) == (socket.gethostname(), _pids()) and not _is_alive(pid):
         return True
     try:
         return _now(path.parent) - path.stat().st_mtime > STALE_S

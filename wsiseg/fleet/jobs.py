@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
 import os
 import re
@@ -25,6 +26,8 @@ SLIDE_SUFFIXES = frozenset((*TIFF_SUFFIXES, ".bif", ".czi", ".dcm", ".mrxs", ".n
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png"))
 COLUMNS = ("slide", "query", "slide_mpp", "label")
 _MAX_NAME_BYTES = 200  # of a part of a path: file systems take 255, and suffixes are added
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,9 @@ def jobs_in_folder(
 ) -> list[Job]:
     """The slides of a folder in the order of their names, by suffix: a broken one is to be reported, not missed.
 
-    Plain images count only with `slide_mpp`, which they do not state; hidden files and folders never. The files of
-    one DICOM series in one folder are one slide, which has the name of the first. Tile stores (`.zarr`) are slides
-    too, unless nothing is asked: `queries` None.
+    Plain images count only with `slide_mpp`, which they do not state; hidden files and folders, and DICOM annotations,
+    never. The files of one DICOM series in one folder are one slide, which has the name of the first. Tile stores
+    (`.zarr`) are slides too, unless nothing is asked: `queries` None.
 
     Raises:
         FleetError: the folder cannot be read, or holds no slides.
@@ -65,10 +68,15 @@ def jobs_in_folder(
     suffixes = SLIDE_SUFFIXES if slide_mpp is None else SLIDE_SUFFIXES | IMAGE_SUFFIXES
     if queries is None:
         suffixes -= {".zarr"}
+    links: list[Path] = []
     try:
-        found = first_of_series(sorted(_slides(root, suffixes, recursive)))
+        found = first_of_series(sorted(_slides(root, suffixes, recursive, links)))
     except OSError as error:
         raise FleetError(f"cannot read {error.filename or root}: {error.strerror or error}") from error
+    unseen = [path for path in links if not path.with_name(f"{path.name}.mrxs").exists()]  # not the data of a slide
+    if unseen:
+        more = f" and {len(unseen) - 1} more" if len(unseen) > 1 else ""
+        log.warning("links to folders are not followed: %s%s", min(unseen), more)
     if not found:
         deeper = "" if recursive else "; --recursive looks in its subfolders too"
         raise FleetError(
@@ -157,7 +165,8 @@ def slurm_shard(environment: Mapping[str, str]) -> tuple[int, int] | None:
     return task - first + 1, count
 
 
-def _slides(folder: Path, suffixes: frozenset[str], recursive: bool) -> Iterator[Path]:
+def _slides(folder: Path, suffixes: frozenset[str], recursive: bool, links: list[Path]) -> Iterator[Path]:
+    """links: takes those to folders, which are not followed."""
     with os.scandir(folder) as entries:
         for entry in entries:
             path, suffix = Path(entry.path), os.path.splitext(entry.name)[1].lower()
@@ -169,9 +178,10 @@ def _slides(folder: Path, suffixes: frozenset[str], recursive: bool) -> Iterator
             elif suffix == ".zarr":  # never looked into: a store has thousands of files
                 if suffix in suffixes and is_store(path):
                     yield path
-            elif recursive and not entry.is_symlink() and not (path / ".wsiseg").exists():
-                # A link may lead back up; where .wsiseg is, a run has put its results, .dcm perhaps.
-                yield from _slides(path, suffixes, recursive)
+            elif recursive and entry.is_symlink():  # it may lead back up
+                links.append(path)
+            elif recursive:
+                yield from _slides(path, suffixes, recursive, links)
 
 
 def _rows(path: str | os.PathLike[str], text: str) -> Iterator[tuple[int, dict[str, str]]]:

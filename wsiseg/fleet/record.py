@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from wsiseg import __version__
 from wsiseg.errors import FleetError, OutputError
-from wsiseg.files import atomic_write
+from wsiseg.files import atomic_write, remove_leftovers
 from wsiseg.fleet.claim import one_at_a_time
 from wsiseg.fleet.jobs import Job
 from wsiseg.formats import DEFAULT, FORMATS
@@ -33,8 +33,10 @@ from wsiseg.tiles import OnBadTile
 
 # The model counts by its own fingerprint.
 _HOW_FAST = ("model", "model_fingerprint", "batch_size", "device", "cache")
+_DAY_S = 86400.0
 SUMMARY_COLUMNS = (
-    "slide", "label", "query", "status", "polygons", "area_um2", "tiles", "seconds", "output", "reason",
+    "slide", "label", "query", "status", "polygons", "area_um2", "tiles", "skipped_tiles", "seconds", "output",
+    "reason",
 )  # fmt: skip
 
 
@@ -83,8 +85,10 @@ class Record:
     polygons, area_um2: per query. tiles: looked at, over all queries. skipped_tiles: left out,
     as they could not be read. reason: why it failed.
     notes: for each query without an outline, a sentence that says so.
-    written: SHA-256 of each file of outlines when it was written, by its name in the output folder. geojson: the
-    fingerprint that the same outlines have as GeoJSON, where a run wrote them so; of that other formats are made.
+    written: SHA-256 of each file of outlines when it was written, by its name in the output folder; "" while it is.
+    geojson: the fingerprint that the same outlines have as GeoJSON, where a run wrote them so; of that other formats
+    are made.
+    earlier: of a slide that failed, the record of the outlines that are there from before.
     """
 
     source: str
@@ -103,6 +107,7 @@ class Record:
     notes: list[str] = field(default_factory=list)
     written: dict[str, str] = field(default_factory=dict)
     geojson: str = ""
+    earlier: dict[str, Any] = field(default_factory=dict)
 
 
 def output_path(out: Path, job: Job, settings: Settings) -> Path:
@@ -126,18 +131,39 @@ def work_path(out: Path, job: Job) -> Path:
 
 
 def read_record(out: Path, job: Job) -> Record:
-    """The record of a job; "pending" where there is none, or none that can be read."""
+    """The record of a job; "pending" where there is none, or one that is damaged.
+
+    Raises:
+        OutputError: there is one, and it cannot be read: it may tell of work that must not be lost.
+    """
+    path = record_path(out, job)
     try:
-        # Records of earlier makes say nothing of the first two.
-        known = {"written": {}, "geojson": "", **json.loads(record_path(out, job).read_bytes())}
+        # Records of earlier makes say nothing of the first three.
+        known = {"written": {}, "geojson": "", "earlier": {}, **json.loads(path.read_bytes())}
         return Record(**{f.name: known[f.name] for f in fields(Record)})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return Record(source=job.source)
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def last_done(out: Path, job: Job) -> Record:
+    """The record of the outlines that are there, though the slide may have failed since; else as `read_record`."""
+    record = read_record(out, job)
+    return Record(**record.earlier) if record.earlier else record
 
 
 def as_written(out: Path, name: str, record: Record) -> bool:
-    """Whether the file `name` of outlines is what the run of `record` wrote, or no such run is known."""
-    return name not in record.written or not (out / name).is_file() or digest(out / name) == record.written[name]
+    """Whether the file `name` of outlines is what the run of `record` wrote or was writing, or is not there."""
+    wrote = record.written.get(name)
+    return wrote == "" or not (out / name).is_file() or digest(out / name) == wrote
+
+
+def check_as_written(out: Path, name: str, record: Record) -> None:
+    """FleetError if the file `name`, about to be replaced, is what a person made or corrected."""
+    if not as_written(out, name, record):
+        found = "was changed after wsiseg wrote it" if name in record.written else "is of no run in this folder"
+        raise FleetError(f"{out / name} {found}, and this run would replace it: move it away, or choose another --out")
 
 
 def digest(path: Path) -> str:
@@ -152,10 +178,9 @@ def write_record(out: Path, job: Job, record: Record) -> None:
 
 
 def request_fingerprint(job: Job, settings: Settings) -> str:
-    """Hex digest of what is asked for: version, source, queries and those settings that change the outlines."""
+    """Hex digest of what is asked for, wherever the slide lies: version, queries, settings that change outlines."""
     asked = {
         "version": __version__,
-        "source": job.source,
         "queries": job.queries,
         "slide_mpp": job.slide_mpp,
         "settings": {key: v for key, v in asdict(settings).items() if key not in _HOW_FAST},
@@ -178,6 +203,8 @@ def write_run(out: Path, jobs: Sequence[Job], settings: Settings) -> list[Record
     """
     try:
         with one_at_a_time(out / ".wsiseg"):  # so that of two shards that end together the later one sees all
+            for path in (out / "run.json", out / "summary.csv"):
+                remove_leftovers(path, older_s=_DAY_S)  # not every disk has locks: another process may be writing
             records = [current(job, read_record(out, job), settings) for job in jobs]
             _write_json(out / "run.json", _run(jobs, records, settings))
             with atomic_write(out / "summary.csv") as file:
@@ -243,7 +270,7 @@ def _run(jobs: Sequence[Job], records: Sequence[Record], settings: Settings) -> 
         "parameters": parameters,
         "slides": [
             {
-                **asdict(record),
+                **{key: value for key, value in asdict(record).items() if key != "earlier"},
                 "source": job.source,
                 "output": output_name(job, settings),
                 "queries": job.queries,
@@ -272,6 +299,7 @@ def _summary(jobs: Sequence[Job], records: Sequence[Record], settings: Settings)
                     "polygons": record.polygons.get(query, 0) if done else "",
                     "area_um2": f"{record.area_um2.get(query, 0):.2f}" if done else "",
                     "tiles": record.tiles if done else "",
+                    "skipped_tiles": record.skipped_tiles if done else "",
                     "seconds": f"{record.seconds:.2f}" if done else "",
                     "output": output_name(job, settings) if done else "",
                     "reason": record.reason,

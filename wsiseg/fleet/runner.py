@@ -20,23 +20,22 @@ from wsiseg.fleet.jobs import Job, take_shard
 from wsiseg.fleet.record import (
     Record,
     Settings,
-    as_written,
+    check_as_written,
+    claim_path,
     current,
+    last_done,
     make_folder,
     output_name,
     output_path,
-    read_record,
-    request_fingerprint,
-    write_record,
     write_run,
 )
 from wsiseg.fleet.work import (
     checked_model,
     content_fingerprint,
     load,
-    now,
     segment_slide,
     segment_slide_on_worker,
+    tell_failed,
 )
 from wsiseg.inference import Segmenter
 from wsiseg.model import BUNDLED
@@ -95,8 +94,8 @@ def run(
         The records of the shard's slides, in the order of `jobs`.
 
     Raises:
-        FleetError: `out` holds the outlines of other slides of the same name, or outlines that somebody changed
-            and this run would replace, or there is no such scheduler.
+        FleetError: `out` holds the outlines of other slides of the same name, or outlines that somebody made or
+            changed and this run would replace, or there is no such scheduler.
         ModelError: there is no such model.
         OutputError: the folder cannot be written, or a package for the format is missing. What is done stays; the
             same call goes on from there.
@@ -117,7 +116,7 @@ def run(
             steps = _here(mine, folder, settings, segmenter, report)
         else:
             steps = _on_cluster(mine, folder, settings, model, scheduler, report)
-        before = {job.name: read_record(folder, job).finished for job in mine}
+        before = {job.name: last_done(folder, job).finished for job in mine}
         for job, record in steps:
             report.finished(job, record, kept=record.finished == before[job.name])
             if record.model:
@@ -140,7 +139,8 @@ def _placed(settings: Settings) -> Settings:
 def _here(
     jobs: Sequence[Job], out: Path, settings: Settings, model: Segmenter, report: Report
 ) -> Iterator[tuple[Job, Record]]:
-    waiting, held = deque(jobs), 0
+    # Claimed slides last: others are at them, or died of them, and would die of them again before the rest is done.
+    waiting, held = deque(sorted(jobs, key=lambda job: claim_path(out, job).exists())), 0
     while waiting:
         job = waiting.popleft()
 
@@ -202,26 +202,14 @@ def _on_cluster(
             elif failure is None:
                 yield job, future.result()
             elif type(failure).__name__ == "KilledWorker":
-                yield job, _worker_died(job, out, settings)
+                reason = "several workers died over this slide, perhaps for want of memory: see their logs"
+                yield job, tell_failed(job, out, settings, reason)
             elif isinstance(failure, WsisegError):
                 raise failure
             else:
                 raise FleetError(
                     f"a worker cannot run wsiseg, {type(failure).__name__}: {failure}; install the same packages there"
                 ) from failure
-
-
-def _worker_died(job: Job, out: Path, settings: Settings) -> Record:
-    record = Record(
-        source=job.source,
-        status="failed",
-        request=request_fingerprint(job, settings),
-        finished=now(),
-        reason="several workers died over this slide, perhaps for want of memory: see their logs",
-        written=read_record(out, job).written,
-    )
-    write_record(out, job, record)
-    return record
 
 
 def _refuse_other_slides(jobs: Sequence[Job], out: Path, settings: Settings) -> None:
@@ -231,7 +219,7 @@ def _refuse_other_slides(jobs: Sequence[Job], out: Path, settings: Settings) -> 
         FleetError
     """
     for job in jobs:
-        known = read_record(out, job)
+        known = last_done(out, job)
         if known.source == job.source or not output_path(out, job, settings).exists():
             continue
         try:
@@ -246,25 +234,22 @@ def _refuse_other_slides(jobs: Sequence[Job], out: Path, settings: Settings) -> 
 
 
 def _refuse_changed_outlines(jobs: Sequence[Job], out: Path, settings: Settings) -> None:
-    """What a person corrected must not be replaced by what other queries, parameters or another model give.
+    """What a person made or corrected must not be replaced by what other queries, parameters or a model give.
 
     Raises:
         FleetError
     """
     for job in jobs:
-        known, name = read_record(out, job), output_name(job, settings)
-        if current(job, known, settings).status != "done" and not as_written(out, name, known):
-            raise FleetError(
-                f"{out / name} was changed after wsiseg wrote it, and this run would replace it: move it away, "
-                "or choose another --out"
-            )
+        known, name = last_done(out, job), output_name(job, settings)
+        if current(job, known, settings).status != "done":
+            check_as_written(out, name, known)
 
 
 def _tell_replaced_queries(jobs: Sequence[Job], out: Path, settings: Settings) -> None:
     """Warn, while there is time, if outlines of queries that are not asked again are about to be replaced."""
     lost: dict[str, None] = {}
     for job in jobs:
-        known = read_record(out, job)
+        known = last_done(out, job)
         if known.status == "done" and output_path(out, job, settings).exists():
             lost |= dict.fromkeys(query for query in known.polygons if query not in job.queries)
     if lost:

@@ -56,11 +56,11 @@ def tile_slides(
     Raises:
         OutputError: `out` cannot be written; the next slide will fare no better.
     """
-    for job in jobs:
-        store = out / f"{job.name}.zarr"
+    stores = [(job, out / f"{job.name}.zarr") for job in jobs]
+    for job, store in sorted(stores, key=lambda pair: _claim(pair[1]).exists()):  # last what a process died of
         make_folder(store.parent)
         try:
-            with claimed(store.with_name(f".{store.name}.claim")), under_way(job.name):
+            with claimed(_claim(store)), under_way(job.name):
                 made = tile_slide(
                     job.source,
                     store,
@@ -79,3 +79,7 @@ def tile_slides(
             yield job, sentence(error)
         else:
             yield job, made
+
+
+def _claim(store: Path) -> Path:
+    return store.with_name(f".{store.name}.claim")

@@ -9,22 +9,24 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
 from wsiseg import formats
 from wsiseg.errors import ModelError, SlideError, WsisegError
-from wsiseg.files import remove
+from wsiseg.files import remove_leftovers
 from wsiseg.fleet.claim import claimed
 from wsiseg.fleet.jobs import Job
 from wsiseg.fleet.record import (
     Record,
     Settings,
     as_written,
+    check_as_written,
     claim_path,
     digest,
+    last_done,
     make_folder,
     output_name,
     output_path,
@@ -37,6 +39,7 @@ from wsiseg.fleet.record import (
 from wsiseg.geojson import read_collection
 from wsiseg.inference import Segmenter
 from wsiseg.pipeline import segment
+from wsiseg.qupath import clean_text
 from wsiseg.result import Result
 from wsiseg.slide import open_slide
 from wsiseg.tiles import TileStore, is_store
@@ -66,13 +69,17 @@ def segment_slide(
     """
     with claimed(claim_path(out, job)):
         begin = time.monotonic()
-        known, slide_fingerprint, fingerprint = read_record(out, job), "", ""
+        known, slide_fingerprint, fingerprint = last_done(out, job), "", ""
         try:
             slide_fingerprint = content_fingerprint(job, settings)
             fingerprint = work_fingerprint(job, settings, slide_fingerprint, model)
             if known.status == "done" and known.fingerprint == fingerprint and output_path(out, job, settings).exists():
+                record = replace(known, source=job.source)
+                if record != read_record(out, job):  # the slide was moved, or has failed since
+                    write_record(out, job, record)
                 shutil.rmtree(work_path(out, job), ignore_errors=True)
-                return known
+                return record
+            check_as_written(out, output_name(job, settings), known)
             formats.check_source(settings.format, job.source)
             plain = replace(settings, format=formats.DEFAULT)
             as_geojson = work_fingerprint(job, plain, slide_fingerprint, model)
@@ -80,19 +87,11 @@ def segment_slide(
             with under_way(job.name):
                 result = there or _segment(job, out, settings, model, slide_fingerprint, progress)
         except Exception as error:
-            record = Record(
-                source=job.source,
-                status="failed",
-                request=request_fingerprint(job, settings),
-                slide_fingerprint=slide_fingerprint,
-                finished=now(),
-                seconds=round(time.monotonic() - begin, 2),
-                reason=sentence(error),
-                written=known.written,
+            seconds = round(time.monotonic() - begin, 2)
+            return tell_failed(
+                job, out, settings, sentence(error), slide_fingerprint=slide_fingerprint, seconds=seconds
             )
-            write_record(out, job, record)
-            return record
-        _write(out, job, settings, result)
+        _write(out, job, settings, known, result)
         geojson_stays = there is not None and output_name(job, settings) != output_name(job, plain)  # no detections
         polygons, area_um2 = (known.polygons, known.area_um2) if there else _count(result, job.queries)
         record = Record(
@@ -115,6 +114,26 @@ def segment_slide(
         write_record(out, job, record)
         shutil.rmtree(work_path(out, job), ignore_errors=True)
         return record
+
+
+def tell_failed(
+    job: Job, out: Path, settings: Settings, reason: str, *, slide_fingerprint: str = "", seconds: float = 0.0
+) -> Record:
+    """Write and return the record of a slide that failed; it remembers the outlines that are there from before."""
+    known = last_done(out, job)
+    record = Record(
+        source=job.source,
+        status="failed",
+        request=request_fingerprint(job, settings),
+        slide_fingerprint=slide_fingerprint,
+        finished=now(),
+        seconds=seconds,
+        reason=reason,
+        written=known.written,
+        earlier=asdict(known) if known.status == "done" else {},
+    )
+    write_record(out, job, record)
+    return record
 
 
 def segment_slide_on_worker(job: Job, out: Path, settings: Settings, model: Segmenter | None) -> Record:
@@ -183,6 +202,8 @@ def _outlines_there(job: Job, out: Path, plain: Settings, known: Record, as_geoj
     if known.status != "done" or known.geojson != as_geojson or not path.is_file() or not as_written(out, name, known):
         return None
     annotations, made_by = read_collection(path)
+    if not is_store(job.source):  # it may have been moved, and some formats copy from the slide
+        made_by["slide"] |= {"source": clean_text(job.source)}
     return Result(annotations=annotations, reasoning=[], run=made_by, notes=known.notes)
 
 
@@ -221,24 +242,19 @@ def _segment(
     return result
 
 
-def _write(out: Path, job: Job, settings: Settings, result: Result) -> None:
+def _write(out: Path, job: Job, settings: Settings, known: Record, result: Result) -> None:
     target = output_path(out, job, settings)
     make_folder(target.parent)
     # The record goes before the output that it speaks of is replaced: killed in between, the slide is done again.
-    record_path(out, job).unlink(missing_ok=True)
+    write_record(out, job, Record(job.source, written={**known.written, output_name(job, settings): ""}))
     for path in (target, record_path(out, job)):
-        for leftover in path.parent.glob(f".{_escaped(path.name[:200])}.*.tmp"):  # of a killed process
-            remove(leftover)
+        remove_leftovers(path)
     result.write(target, settings.format)
 
 
 def _digests(out: Path, name: str) -> dict[str, str]:
     """name → SHA-256 of a file of outlines; nothing of a folder."""
     return {name: digest(out / name)} if (out / name).is_file() else {}
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def _count(result: Result, queries: tuple[str, ...]) -> tuple[dict[str, int], dict[str, float]]:

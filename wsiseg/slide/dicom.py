@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-_SYNTAX, _SERIES = (0x0002, 0x0010), (0x0020, 0x000E)  # TransferSyntaxUID, SeriesInstanceUID
+_KIND, _SYNTAX = (0x0002, 0x0002), (0x0002, 0x0010)  # MediaStorageSOPClassUID, TransferSyntaxUID
+_SERIES = (0x0020, 0x000E)  # SeriesInstanceUID
+_ANNOTATIONS = "1.2.840.10008.5.1.4.1.1.91.1"  # Microscopy Bulk Simple Annotations: what `--format dicom-ann` writes
 _EXPLICIT, _IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 _LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 _ENDS = {(0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)}  # of an item, of a sequence
@@ -16,11 +18,13 @@ _UNDEFINED = 0xFFFFFFFF
 
 
 def first_of_series(paths: Sequence[Path]) -> list[Path]:
-    """The same paths, but of the `.dcm` files that are one series in one folder only the first."""
+    """The same paths, but of the `.dcm` files that are one series in one folder only the first, and no annotations."""
     firsts: dict[tuple[Path, str], Path] = {}
     kept = []
     for path in paths:
-        series = series_uid(path) if path.suffix.lower() == ".dcm" else None
+        kind, series = _uids(path) if path.suffix.lower() == ".dcm" else ("", None)
+        if kind == _ANNOTATIONS:
+            continue
         if series is None or firsts.setdefault((path.parent, series), path) is path:
             kept.append(path)
     return kept
@@ -28,11 +32,17 @@ def first_of_series(paths: Sequence[Path]) -> list[Path]:
 
 def series_uid(path: Path) -> str | None:
     """SeriesInstanceUID of a DICOM file (PS3.10, little-endian, not deflated); None where none is found."""
+    return _uids(path)[1]
+
+
+def _uids(path: Path) -> tuple[str, str | None]:
+    """SOP class ("" where none is found) and series of a DICOM file."""
+    kind = ""
     try:
         with open(path, "rb") as file:
             file.seek(128)
             if file.read(4) != b"DICM":
-                return None
+                return kind, None
             syntax = _EXPLICIT  # of the first group, whatever follows
             while True:
                 place = file.tell()
@@ -42,6 +52,8 @@ def series_uid(path: Path) -> str | None:
                     break
                 if tag == _SYNTAX:
                     syntax = _text(file, length)
+                elif tag == _KIND:
+                    kind = _text(file, length)
                 else:
                     file.seek(length, os.SEEK_CUR)
             explicit = syntax != _IMPLICIT
@@ -49,9 +61,9 @@ def series_uid(path: Path) -> str | None:
             while tag < _SERIES:  # elements are in the order of their tags
                 _skip(file, length, explicit)
                 tag, length = _header(file, explicit)
-            return _text(file, length) if tag == _SERIES else None
+            return kind, _text(file, length) if tag == _SERIES else None
     except (OSError, ValueError, struct.error, RecursionError):
-        return None
+        return kind, None
 
 
 def _header(file: IO[bytes], explicit: bool) -> tuple[tuple[int, int], int]:
