@@ -195,11 +195,23 @@ def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path, grid: Any) -
     with pytest.raises(StoreError, match="no tile store at"):
         TileStore.open(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("mine")
-    for target in (tmp_path, tmp_path / "notes.txt"):
+    (tmp_path / "figures" / "tissue").mkdir(parents=True)  # a name that arrays of a store have, too
+    (tmp_path / "figures" / "tissue" / "slide.png").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    for target in (tmp_path, tmp_path / "notes.txt", tmp_path / "figures"):
         assert not is_store(target)
         with pytest.raises(StoreError, match="choose another --out"):
             write_store(SLIDE, grid, target)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_only_temporary_files_of_the_store_itself_are_swept(store: Path, grid: Any) -> None:
+    ours, of_a_query = (store / part / "c" / "0" / ".0.1234.tmp" for part in ("pixels", "embeddings/m-1/image_tokens"))
+    for file in (ours, of_a_query):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    write_store(SLIDE, grid, store)
+    assert (ours.exists(), of_a_query.exists()) == (False, True)
 
 
 json_values = st.recursive(
