@@ -119,6 +119,39 @@ def test_ome_tiff_with_its_pyramid_and_scale(tmp_path: Path) -> None:
         np.testing.assert_array_equal(slide.read_region(0, 0, 1, 150, 100), half(PIXELS))
 
 
+def test_the_largest_image_of_an_ome_tiff_is_the_slide_and_has_its_own_scale(tmp_path: Path) -> None:
+    """Bio-Formats writes images in the scanner's order, the overview of the glass first, and colours in planes."""
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
+        for pixels, mpp in ((half(PIXELS), 16), (PIXELS, 0.25)):
+            metadata = {"axes": "SYX", "PhysicalSizeX": mpp, "PhysicalSizeY": mpp}
+            planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+            tiff.write(planes, metadata=metadata, tile=(64, 64), photometric="rgb", planarconfig="separate")
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert slide.mpp == (0.25, 0.25)
+        np.testing.assert_array_equal(slide.read_region(0, 0, 0, 300, 200), PIXELS)
+
+
+def test_a_scale_that_is_no_number_is_none(tmp_path: Path) -> None:
+    metadata = {"axes": "YXS", "PhysicalSizeX": "0,25", "PhysicalSizeY": "0,25"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", PIXELS, ome=True, metadata=metadata, photometric="rgb")
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert slide.stated_mpp is None
+
+
+@pytest.mark.parametrize("colours", ["palette", "miniswhite", "separated"])
+def test_colours_that_tiffslide_would_get_wrong_are_refused(tmp_path: Path, colours: str) -> None:
+    pixels, options = PIXELS[..., 0], {}
+    if colours == "palette":
+        options["colormap"] = np.arange(768, dtype=np.uint16).reshape(3, 256)
+    if colours == "separated":
+        pixels = np.dstack([PIXELS, pixels])
+    tifffile.imwrite(tmp_path / "a.tif", pixels, tile=(64, 64), photometric=colours, **options)
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert slide.backend == "openslide"  # which gets them right
+    with pytest.raises(SlideError, match="open a local copy with OpenSlide"):
+        open_slide(tmp_path / "a.tif", backend="tiffslide")
+
+
 def test_urls(sample_slide: Path, tmp_path: Path) -> None:
     import fsspec
 
