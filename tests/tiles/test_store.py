@@ -105,6 +105,12 @@ def test_an_empty_grid_makes_an_empty_store(tmp_path: Path) -> None:
     assert len(TileStore.open(tmp_path / "empty.zarr").grid) == 0
 
 
+def test_whole_numbers_may_be_given_as_such(tmp_path: Path) -> None:
+    spec = GridSpec(1, tile_size=256, overlap=0, min_tissue=0)
+    made = write_store(SLIDE, plan_grid(SLIDE, spec, tissue=all_tissue(SLIDE)), tmp_path / "slide.zarr")
+    assert made.grid.spec == spec == GridSpec(1.0, tile_size=256, overlap=0, min_tissue=0.0)
+
+
 def test_writing_again_reads_no_pixel(store: Path, grid: Any) -> None:
     slide: Any = FakeSlide(dimensions=(700, 500))
     calls: list[tuple[int, int]] = []
