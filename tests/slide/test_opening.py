@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,10 @@ def test_urls(sample_slide: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(picture.read_region(0, 0, 0, 300, 200), PIXELS)
     with open_slide(sample_slide.as_uri()) as slide:
         assert slide.backend == "openslide"
+    with zipfile.ZipFile(tmp_path / "slides.zip", "w") as archive:
+        archive.write(sample_slide, "a.svs")
+    with open_slide(f"zip://a.svs::{tmp_path / 'slides.zip'}") as slide:
+        np.testing.assert_array_equal(slide.read_at_mpp(300, 300, 200, 200, 0.8), expected)
     for url in ("memory://slides/none.svs", "nonsense://a/b.svs"):
         with pytest.raises(SlideError):
             open_slide(url)
