@@ -104,6 +104,17 @@ def test_unknown_backend(sample_slide: Path) -> None:
         open_slide(sample_slide, backend="bioformats")
 
 
+@pytest.mark.parametrize("codec", ["webp", "jpeg2000", "jpegxl"])
+def test_tiffs_in_codecs_that_openslide_lacks_are_read(tmp_path: Path, codec: str) -> None:
+    """As `vips tiffsave` writes them: OpenSlide would say that the compression is unsupported."""
+    lossless = {"reversible": True, "level": 0} if codec == "jpeg2000" else {"lossless": True}
+    options: dict[str, Any] = {"compression": codec, "compressionargs": lossless, "photometric": "rgb"}
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS, tile=(64, 64), **options)
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert slide.backend == "tiffslide"
+        np.testing.assert_array_equal(slide.read_region(0, 0, 0, 300, 200), PIXELS)
+
+
 def write_ome(path: Path, **options: Any) -> None:
     metadata = {"axes": "YXS", "PhysicalSizeX": 250, "PhysicalSizeXUnit": "nm"}
     metadata |= {"PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "µm"}

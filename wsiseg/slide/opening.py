@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 BACKENDS = ("openslide", "tiffslide", "image")
 
+# JPEG 2000 (Aperio's own kinds have other numbers), WebP, JPEG XL: OpenSlide sees a slide, and then cannot read it.
+_TIFFSLIDE_COMPRESSIONS = (34712, 50001, 50002)
+
 
 def open_slide(
     source: str | os.PathLike[str],
@@ -27,9 +30,9 @@ def open_slide(
     """Open a slide.
 
     source: a path, or a URL that fsspec knows. backend: one of BACKENDS; None chooses by content: OpenSlide
-    for what it recognises, except OME-TIFF, whose pyramids it does not see; tiffslide for other tiled TIFF
-    and for TIFF behind a URL; Pillow for plain images. slide_mpp: microns per level-0 pixel, one number or
-    (x, y), in place of what the slide states.
+    for what it recognises, except OME-TIFF, whose pyramids it does not see, and TIFF in codecs that it lacks;
+    tiffslide for these, for other tiled TIFF and for TIFF behind a URL; Pillow for plain images.
+    slide_mpp: microns per level-0 pixel, one number or (x, y), in place of what the slide states.
 
     Raises:
         SlideError: missing, empty, damaged, a directory, or in no known format; or it gives no answer.
@@ -85,7 +88,7 @@ def _detect(source: str, begin: bytes) -> str:
         return "tiffslide" if is_tiff else "image"
     import openslide
 
-    if is_tiff and _is_ome(source):
+    if is_tiff and _ask_tiff(source, _is_for_tiffslide):
         return "tiffslide"
     if openslide.OpenSlide.detect_format(source) is not None:
         return "openslide"
@@ -97,8 +100,8 @@ def _detect(source: str, begin: bytes) -> str:
     return "image"
 
 
-def _is_ome(source: str) -> bool:
-    return _ask_tiff(source, lambda tiff: bool(tiff.is_ome))
+def _is_for_tiffslide(tiff: tifffile.TiffFile) -> bool:
+    return bool(tiff.is_ome) or tiff.pages.first.compression in _TIFFSLIDE_COMPRESSIONS
 
 
 def _is_tiled(source: str) -> bool:
