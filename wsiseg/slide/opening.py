@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsiseg.errors import SlideError
@@ -85,6 +86,7 @@ def _opener(backend: str) -> Callable[[str, float | tuple[float, float] | None],
 def _detect(source: str, begin: bytes) -> str:
     is_tiff = begin[:4] in TIFF_MAGICS
     if is_url(source):
+        _refuse_lone_mirax(source)
         return "tiffslide" if is_tiff else "image"
     import openslide
 
@@ -97,7 +99,17 @@ def _detect(source: str, begin: bytes) -> str:
             if not chain_is_whole(file):
                 raise SlideError(f"{source} is a truncated TIFF: copy or download the slide again")
         return "tiffslide" if _is_tiled(source) else "image"
+    _refuse_lone_mirax(source)
     return "image"
+
+
+def _refuse_lone_mirax(source: str) -> None:
+    """The .mrxs of a slide is itself a picture, of the glass: without its folder it would pass for a plain image."""
+    if source.lower().endswith(".mrxs"):
+        raise SlideError(
+            f"{source} is a MIRAX slide without its pixels: the folder {Path(source).stem}, which holds them, must lie "
+            "beside it, whole and on a local disk"
+        )
 
 
 def _is_for_tiffslide(tiff: tifffile.TiffFile) -> bool:
