@@ -20,6 +20,8 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
+END_OF_JPEG = b"\xff\xd9"
+
 # Vendors whose levels are grids of tiles without overlap, gap or offset: a tile's index gives its place. So are OME's,
 # but their pages may be channels and planes of other images.
 PLAIN_TILED = ("aperio", "generic-tiff")

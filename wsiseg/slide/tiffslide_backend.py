@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from wsiseg.slide.resample import WHITE
 from wsiseg.slide.scale import stated_mpp, tidy
 from wsiseg.slide.source import fingerprint, is_url, open_binary
 from wsiseg.slide.tiff import (
+    END_OF_JPEG,
     PLAIN_TILED,
     chain_is_whole,
     has_all_tiles,
@@ -105,7 +107,10 @@ def _header(source: str, handle: Any) -> Header:
     _check_pixels(source, handle, series)
     for every in handle.ts_tifffile.series:
         for level in every.levels:
-            level.keyframe.nodata = WHITE  # tiles that were not scanned, black otherwise
+            page = level.keyframe
+            page.nodata = WHITE  # tiles that were not scanned, black otherwise
+            if page.compression == tifffile.COMPRESSION.JPEG and not handle.ts_tifffile.is_ndpi:  # cut into pieces
+                page.decode = _refusing_cut_off(page.decode)
     mpp_x, mpp_y = properties["tiffslide.mpp-x"], properties["tiffslide.mpp-y"]
     if handle.ts_tifffile.is_ome:
         ome_x, ome_y = ome_mpp(handle.ts_tifffile.ome_metadata or "", handle.dimensions)
@@ -133,6 +138,17 @@ def _arrange(tiff: Any) -> None:
         for level in series.levels:
             if level.axes == "SYX":  # red, green and blue in planes, as Bio-Formats writes them
                 level._axes_squeezed = "CYX"
+
+
+def _refusing_cut_off(decode: Callable[..., Any]) -> Callable[..., Any]:
+    """`decode` of a JPEG page, but not of streams without an end: the decoder would make up the rest in grey."""
+
+    def decoded(data: bytes | None, *args: Any, **options: Any) -> Any:
+        if data and END_OF_JPEG not in data:
+            raise ValueError("premature end of JPEG data")
+        return decode(data, *args, **options)
+
+    return decoded
 
 
 def _check_pixels(source: str, handle: Any, series: Any) -> None:

@@ -27,13 +27,13 @@ import numpy as np
 import tifffile
 
 from wsiseg.slide.resample import WHITE, resample_region
+from wsiseg.slide.tiff import END_OF_JPEG
 from wsiseg.tiles.ahead import map_ahead
 from wsiseg.tiles.grid import Grid
 
 if TYPE_CHECKING:
     from wsiseg.slide import Slide
 
-_END_OF_IMAGE = b"\xff\xd9"
 _HOLE = bytes(512)  # a sector that was never written; no coded picture has so many zeros, but for a flat one
 
 MAX_KEPT_BYTES = 64 << 20  # decoded native tiles kept for the next row; beyond it some are decoded twice
@@ -106,7 +106,7 @@ def _is_whole(jpeg: bytes) -> bool:
     What is missing in one, libjpeg makes up in grey; OpenSlide takes its warning for an error, imagecodecs drops it.
     """
     coded = jpeg.rstrip(b"\0")
-    return coded.endswith(_END_OF_IMAGE) and _HOLE not in coded
+    return coded.endswith(END_OF_JPEG) and _HOLE not in coded
 
 
 def open_native_level(slide: Slide, level: int) -> NativeLevel | None:
