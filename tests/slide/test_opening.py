@@ -132,7 +132,7 @@ def test_ome_tiff_with_its_pyramid_and_scale(tmp_path: Path) -> None:
 
 
 def test_the_largest_image_of_an_ome_tiff_is_the_slide_and_has_its_own_scale(tmp_path: Path) -> None:
-    """Bio-Formats writes images in the scanner's order, the overview of the glass first, and colours in planes."""
+    """Here the overview of the glass comes first, and the colours are in planes."""
     with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
         for pixels, mpp in ((half(PIXELS), 16), (PIXELS, 0.25)):
             metadata = {"axes": "SYX", "PhysicalSizeX": mpp, "PhysicalSizeY": mpp}

@@ -136,7 +136,7 @@ def _arrange(tiff: Any) -> None:
         tiff.series.sort(key=lambda series: series.keyframe.imagewidth * series.keyframe.imagelength, reverse=True)
     for series in tiff.series:
         for level in series.levels:
-            if level.axes == "SYX":  # red, green and blue in planes, as Bio-Formats writes them
+            if level.axes == "SYX":  # red, green and blue in planes
                 level._axes_squeezed = "CYX"
 
 
