@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.slide import vendors
 from tests.slide.damage import with_bad_tile, with_tag
+from tests.slide.make import smooth
 from wsiseg.errors import PixelError, SlideError, WsisegError
 from wsiseg.slide import open_slide
 from wsiseg.slide.dicom import first_of_series, series_uid
@@ -142,3 +144,22 @@ def test_a_dicom_series_is_one_slide(shared_data: Path, tmp_path: Path) -> None:
         copy.write_bytes(of.read_bytes())
     (tmp_path / "no.dcm").write_text("no DICOM")
     assert first_of_series([*copies, tmp_path / "no.dcm"]) == [copies[0], copies[2], tmp_path / "no.dcm"]
+
+
+def test_a_dicom_slide_is_the_same_whichever_of_its_files_is_named(tmp_path: Path) -> None:
+    files = sorted(vendors.dicom(tmp_path, smooth(200, 150)).path.parent.iterdir())
+
+    def fingerprints() -> set[str]:
+        found = set()
+        for file in files:
+            with open_slide(file) as slide:
+                found.add(slide.fingerprint)
+        return found
+
+    before = fingerprints()
+    data = bytearray(files[1].read_bytes())
+    data[-1] ^= 1
+    files[1].write_bytes(data)
+    after = fingerprints()
+    assert len(files) > 1
+    assert (len(before), len(after), before == after) == (1, 1, False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,17 @@ def test_unknown_backend(sample_slide: Path) -> None:
         open_slide(sample_slide, backend="bioformats")
 
 
+@pytest.mark.parametrize("codec", ["webp", "jpeg2000", "jpegxl"])
+def test_tiffs_in_codecs_that_openslide_lacks_are_read(tmp_path: Path, codec: str) -> None:
+    """As `vips tiffsave` writes them: OpenSlide would say that the compression is unsupported."""
+    lossless = {"reversible": True, "level": 0} if codec == "jpeg2000" else {"lossless": True}
+    options: dict[str, Any] = {"compression": codec, "compressionargs": lossless, "photometric": "rgb"}
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS, tile=(64, 64), **options)
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert slide.backend == "tiffslide"
+        np.testing.assert_array_equal(slide.read_region(0, 0, 0, 300, 200), PIXELS)
+
+
 def write_ome(path: Path, **options: Any) -> None:
     metadata = {"axes": "YXS", "PhysicalSizeX": 250, "PhysicalSizeXUnit": "nm"}
     metadata |= {"PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "µm"}
@@ -117,6 +129,39 @@ def test_ome_tiff_with_its_pyramid_and_scale(tmp_path: Path) -> None:
         assert (slide.backend, slide.vendor, slide.mpp) == ("tiffslide", "ome", (0.25, 0.5))
         assert slide.level_dimensions == ((300, 200), (150, 100))
         np.testing.assert_array_equal(slide.read_region(0, 0, 1, 150, 100), half(PIXELS))
+
+
+def test_the_largest_image_of_an_ome_tiff_is_the_slide_and_has_its_own_scale(tmp_path: Path) -> None:
+    """Here the overview of the glass comes first, and the colours are in planes."""
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
+        for pixels, mpp in ((half(PIXELS), 16), (PIXELS, 0.25)):
+            metadata = {"axes": "SYX", "PhysicalSizeX": mpp, "PhysicalSizeY": mpp}
+            planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+            tiff.write(planes, metadata=metadata, tile=(64, 64), photometric="rgb", planarconfig="separate")
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert slide.mpp == (0.25, 0.25)
+        np.testing.assert_array_equal(slide.read_region(0, 0, 0, 300, 200), PIXELS)
+
+
+def test_a_scale_that_is_no_number_is_none(tmp_path: Path) -> None:
+    metadata = {"axes": "YXS", "PhysicalSizeX": "0,25", "PhysicalSizeY": "0,25"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", PIXELS, ome=True, metadata=metadata, photometric="rgb")
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert slide.stated_mpp is None
+
+
+@pytest.mark.parametrize("colours", ["palette", "miniswhite", "separated"])
+def test_colours_that_tiffslide_would_get_wrong_are_refused(tmp_path: Path, colours: str) -> None:
+    pixels, options = PIXELS[..., 0], {}
+    if colours == "palette":
+        options["colormap"] = np.arange(768, dtype=np.uint16).reshape(3, 256)
+    if colours == "separated":
+        pixels = np.dstack([PIXELS, pixels])
+    tifffile.imwrite(tmp_path / "a.tif", pixels, tile=(64, 64), photometric=colours, **options)
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert slide.backend == "openslide"  # which gets them right
+    with pytest.raises(SlideError, match="open a local copy with OpenSlide"):
+        open_slide(tmp_path / "a.tif", backend="tiffslide")
 
 
 def test_urls(sample_slide: Path, tmp_path: Path) -> None:
@@ -136,6 +181,10 @@ def test_urls(sample_slide: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(picture.read_region(0, 0, 0, 300, 200), PIXELS)
     with open_slide(sample_slide.as_uri()) as slide:
         assert slide.backend == "openslide"
+    with zipfile.ZipFile(tmp_path / "slides.zip", "w") as archive:
+        archive.write(sample_slide, "a.svs")
+    with open_slide(f"zip://a.svs::{tmp_path / 'slides.zip'}") as slide:
+        np.testing.assert_array_equal(slide.read_at_mpp(300, 300, 200, 200, 0.8), expected)
     for url in ("memory://slides/none.svs", "nonsense://a/b.svs"):
         with pytest.raises(SlideError):
             open_slide(url)

@@ -194,9 +194,10 @@ def test_mpp_must_be_known_and_sensible(tmp_path: Path) -> None:
         pytest.raises(MissingMppError, match=r"a\.png does not state .*--slide-mpp"),
     ):
         slide.read_at_mpp(0, 0, 8, 8, 0.5)
-    Image.fromarray(smooth(50, 40)).save(path, dpi=(72, 72))
-    with open_slide(path) as slide, pytest.raises(MissingMppError, match=r"states 352\.7.*--slide-mpp"):
-        _ = slide.mpp
+    for dpi, stated in ((72, r"352\.7"), (600, r"42\.3")):  # of a screen, of a journal
+        Image.fromarray(smooth(50, 40)).save(path, dpi=(dpi, dpi))
+        with open_slide(path) as slide, pytest.raises(MissingMppError, match=rf"states {stated}.*--slide-mpp"):
+            _ = slide.mpp
     with open_slide(path, slide_mpp=(0.5, 0.25)) as slide:
         assert slide.mpp == (0.5, 0.25)
         assert slide.read_at_mpp(0, 0, 50, 20, 0.5).shape == (20, 50, 3)

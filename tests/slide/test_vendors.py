@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,3 +138,6 @@ def test_an_interrupted_copy_is_one_clear_line(tmp_path: Path, scene: np.ndarray
             open_slide(scan.path)
         assert "\n" not in str(caught.value)
         assert str(scan.path) in str(caught.value)
+    shutil.rmtree(tmp_path / "m" / "slide")
+    with pytest.raises(SlideError, match="without its pixels: the folder slide"):  # and is no picture of the glass
+        open_slide(mirax.path)

@@ -105,6 +105,12 @@ def test_an_empty_grid_makes_an_empty_store(tmp_path: Path) -> None:
     assert len(TileStore.open(tmp_path / "empty.zarr").grid) == 0
 
 
+def test_whole_numbers_may_be_given_as_such(tmp_path: Path) -> None:
+    spec = GridSpec(1, tile_size=256, overlap=0, min_tissue=0)
+    made = write_store(SLIDE, plan_grid(SLIDE, spec, tissue=all_tissue(SLIDE)), tmp_path / "slide.zarr")
+    assert made.grid.spec == spec == GridSpec(1.0, tile_size=256, overlap=0, min_tissue=0.0)
+
+
 def test_writing_again_reads_no_pixel(store: Path, grid: Any) -> None:
     slide: Any = FakeSlide(dimensions=(700, 500))
     calls: list[tuple[int, int]] = []
@@ -195,11 +201,23 @@ def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path, grid: Any) -
     with pytest.raises(StoreError, match="no tile store at"):
         TileStore.open(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("mine")
-    for target in (tmp_path, tmp_path / "notes.txt"):
+    (tmp_path / "figures" / "tissue").mkdir(parents=True)  # a name that arrays of a store have, too
+    (tmp_path / "figures" / "tissue" / "slide.png").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    for target in (tmp_path, tmp_path / "notes.txt", tmp_path / "figures"):
         assert not is_store(target)
         with pytest.raises(StoreError, match="choose another --out"):
             write_store(SLIDE, grid, target)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_only_temporary_files_of_the_store_itself_are_swept(store: Path, grid: Any) -> None:
+    ours, of_a_query = (store / part / "c" / "0" / ".0.1234.tmp" for part in ("pixels", "embeddings/m-1/image_tokens"))
+    for file in (ours, of_a_query):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    write_store(SLIDE, grid, store)
+    assert (ours.exists(), of_a_query.exists()) == (False, True)
 
 
 json_values = st.recursive(

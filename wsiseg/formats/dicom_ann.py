@@ -27,7 +27,7 @@ from wsiseg.errors import OutputError
 from wsiseg.geojson import Annotation, safe_polygons
 from wsiseg.qupath import clean_class, clean_name
 from wsiseg.review import EDITED
-from wsiseg.slide.dicom import series_uid
+from wsiseg.slide.dicom import files_of_series, series_uid
 from wsiseg.tiles import TileStore, is_store
 
 SCHEME = "99WSISEG"
@@ -86,17 +86,12 @@ def _finest(source: str) -> pydicom.Dataset:
     """The header of the finest level of the series that the file `source` belongs to."""
     if not Path(source).is_file():
         raise OutputError(f"there is no slide {source}: give the one of the outlines with --slide")
-    series = series_uid(Path(source))
-    if series is None:
+    if series_uid(Path(source)) is None:
         raise OutputError(
             f"{source} is not a DICOM slide: DICOM annotations refer to a slide by its DICOM identifiers; "
             "choose another format"
         )
-    levels = [
-        pydicom.dcmread(path, stop_before_pixels=True)
-        for path in sorted(Path(source).parent.iterdir())
-        if path.is_file() and series_uid(path) == series
-    ]
+    levels = [pydicom.dcmread(path, stop_before_pixels=True) for path in files_of_series(Path(source))]
     levels = [
         level
         for level in levels

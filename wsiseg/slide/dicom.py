@@ -30,6 +30,14 @@ def first_of_series(paths: Sequence[Path]) -> list[Path]:
     return kept
 
 
+def files_of_series(path: Path) -> list[Path]:
+    """The files of the series that the DICOM file `path` belongs to, in its folder; `path` alone if it names none."""
+    series = series_uid(path)
+    if series is None:
+        return [path]
+    return [file for file in sorted(path.parent.iterdir()) if file.is_file() and series_uid(file) == series]
+
+
 def series_uid(path: Path) -> str | None:
     """SeriesInstanceUID of a DICOM file (PS3.10, little-endian, not deflated); None where none is found."""
     return _uids(path)[1]

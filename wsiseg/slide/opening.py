@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsiseg.errors import SlideError
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 BACKENDS = ("openslide", "tiffslide", "image")
 
+# JPEG 2000 (Aperio's own kinds have other numbers), WebP, JPEG XL: OpenSlide sees a slide, and then cannot read it.
+_TIFFSLIDE_COMPRESSIONS = (34712, 50001, 50002)
+
 
 def open_slide(
     source: str | os.PathLike[str],
@@ -27,9 +31,9 @@ def open_slide(
     """Open a slide.
 
     source: a path, or a URL that fsspec knows. backend: one of BACKENDS; None chooses by content: OpenSlide
-    for what it recognises, except OME-TIFF, whose pyramids it does not see; tiffslide for other tiled TIFF
-    and for TIFF behind a URL; Pillow for plain images. slide_mpp: microns per level-0 pixel, one number or
-    (x, y), in place of what the slide states.
+    for what it recognises, except OME-TIFF, whose pyramids it does not see, and TIFF in codecs that it lacks;
+    tiffslide for these, for other tiled TIFF and for TIFF behind a URL; Pillow for plain images.
+    slide_mpp: microns per level-0 pixel, one number or (x, y), in place of what the slide states.
 
     Raises:
         SlideError: missing, empty, damaged, a directory, or in no known format; or it gives no answer.
@@ -82,10 +86,11 @@ def _opener(backend: str) -> Callable[[str, float | tuple[float, float] | None],
 def _detect(source: str, begin: bytes) -> str:
     is_tiff = begin[:4] in TIFF_MAGICS
     if is_url(source):
+        _refuse_lone_mirax(source)
         return "tiffslide" if is_tiff else "image"
     import openslide
 
-    if is_tiff and _is_ome(source):
+    if is_tiff and _ask_tiff(source, _is_for_tiffslide):
         return "tiffslide"
     if openslide.OpenSlide.detect_format(source) is not None:
         return "openslide"
@@ -94,11 +99,21 @@ def _detect(source: str, begin: bytes) -> str:
             if not chain_is_whole(file):
                 raise SlideError(f"{source} is a truncated TIFF: copy or download the slide again")
         return "tiffslide" if _is_tiled(source) else "image"
+    _refuse_lone_mirax(source)
     return "image"
 
 
-def _is_ome(source: str) -> bool:
-    return _ask_tiff(source, lambda tiff: bool(tiff.is_ome))
+def _refuse_lone_mirax(source: str) -> None:
+    """The .mrxs of a slide is itself a picture, of the glass: without its folder it would pass for a plain image."""
+    if source.lower().endswith(".mrxs"):
+        raise SlideError(
+            f"{source} is a MIRAX slide without its pixels: the folder {Path(source).stem}, which holds them, must lie "
+            "beside it, whole and on a local disk"
+        )
+
+
+def _is_for_tiffslide(tiff: tifffile.TiffFile) -> bool:
+    return bool(tiff.is_ome) or tiff.pages.first.compression in _TIFFSLIDE_COMPRESSIONS
 
 
 def _is_tiled(source: str) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 
 from wsiseg.errors import PixelError, SlideError
 from wsiseg.slide.base import Header, Slide
+from wsiseg.slide.dicom import files_of_series
 from wsiseg.slide.resample import WHITE
 from wsiseg.slide.scale import stated_mpp, tidy
 from wsiseg.slide.source import fingerprint, head
@@ -91,16 +94,13 @@ def _open(source: str) -> openslide.OpenSlide:
 def _header(source: str, handle: openslide.OpenSlide) -> Header:
     properties = dict(handle.properties)
     bounds = tuple(properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height"))
-    # A TIFF is one file. Of the others (MIRAX, VMS, DICOM) the pixels lie in files beside the one named.
-    single_file = head(source)[:4] in TIFF_MAGICS
-    if single_file:
+    if head(source)[:4] in TIFF_MAGICS:
         _check_tiles(source)
-    quickhash = "" if single_file else properties.get("openslide.quickhash-1", "")
     return Header(
         vendor=properties.get("openslide.vendor", "unknown"),
         level_dimensions=handle.level_dimensions,
         level_downsamples=handle.level_downsamples,
-        fingerprint=fingerprint(source, quickhash),
+        fingerprint=_fingerprint(source, properties),
         mpp=stated_mpp(properties.get("openslide.mpp-x"), properties.get("openslide.mpp-y")),
         objective_power=tidy(properties.get("openslide.objective-power")),
         l0_bounds=None if None in bounds else tuple(int(value) for value in bounds),  # type: ignore
@@ -108,6 +108,16 @@ def _header(source: str, handle: openslide.OpenSlide) -> Header:
         icc_profile=handle._profile,
         properties=properties,
     )
+
+
+def _fingerprint(source: str, properties: Mapping[str, str]) -> str:
+    """A TIFF is one file; of the others (MIRAX, VMS, DICOM) the pixels lie in files beside the one named."""
+    if head(source)[:4] in TIFF_MAGICS:
+        return fingerprint(source)
+    if properties.get("openslide.vendor") == "dicom":  # any file of the series may be named, and any may change
+        parts = sorted({fingerprint(str(file)) for file in files_of_series(Path(source))})
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+    return fingerprint(source, properties.get("openslide.quickhash-1", ""))
 
 
 def _check_tiles(source: str) -> None:

@@ -32,6 +32,7 @@ class RemoteFile(io.RawIOBase):
         super().__init__()
         self.name = url
         self._file: Any = None
+        self._opened: Any = None
         self._at = 0
         self._size = self._tried(lambda file: int(file.seek(0, os.SEEK_END)))
 
@@ -94,7 +95,8 @@ class RemoteFile(io.RawIOBase):
 
         file = self._file
         if file is None:
-            file = self._file = fsspec.open(self.name, "rb").open()
+            self._opened = fsspec.open(self.name, "rb")  # kept: a zip archive is closed with its file system
+            file = self._file = self._opened.open()
         return function(file)
 
 

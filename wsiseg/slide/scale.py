@@ -6,9 +6,9 @@ import math
 
 from wsiseg.errors import MissingMppError
 
-# 100x oil objectives reach 0.05 µm/px; DICOM overviews go up to about 30. Beyond 50 lie the print
-# resolutions that image editors write (300, 96 and 72 dpi are 85, 265 and 353 µm/px).
-MPP_RANGE = (0.05, 50.0)
+# 100x oil objectives reach 0.05 µm/px; DICOM overviews go up to about 30. Beyond 40 lie the print
+# resolutions that image editors write (600, 300, 96 and 72 dpi are 42, 85, 265 and 353 µm/px).
+MPP_RANGE = (0.05, 40.0)
 
 
 def plausible(mpp: tuple[float, float]) -> bool:

@@ -13,11 +13,14 @@ import numpy as np
 import tifffile
 
 from wsiseg.errors import SlideError
+from wsiseg.slide.scale import tidy
 
 # tifffile reports damage on its logger; without a handler Python would print that beside our one-line errors.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+END_OF_JPEG = b"\xff\xd9"
 
 # Vendors whose levels are grids of tiles without overlap, gap or offset: a tile's index gives its place. So are OME's,
 # but their pages may be channels and planes of other images.
@@ -79,21 +82,21 @@ def lies_about_dimensions(source: str) -> SlideError:
     )
 
 
-def ome_mpp(description: str) -> tuple[float | None, float | None]:
-    """PhysicalSizeX and PhysicalSizeY of the first image of an OME-XML text, in microns."""
+def ome_mpp(description: str, size: tuple[int, int]) -> tuple[float | None, float | None]:
+    """PhysicalSizeX and PhysicalSizeY, in microns, of the image of `size` (width, height) in an OME-XML text."""
     try:
-        root = ElementTree.fromstring(description)
+        nodes = ElementTree.fromstring(description).iter()
     except ElementTree.ParseError:
         return None, None
-    pixels = next(root.iter("{*}Pixels"), None)
-    if pixels is None:
-        pixels = next((node for node in root.iter() if node.tag.endswith("}Pixels")), None)
+    images = [node for node in nodes if node.tag.rpartition("}")[2] == "Pixels"]
+    stated = tuple(map(str, size))
+    pixels = next((image for image in images if (image.get("SizeX"), image.get("SizeY")) == stated), None)
     if pixels is None:
         return None, None
 
-    def size(axis: str) -> float | None:
-        value = pixels.get(f"PhysicalSize{axis}")
+    def physical(axis: str) -> float | None:
+        value = tidy(pixels.get(f"PhysicalSize{axis}"))
         unit = _MICRONS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        return None if value is None or unit is None else float(value) * unit
+        return None if value is None or unit is None else value * unit
 
-    return size("X"), size("Y")
+    return physical("X"), physical("Y")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 
 from wsiseg.errors import PixelError, SlideError
 from wsiseg.slide.base import Header, Slide
@@ -16,6 +18,7 @@ from wsiseg.slide.resample import WHITE
 from wsiseg.slide.scale import stated_mpp, tidy
 from wsiseg.slide.source import fingerprint, is_url, open_binary
 from wsiseg.slide.tiff import (
+    END_OF_JPEG,
     PLAIN_TILED,
     chain_is_whole,
     has_all_tiles,
@@ -26,6 +29,7 @@ from wsiseg.slide.tiff import (
 
 # Their tiles overlap, each with its neighbours in its own way, which tiffslide does not undo.
 _STITCHED = ("trestle", "ventana")
+_COLOURS = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
 
 
 class TiffSlideSlide(Slide):
@@ -95,6 +99,7 @@ def _header(source: str, handle: Any) -> Header:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # "metadata parsing only partially implemented"
+            _arrange(handle.ts_tifffile)
             properties = handle.properties
         series = handle.ts_tifffile.series[properties["tiffslide.series-index"]]
     except Exception as error:
@@ -102,10 +107,13 @@ def _header(source: str, handle: Any) -> Header:
     _check_pixels(source, handle, series)
     for every in handle.ts_tifffile.series:
         for level in every.levels:
-            level.keyframe.nodata = WHITE  # tiles that were not scanned, black otherwise
+            page = level.keyframe
+            page.nodata = WHITE  # tiles that were not scanned, black otherwise
+            if page.compression == tifffile.COMPRESSION.JPEG and not handle.ts_tifffile.is_ndpi:  # cut into pieces
+                page.decode = _refusing_cut_off(page.decode)
     mpp_x, mpp_y = properties["tiffslide.mpp-x"], properties["tiffslide.mpp-y"]
     if handle.ts_tifffile.is_ome:
-        ome_x, ome_y = ome_mpp(handle.ts_tifffile.ome_metadata or "")
+        ome_x, ome_y = ome_mpp(handle.ts_tifffile.ome_metadata or "", handle.dimensions)
         mpp_x, mpp_y = ome_x or mpp_x, ome_y or mpp_y
     bounds = tuple(properties.get(f"tiffslide.bounds-{name}") for name in ("x", "y", "width", "height"))
     return Header(
@@ -122,13 +130,39 @@ def _header(source: str, handle: Any) -> Header:
     )
 
 
+def _arrange(tiff: Any) -> None:
+    """Before tiffslide looks: it takes the first image for the slide, and planes for colours only where they are C."""
+    if tiff.is_ome:  # may begin with the overview of the glass
+        tiff.series.sort(key=lambda series: series.keyframe.imagewidth * series.keyframe.imagelength, reverse=True)
+    for series in tiff.series:
+        for level in series.levels:
+            if level.axes == "SYX":  # red, green and blue in planes
+                level._axes_squeezed = "CYX"
+
+
+def _refusing_cut_off(decode: Callable[..., Any]) -> Callable[..., Any]:
+    """`decode` of a JPEG page, but not of streams without an end: the decoder would make up the rest in grey."""
+
+    def decoded(data: bytes | None, *args: Any, **options: Any) -> Any:
+        if data and END_OF_JPEG not in data:
+            raise ValueError("premature end of JPEG data")
+        return decode(data, *args, **options)
+
+    return decoded
+
+
 def _check_pixels(source: str, handle: Any, series: Any) -> None:
-    channels = series.shape[series.axes.index("S")] if "S" in series.axes else None
-    channels = channels or (series.shape[series.axes.index("C")] if "C" in series.axes else 1)
-    if series.dtype != np.uint8 or channels not in (1, 3, 4):
+    channels = next((series.shape[series.axes.index(axis)] for axis in "SC" if axis in series.axes), 1)
+    # A fourth sample of a pixel is alpha, a fourth channel some stain.
+    if series.dtype != np.uint8 or channels not in ((1, 3, 4) if "S" in series.axes else (1, 3)):
         raise SlideError(
             f"{source} holds {channels} channel(s) of {series.dtype}: wsiseg reads 8-bit RGB or grey slides; "
             "export the slide as 8-bit RGB first"
+        )
+    if series.keyframe.photometric not in _COLOURS:
+        raise SlideError(
+            f"{source} holds a palette, CMYK, Lab or inverted grey, which tiffslide does not turn into RGB: "
+            "open a local copy with OpenSlide, or export the slide as 8-bit RGB first"
         )
     size = handle.ts_tifffile.filehandle.size
     pages = [page for level in series.levels for page in level if page is not None]

@@ -55,6 +55,8 @@ class GridSpec:
             )
         if not 0 <= self.min_tissue <= 1:
             raise StoreError(f"tile grid: minimum tissue must lie in 0..1, not {self.min_tissue!r}")
+        for name in ("mpp", "min_tissue"):  # 1 and 1.0 are one grid, but two texts in a fingerprint
+            object.__setattr__(self, name, float(getattr(self, name)))
 
     @property
     def m_stride(self) -> int:

@@ -27,11 +27,14 @@ import numpy as np
 import tifffile
 
 from wsiseg.slide.resample import WHITE, resample_region
+from wsiseg.slide.tiff import END_OF_JPEG
 from wsiseg.tiles.ahead import map_ahead
 from wsiseg.tiles.grid import Grid
 
 if TYPE_CHECKING:
     from wsiseg.slide import Slide
+
+_HOLE = bytes(512)  # a sector that was never written; no coded picture has so many zeros, but for a flat one
 
 MAX_KEPT_BYTES = 64 << 20  # decoded native tiles kept for the next row; beyond it some are decoded twice
 
@@ -65,6 +68,8 @@ class NativeLevel:
         with self._lock:
             self._file.seek(self._offsets[index])
             data = self._file.read(self.byte_counts[index])
+        if not _is_whole(data):
+            raise ValueError(f"native tile {key} is damaged, or needs a closer look")
         decoded, _, _ = self._page.decode(data, index, jpegtables=self._page.jpegtables)
         if decoded is None:
             raise ValueError(f"native tile {key} is empty")
@@ -93,6 +98,15 @@ class NativeLevel:
         if self._lock.acquire(blocking=False):  # else a read hangs in the file, and closing would too
             self._file.close()
         self._page.parent.close()
+
+
+def _is_whole(jpeg: bytes) -> bool:
+    """Whether a JPEG stream ends as it should, and has no hole of zeros.
+
+    What is missing in one, libjpeg makes up in grey; OpenSlide takes its warning for an error, imagecodecs drops it.
+    """
+    coded = jpeg.rstrip(b"\0")
+    return coded.endswith(END_OF_JPEG) and _HOLE not in coded
 
 
 def open_native_level(slide: Slide, level: int) -> NativeLevel | None:

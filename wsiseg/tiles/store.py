@@ -209,7 +209,8 @@ def write_store(
                 f"{folder} was begun by {stored.software} and this is {wanted.software}: "
                 "delete it, or finish it with the version that began it"
             )
-        for leftover in folder.rglob(".*.tmp"):
+        # Not below `embeddings`: a query may be writing there at this moment.
+        for leftover in (*folder.glob(".*.tmp"), *(folder / "pixels").rglob(".*.tmp")):
             leftover.unlink()
         if pixels:
             # Without leave to skip, what was left out before is tried again.
@@ -294,8 +295,7 @@ def _shard_tiles(shard: int, total: int) -> int:
 
 def _write_skeleton(folder: Path, grid: Grid, attributes: StoreAttributes) -> None:
     """The arrays' metadata and the coordinates, then the group's `zarr.json`, which makes it a store."""
-    foreign = [entry.name for entry in folder.iterdir() if entry.name not in ARRAYS]
-    foreign = [name for name in foreign if not name.endswith(".tmp")]
+    foreign = [entry.name for entry in folder.iterdir() if not _is_leftover(entry)]
     if foreign:
         raise StoreError(f"{folder} is a folder with other things in it ({foreign[0]}): choose another --out")
     import zarr
@@ -332,6 +332,13 @@ def _write_skeleton(folder: Path, grid: Grid, attributes: StoreAttributes) -> No
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
     _write_group(folder, attributes)
+
+
+def _is_leftover(entry: Path) -> bool:
+    """Whether an interrupted run left this; a folder of the user's may be called `tissue` or `pixels`, too."""
+    if entry.name in ARRAYS and entry.is_dir():
+        return all(part.name in ("zarr.json", "c") or part.suffix == ".partial" for part in entry.iterdir())
+    return entry.name.startswith(".") and entry.suffix == ".tmp"
 
 
 def _write_group(folder: Path, attributes: StoreAttributes) -> None:
