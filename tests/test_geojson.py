@@ -28,6 +28,7 @@ from wsiseg.qupath import (
     clean_class,
     clean_name,
     clean_text,
+    query_class,
 )
 
 SQUARE = shapely.box(0, 0, 10, 10)
@@ -185,7 +186,9 @@ def test_long_and_dirty_texts() -> None:
     assert len(long) <= MAX_TEXT
     assert long.endswith("word…")
     assert len(clean_text("x" * 10_000)) == MAX_TEXT
-    assert clean_class(" Tumor:\nPositive* ") == "Tumor Positive"
+    assert clean_class(" Tumor:\nPositive* ") == "Tumor: Positive*"
+    assert query_class(" Tumor:\nPositive* ") == "Tumor Positive"
+    assert clean_class(f":{'a' * 98} : b") == f"{'a' * 98}"
     assert len(clean_class("é" * 1000)) == MAX_NAME
 
 
@@ -226,16 +229,21 @@ def test_qupath_exports_are_read(tmp_path: Path) -> None:
                 },
             },
             {"type": "Feature", "geometry": polygon, "properties": {"color": [9, 8, 7]}},
+            {"type": "Feature", "geometry": polygon, "properties": {"classification": "Ignore*"}},
         ]
     ).replace('"metadata": {', '"metadata": {}, "metadata": {', 1)
     path = tmp_path / "q.geojson.gz"
     path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + text.encode()))
-    parent, child, last = read_geojson(path)
-    assert (parent.classification, parent.color) == ("Tumor Positive", (200, 0, 0))
+    parent, child, last, ignored = read_geojson(path)
+    assert (parent.classification, parent.color) == ("Tumor: Positive", (200, 0, 0))
     assert (parent.measurements, parent.metadata) == ({"Area": 16.0}, {"a": "1"})
     assert (child.object_type, child.classification, child.color) == ("cell", "Stroma", (150, 200, 150))
     assert (last.classification, last.color) == ("", (9, 8, 7))
+    assert ignored.classification == "Ignore*"
     assert all(a.geometry.area == 16 for a in (parent, child, last))
+    again = written([parent, child, last, ignored], tmp_path / "again.geojson")
+    assert check_dialect(again) == []
+    assert read_geojson(again) == [parent, child, last, ignored]
 
 
 @pytest.mark.parametrize(
@@ -297,7 +305,9 @@ def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
         (("properties", "classification", "color"), ...),
         (("properties", "classification", "color"), [1, 2, 3.5]),
         (("properties", "classification", "name"), "a\nb"),
-        (("properties", "classification", "name"), "a: b"),
+        (("properties", "classification", "name"), "a:b"),
+        (("properties", "classification", "name"), "a: : b"),
+        (("properties", "classification", "name"), "a:"),
         (("properties", "classification"), "c"),
         (("properties", "measurements"), {"a": float("nan")}),
         (("properties", "measurements"), {"a": True}),

@@ -340,7 +340,7 @@ def _classification(properties: dict[str, Any]) -> tuple[str, Color]:
     if isinstance(value, dict):
         color = value.get("color", value.get("colorRGB"))
         name = value.get("name", value.get("names", ""))
-        value = " ".join(map(str, name)) if isinstance(name, list) else name
+        value = ": ".join(map(str, name)) if isinstance(name, list) else name
     if value is not None and not isinstance(value, str):
         raise GeoJSONError(f"classification is neither a text nor an object with a name: {_short(value)}")
     name = clean_class(value or "")

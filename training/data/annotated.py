@@ -22,6 +22,7 @@ from wsiseg.errors import DataError, MissingMppError
 from wsiseg.fleet.jobs import IMAGE_SUFFIXES, SLIDE_SUFFIXES
 from wsiseg.geojson import Annotation, read_geojson
 from wsiseg.mask import l0_origin
+from wsiseg.qupath import query_class
 from wsiseg.slide import open_slide
 from wsiseg.tiles.grid import tile_starts
 from wsiseg.training.data.concepts import concept_named
@@ -113,7 +114,7 @@ def samples_of(slides: Sequence[AnnotatedSlide], mpp: float, source: str) -> Ite
     Raises:
         DataError: neither the slide nor the index says what its scale is.
     """
-    classes = sorted({concept_named(a.classification) for entry in slides for a in entry.structures})
+    classes = sorted({_concept(a) for entry in slides for a in entry.structures})
     for entry in slides:
         if not any(a.classification for a in entry.annotations):
             continue
@@ -138,7 +139,7 @@ def _tiles(entry: AnnotatedSlide, classes: list[str], mpp: float, source: str) -
         if not len(m_regions) and entry.structures:
             _log.warning("%s has no Region* annotation: taken as annotated within the box around all", entry.slide)
             m_regions = np.array([shapely.box(*shapely.total_bounds(to_m(entry.structures)))])
-        m_polygons, of_class = to_m(entry.structures), [concept_named(a.classification) for a in entry.structures]
+        m_polygons, of_class = to_m(entry.structures), [_concept(a) for a in entry.structures]
         for m_region in m_regions:
             left, top, right, bottom = (round(side) for side in m_region.bounds)
             width, height = (min(TILE_PX, max(1, length)) for length in (right - left, bottom - top))
@@ -168,6 +169,10 @@ def _tiles(entry: AnnotatedSlide, classes: list[str], mpp: float, source: str) -
 def _starts(first: int, end: int, size: int) -> np.ndarray:
     """Starts of tiles of `size` that cover first..end and do not leave it."""
     return np.minimum(first + tile_starts(end - first, size, 0), max(first, end - size))
+
+
+def _concept(annotation: Annotation) -> str:
+    return concept_named(query_class(annotation.classification))
 
 
 def _is_region(annotation: Annotation) -> bool:
