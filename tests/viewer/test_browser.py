@@ -289,6 +289,8 @@ def test_what_was_not_saved_outlives_the_server(slide_path, geojson, running_vie
             break
         page.wait_for_timeout(100)
     again = open_page(running_view(slide_path, geojson))  # the other one might as well be dead
+    for key in ("Escape", "Escape", "n", "r", "Control+s"):  # nothing is done, let alone saved over it
+        again.keyboard.press(key)
     assert again.locator("#save").is_disabled()
     again.click("#draft-take")
     again.wait_for_selector("#banner:has-text('Taken up')")

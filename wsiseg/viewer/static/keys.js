@@ -5,7 +5,7 @@
 export function bindKeys(bindings, dialog, isBusy) {
   const actions = new Map(bindings.flatMap(({ keys, run }) => keys.map((key) => [key, run])));
   document.addEventListener("keydown", (event) => {
-    if (dialog.open) return;
+    if (document.querySelector("dialog[open]")) return;
     const name = pressed(event);
     const typing = event.target.matches("textarea, input:not([type=checkbox], [type=range], [type=radio]), select");
     if (typing && name !== "Escape" && name !== "ctrl+s") return;
