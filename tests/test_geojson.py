@@ -86,6 +86,7 @@ anything = st.builds(
     metadata=st.dictionaries(texts, texts, max_size=3),
     object_type=st.sampled_from(OBJECT_TYPES),
     is_locked=st.booleans(),
+    nucleus=st.none() | shapes(),
 )
 
 
@@ -103,8 +104,9 @@ def test_whatever_is_written_is_safe_and_comes_back_unchanged(tmp_path_factory, 
             clean_class(before.classification),
         )
         assert set(after.metadata.values()) <= {clean_text(text) for text in before.metadata.values()}
-        expected = repair(np.array([before.geometry]))[0]
-        assert shapely.equals(after.geometry, expected)
+        assert (after.nucleus is None) == (before.nucleus is None)
+        for kept, handed in ((after.geometry, before.geometry), (after.nucleus, before.nucleus)):
+            assert handed is None or shapely.equals(kept, repair(np.array([handed]))[0])
     again = written(once, path.with_name("b.geojson"))
     assert again.read_bytes() == path.read_bytes()
     assert read_geojson(again) == once  # what is clean loses nothing
@@ -223,6 +225,7 @@ def test_qupath_exports_are_read(tmp_path: Path) -> None:
                         {
                             "type": "Feature",
                             "geometry": polygon,
+                            "nucleusGeometry": {"type": "Polygon", "coordinates": [[[1, 1], [2, 1], [2, 2], [1, 1]]]},
                             "properties": {"objectType": "cell", "classification": "Stroma"},
                         }
                     ],
@@ -238,6 +241,7 @@ def test_qupath_exports_are_read(tmp_path: Path) -> None:
     assert (parent.classification, parent.color) == ("Tumor: Positive", (200, 0, 0))
     assert (parent.measurements, parent.metadata) == ({"Area": 16.0}, {"a": "1"})
     assert (child.object_type, child.classification, child.color) == ("cell", "Stroma", (150, 200, 150))
+    assert child.nucleus == shapely.Polygon([(1, 1), (2, 1), (2, 2)])
     assert (last.classification, last.color) == ("", (9, 8, 7))
     assert ignored.classification == "Ignore*"
     assert all(a.geometry.area == 16 for a in (parent, child, last))
@@ -313,6 +317,7 @@ def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
         (("properties", "measurements"), {"a": True}),
         (("properties", "metadata"), {"a": ["b"]}),
         (("properties", "color"), "#ffffff"),
+        (("nucleusGeometry",), {"type": "Point", "coordinates": [1, 1]}),
     ],
 )
 def test_check_dialect_finds_what_breaks_an_import(tmp_path: Path, keys, value) -> None:

@@ -12,7 +12,7 @@ import math
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -40,6 +40,7 @@ class Annotation:
     measurements: what is not finite is left out of the file; QuPath takes what is missing for NaN.
     metadata: shown by QuPath beside the measurements; the key `qupath.DESCRIPTION` as the object's
         description.
+    nucleus: of a cell, as QuPath has it beside the geometry.
     """
 
     id: uuid.UUID
@@ -51,6 +52,7 @@ class Annotation:
     metadata: dict[str, str] = field(default_factory=dict)
     object_type: str = "annotation"
     is_locked: bool = False
+    nucleus: shapely.Polygon | shapely.MultiPolygon | None = None
 
 
 def annotation_id(geometry: shapely.Geometry, *made_by: str) -> uuid.UUID:
@@ -110,9 +112,12 @@ def read_collection(path: str | os.PathLike[str]) -> tuple[list[Annotation], dic
     if not isinstance(features, list):
         raise GeoJSONError(f"{path}: `features` is not a list")
     annotations: list[Annotation] = []
-    for i, (feature, shape) in enumerate(zip(features, _plain_polygons(features), strict=True)):
+    members = [feature if isinstance(feature, dict) else {} for feature in features]
+    shapes = _plain_polygons([feature.get("geometry") for feature in members])
+    nuclei = _plain_polygons([feature.get("nucleusGeometry") for feature in members])
+    for i, feature in enumerate(features):
         try:
-            annotations.extend(_annotations(feature, shape))
+            annotations.extend(_annotations(feature, shapes[i], nuclei[i]))
         except (GeoJSONError, TypeError, ValueError, OverflowError, RecursionError, GEOSException) as error:
             raise GeoJSONError(f"{path}: feature {i}: {error}") from error
     return annotations, run if isinstance(run, dict) else {}
@@ -122,11 +127,13 @@ def read_collection(path: str | os.PathLike[str]) -> tuple[list[Annotation], dic
 
 
 def _features(batch: list[Annotation], first: int) -> Iterator[bytes]:
+    nuclei = _geometries([replace(a, geometry=a.nucleus) for a in batch if a.nucleus is not None], first)
     for annotation, geometry in zip(batch, _geometries(batch, first), strict=True):
-        shape = orjson.dumps(geometry, option=orjson.OPT_SERIALIZE_NUMPY)
-        yield b'{"type":"Feature","id":"%b","geometry":%b,"properties":{%b%b}}' % (
+        nucleus = b"" if annotation.nucleus is None else b',"nucleusGeometry":' + _json(next(nuclei))
+        yield b'{"type":"Feature","id":"%b","geometry":%b%b,"properties":{%b%b}}' % (
             str(annotation.id).encode(),
-            shape,
+            _json(geometry),
+            nucleus,
             _described(
                 annotation.object_type,
                 annotation.name,
@@ -137,6 +144,10 @@ def _features(batch: list[Annotation], first: int) -> Iterator[bytes]:
             ),
             _measured(annotation.measurements),
         )
+
+
+def _json(geometry: dict[str, Any]) -> bytes:
+    return orjson.dumps(geometry, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def safe_polygons(annotations: Sequence[Annotation], first: int = 0) -> np.ndarray:
@@ -233,8 +244,10 @@ def _parse(data: bytes, path: str | os.PathLike[str]) -> Any:
         raise GeoJSONError(f"{path} is not GeoJSON: {error}") from error
 
 
-def _annotations(feature: Any, shape: shapely.Polygon | None = None) -> Iterator[Annotation]:
-    """One feature and its children. shape: its geometry where that is built already."""
+def _annotations(
+    feature: Any, shape: shapely.Polygon | None = None, nucleus: shapely.Polygon | None = None
+) -> Iterator[Annotation]:
+    """One feature and its children. shape, nucleus: its geometries where they are built already."""
     if not isinstance(feature, dict) or feature.get("type") != "Feature":
         raise GeoJSONError("not a Feature")
     properties = feature.get("properties", {})
@@ -247,6 +260,8 @@ def _annotations(feature: Any, shape: shapely.Polygon | None = None) -> Iterator
     name = properties.get("name", "")
     if not isinstance(name, str):
         raise GeoJSONError(f"name is not a text: {_short(name)}")
+    if nucleus is None and feature.get("nucleusGeometry") is not None:
+        nucleus = _geometry(feature["nucleusGeometry"])
     yield Annotation(
         id=_id(feature.get("id")),
         geometry=_geometry(feature.get("geometry")) if shape is None else shape,
@@ -257,6 +272,7 @@ def _annotations(feature: Any, shape: shapely.Polygon | None = None) -> Iterator
         metadata=_metadata(properties.get("metadata")),
         object_type=object_type,
         is_locked=properties.get("isLocked") is True,
+        nucleus=nucleus,
     )
     for child in properties.get("childObjects") or ():
         yield from _annotations(child)
@@ -272,7 +288,9 @@ def _id(value: Any) -> uuid.UUID:
 def _geometry(geometry: Any) -> shapely.Polygon | shapely.MultiPolygon:
     kind = geometry.get("type") if isinstance(geometry, dict) else None
     if kind not in ("Polygon", "MultiPolygon"):
-        raise GeoJSONError(f"geometry is not a Polygon or MultiPolygon: {_short(geometry)}")
+        raise GeoJSONError(
+            f"geometry is not a Polygon or MultiPolygon: {_short(geometry)}; export only objects that have an area"
+        )
     coordinates = geometry.get("coordinates")
     if not isinstance(coordinates, list) or not coordinates:
         raise GeoJSONError("geometry has no coordinates")
@@ -285,15 +303,15 @@ def _geometry(geometry: Any) -> shapely.Polygon | shapely.MultiPolygon:
     return shape
 
 
-def _plain_polygons(features: list[Any]) -> np.ndarray:
-    """(N,) the valid Polygons among features, built all at once; None for what `_geometry` has to look at.
+def _plain_polygons(geometries: list[Any]) -> np.ndarray:
+    """(N,) the valid Polygons among GeoJSON geometries, built all at once; None for what `_geometry` has to look at.
 
     One by one they would cost several times as much. Features one after the other have the better messages.
     """
-    shapes = np.full(len(features), None, object)
+    shapes = np.full(len(geometries), None, object)
     try:
-        plain = [i for i, feature in enumerate(features) if _has_plain_rings(feature)]
-        polygons = [features[i]["geometry"]["coordinates"] for i in plain]
+        plain = [i for i, geometry in enumerate(geometries) if _has_plain_rings(geometry)]
+        polygons = [geometries[i]["coordinates"] for i in plain]
         rings = [ring for polygon in polygons for ring in polygon]
         xy = np.array([position for ring in rings for position in ring], np.float64)
     except (TypeError, ValueError, OverflowError, RecursionError):
@@ -308,9 +326,8 @@ def _plain_polygons(features: list[Any]) -> np.ndarray:
     return shapes
 
 
-def _has_plain_rings(feature: Any) -> bool:
-    """Whether the geometry is a Polygon whose rings are closed lists; what they hold is not looked at."""
-    geometry = feature.get("geometry") if isinstance(feature, dict) else None
+def _has_plain_rings(geometry: Any) -> bool:
+    """Whether it is a Polygon whose rings are closed lists; what they hold is not looked at."""
     if not isinstance(geometry, dict) or geometry.get("type") != "Polygon":
         return False
     rings = geometry.get("coordinates")

@@ -144,6 +144,7 @@ def check_dialect(path: str | Path) -> list[str]:
             problems.append(f"feature {i}: the id of an earlier feature")
         seen.add(feature.get("id", ""))
         found = [*_nulls(feature), *_check_id(feature.get("id")), *_check_geometry(feature.get("geometry"))]
+        found += _check_geometry(feature["nucleusGeometry"]) if "nucleusGeometry" in feature else []
         found += _check_properties(feature.get("properties"))
         problems += [f"feature {i}: {problem}" for problem in found]
     return problems
