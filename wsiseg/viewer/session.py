@@ -23,7 +23,7 @@ from wsiseg.result import Result
 from wsiseg.slide import Slide
 from wsiseg.viewer.deepzoom import OVERLAP_PX, TILE_PX, DeepZoom
 from wsiseg.viewer.draft import Draft, basis_of, draft_of, draft_path, read_draft, write_draft
-from wsiseg.viewer.edits import Edits, apply
+from wsiseg.viewer.edits import Edits, apply, is_of_outline
 from wsiseg.viewer.packing import pack
 
 _SAME = 0.5  # shared part of the larger of two outlines, from which they outline the same thing
@@ -121,6 +121,7 @@ class Session:
             "name": annotation.name,
             "classification": annotation.classification,
             "measurements": annotation.measurements,
+            "ofOutline": [name for name in annotation.measurements if is_of_outline(name)],
             "metadata": annotation.metadata,
         }
 
