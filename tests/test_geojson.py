@@ -206,7 +206,7 @@ def test_class_colors() -> None:
 # What QuPath itself exports
 
 
-def test_qupath_exports_are_read(tmp_path: Path) -> None:
+def test_qupath_exports_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     polygon = {"type": "Polygon", "coordinates": [[[0, 0, 5], [4, 0, 5], [4, 4, 5], [0, 4, 5], [0, 0, 5]]]}
     text = json.dumps(
         [
@@ -238,6 +238,7 @@ def test_qupath_exports_are_read(tmp_path: Path) -> None:
     path = tmp_path / "q.geojson.gz"
     path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + text.encode()))
     parent, child, last, ignored = read_geojson(path)
+    assert not caplog.messages
     assert (parent.classification, parent.color) == ("Tumor: Positive", (200, 0, 0))
     assert (parent.measurements, parent.metadata) == ({"Area": 16.0}, {"a": "1"})
     assert (child.object_type, child.classification, child.color) == ("cell", "Stroma", (150, 200, 150))
@@ -248,6 +249,14 @@ def test_qupath_exports_are_read(tmp_path: Path) -> None:
     again = written([parent, child, last, ignored], tmp_path / "again.geojson")
     assert check_dialect(again) == []
     assert read_geojson(again) == [parent, child, last, ignored]
+
+
+def test_what_is_not_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = written([annotation()], tmp_path / "a.geojson")
+    edited(path, "features", 0, "properties", "score\n", value=0.5)
+    edited(path, "features", 0, "geometry", "plane", value={"c": -1, "z": 3, "t": 0})
+    assert read_geojson(path) == [annotation()]
+    assert caplog.messages == [f"{path}: not read, and lost where its outlines are saved: score, the plane (z, t)"]
 
 
 @pytest.mark.parametrize(

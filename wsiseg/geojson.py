@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import math
 import os
 import uuid
@@ -29,6 +30,10 @@ from wsiseg.qupath import OBJECT_TYPES, Color, class_color, clean_class, clean_n
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "annotation.wsiseg")
 _BATCH = 1024
+_PROPERTIES = {
+    "objectType", "name", "color", "classification", "isLocked", "measurements", "metadata", "childObjects",
+}  # fmt: skip
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,8 @@ def read_collection(path: str | os.PathLike[str]) -> tuple[list[Annotation], dic
     """The annotations of a file, children after their parents, and its member `wsiseg` ({} if there is none).
 
     Reads a FeatureCollection, a bare list of Features or one Feature. As QuPath does it takes measurements
-    as an object or a list, classes as an object or a string, and drops what is null, NaN or unknown.
+    as an object or a list, classes as an object or a string, and drops what is null, NaN or unknown; a warning says
+    which properties are unknown, and whether there are planes, which are not kept.
 
     Raises:
         GeoJSONError: not GeoJSON, or feature i (from 0) is not a valid polygon with valid properties.
@@ -120,6 +126,8 @@ def read_collection(path: str | os.PathLike[str]) -> tuple[list[Annotation], dic
             annotations.extend(_annotations(feature, shapes[i], nuclei[i]))
         except (GeoJSONError, TypeError, ValueError, OverflowError, RecursionError, GEOSException) as error:
             raise GeoJSONError(f"{path}: feature {i}: {error}") from error
+    if unread := _unread(members):
+        _log.warning("%s: not read, and lost where its outlines are saved: %s", path, ", ".join(unread))
     return annotations, run if isinstance(run, dict) else {}
 
 
@@ -242,6 +250,17 @@ def _parse(data: bytes, path: str | os.PathLike[str]) -> Any:
             return json.loads(data)  # QuPath writes NaN, which is not JSON; Python's parser takes it
     except (ValueError, OSError, EOFError, RecursionError) as error:
         raise GeoJSONError(f"{path} is not GeoJSON: {error}") from error
+
+
+def _unread(features: list[dict[str, Any]]) -> list[str]:
+    """What features have that an `Annotation` has not."""
+    unknown: set[str] = set()
+    has_planes = False
+    for feature in features:
+        unknown |= (feature.get("properties") or {}).keys() - _PROPERTIES
+        plane = (feature.get("geometry") or {}).get("plane")
+        has_planes |= isinstance(plane, dict) and bool(plane.get("z") or plane.get("t"))
+    return [*map(clean_name, sorted(unknown)), *(["the plane (z, t)"] if has_planes else [])]
 
 
 def _annotations(
