@@ -246,9 +246,11 @@ def test_qupath_exports_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert (last.classification, last.color) == ("", (9, 8, 7))
     assert ignored.classification == "Ignore*"
     assert all(a.geometry.area == 16 for a in (parent, child, last))
-    again = written([parent, child, last, ignored], tmp_path / "again.geojson")
+    plain = annotation(classification="", color=class_color(""))  # as one that has neither class nor colour is read
+    again = written([parent, child, last, ignored, plain], tmp_path / "again.geojson")
+    assert ["color" in f["properties"] for f in json.loads(again.read_text())["features"][2:]] == [True, False, False]
     assert check_dialect(again) == []
-    assert read_geojson(again) == [parent, child, last, ignored]
+    assert read_geojson(again) == [parent, child, last, ignored, plain]
 
 
 def test_what_is_not_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

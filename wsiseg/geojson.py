@@ -220,7 +220,7 @@ def _described(
     rgb = [int(part) for part in color]
     if classification := clean_class(classification):
         properties["classification"] = {"name": classification, "color": rgb}
-    else:
+    elif color != class_color(""):  # QuPath prefers an object's own colour to that of the class it is given later
         properties["color"] = rgb
     properties["isLocked"] = bool(is_locked)
     if metadata:
