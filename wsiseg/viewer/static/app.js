@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { Editor, outline } from "./edit.js";
+import { SILENT } from "./http.js";
 import { bindKeys } from "./keys.js";
 import { $, announce, banner, bindClicks, fatal, toggleTheme } from "./page.js";
 import { Panel, number } from "./panel.js";
@@ -176,7 +177,8 @@ function keepDraft() {
   keepDraft.timer = setTimeout(() => {
     keepDraft.isKept = true;
     api.keepDraft(store.edits()).catch((error) => {
-      if (!keepDraft.hasFailed) banner(error.message, true);
+      // Where it cannot be written once is enough; without a server all that is done is lost.
+      if (!keepDraft.hasFailed || error.message === SILENT) banner(error.message, true);
       keepDraft.hasFailed = true;
     });
   }, 700);
