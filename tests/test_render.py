@@ -71,6 +71,9 @@ def test_every_class_is_in_the_legend(sample_slide: Path) -> None:
     with open_slide(sample_slide) as slide:
         picture = overlay(slide, shapes, max_px=800)
         empty = overlay(slide, [], max_px=800)
+        long = overlay(slide, [annotation(shapely.box(0, 2900, 9, 2910), "glands " * 14)], max_px=800)
+    right = (picture.width - 60, 0, picture.width, 60)
+    assert long.crop(right).tobytes() == empty.crop(right).tobytes()  # a long name leaves the slide to be seen
     corner = picture.crop((0, 0, 150, 80))
     assert is_color(corner, GREEN).sum() > 50
     assert is_color(corner, red).sum() > 50
