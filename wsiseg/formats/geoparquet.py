@@ -101,6 +101,7 @@ def _geo(bounds: list[np.ndarray], kinds: set[str], has_nuclei: bool) -> dict[st
     if bounds:
         corners = np.array(bounds)
         column["bbox"] = [*corners[:, :2].min(axis=0).tolist(), *corners[:, 2:].max(axis=0).tolist()]
-    nucleus = {"nucleus": {"encoding": "WKB", "geometry_types": [], "crs": None, "edges": "planar"}}
-    columns = {"geometry": column} | (nucleus if has_nuclei else {})
+    columns: dict[str, Any] = {"geometry": column}
+    if has_nuclei:
+        columns["nucleus"] = {"encoding": "WKB", "geometry_types": [], "crs": None, "edges": "planar"}
     return {"version": "1.1.0", "primary_column": "geometry", "columns": columns}
