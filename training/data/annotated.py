@@ -3,7 +3,8 @@
 `index.csv` names, for every image of a QuPath project, its slide, its GeoJSON beside the index, the microns per
 pixel that QuPath has for it, and, if somebody added that column, its patient. In a folder without one, every
 GeoJSON lies beside the slide whose name it has. Where a slide has annotations of QuPath's class "Region*", these
-say what was annotated completely; else the box around all annotations does.
+say what was annotated completely; else the box around all annotations does. What is of its class "Ignore*" is no
+structure.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class AnnotatedSlide:
 
     @property
     def structures(self) -> list[Annotation]:
-        return [a for a in self.annotations if a.classification and not _is_region(a)]
+        return [a for a in self.annotations if query_class(a.classification).casefold() not in ("", "region", "ignore")]
 
 
 def read_export(folder: Path) -> list[AnnotatedSlide]:
@@ -176,7 +177,7 @@ def _concept(annotation: Annotation) -> str:
 
 
 def _is_region(annotation: Annotation) -> bool:
-    return annotation.classification.rstrip("*").casefold() == "region"
+    return query_class(annotation.classification).casefold() == "region"
 
 
 def raster(m_geometry: shapely.Geometry, m_x: int, m_y: int, width: int, height: int) -> np.ndarray:
