@@ -40,13 +40,16 @@ def command(
     from wsiseg.files import check_apart
     from wsiseg.geojson import read_collection
     from wsiseg.render import overlay
+    from wsiseg.review import is_kept
     from wsiseg.slide import open_slide
 
     check_apart(out, slide, geojson)
     annotations, run = read_collection(geojson)
+    kept = [annotation for annotation in annotations if is_kept(annotation.metadata)]
     origin = origin or origin_of(run)
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
         warn_if_foreign(run, opened)
-        picture = overlay(opened, annotations, origin=origin, max_px=max_px)
+        picture = overlay(opened, kept, origin=origin, max_px=max_px)
     save_picture(picture, out)
-    click.echo(f"wsiseg: drew {len(annotations):,} annotations on {out}", err=True)
+    rejected = f", without {len(annotations) - len(kept):,} that were rejected" if len(kept) < len(annotations) else ""
+    click.echo(f"wsiseg: drew {len(kept):,} annotations on {out}{rejected}", err=True)

@@ -47,6 +47,22 @@ def test_a_place_that_cannot_be_written_is_named_before_and_after_the_work(tmp_p
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
+def test_a_file_keeps_its_permissions_and_its_protection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "out"
+    target.touch()
+    target.chmod(0o640)
+    with atomic_write(target) as file:
+        file.write(b"x")
+    assert target.stat().st_mode & 0o777 == 0o640
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != target)  # root may write everything
+    with pytest.raises(OutputError, match="it is write-protected"):
+        check_writable(target)
+    with pytest.raises(OutputError, match="it is write-protected"), atomic_write(target) as file:
+        file.write(b"y")
+    assert target.read_bytes() == b"x"
+    assert os.listdir(tmp_path) == ["out"]
+
+
 def test_a_link_keeps_pointing_at_its_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "file")

@@ -28,6 +28,7 @@ from wsiseg.qupath import (
     clean_class,
     clean_name,
     clean_text,
+    query_class,
 )
 
 SQUARE = shapely.box(0, 0, 10, 10)
@@ -85,6 +86,7 @@ anything = st.builds(
     metadata=st.dictionaries(texts, texts, max_size=3),
     object_type=st.sampled_from(OBJECT_TYPES),
     is_locked=st.booleans(),
+    nucleus=st.none() | shapes(),
 )
 
 
@@ -102,8 +104,9 @@ def test_whatever_is_written_is_safe_and_comes_back_unchanged(tmp_path_factory, 
             clean_class(before.classification),
         )
         assert set(after.metadata.values()) <= {clean_text(text) for text in before.metadata.values()}
-        expected = repair(np.array([before.geometry]))[0]
-        assert shapely.equals(after.geometry, expected)
+        assert (after.nucleus is None) == (before.nucleus is None)
+        for kept, handed in ((after.geometry, before.geometry), (after.nucleus, before.nucleus)):
+            assert handed is None or shapely.equals(kept, repair(np.array([handed]))[0])
     again = written(once, path.with_name("b.geojson"))
     assert again.read_bytes() == path.read_bytes()
     assert read_geojson(again) == once  # what is clean loses nothing
@@ -185,7 +188,9 @@ def test_long_and_dirty_texts() -> None:
     assert len(long) <= MAX_TEXT
     assert long.endswith("word…")
     assert len(clean_text("x" * 10_000)) == MAX_TEXT
-    assert clean_class(" Tumor:\nPositive* ") == "Tumor Positive"
+    assert clean_class(" Tumor:\nPositive* ") == "Tumor: Positive*"
+    assert query_class(" Tumor:\nPositive* ") == "Tumor Positive"
+    assert clean_class(f":{'a' * 98} : b") == f"{'a' * 98}"
     assert len(clean_class("é" * 1000)) == MAX_NAME
 
 
@@ -201,7 +206,7 @@ def test_class_colors() -> None:
 # What QuPath itself exports
 
 
-def test_qupath_exports_are_read(tmp_path: Path) -> None:
+def test_qupath_exports_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     polygon = {"type": "Polygon", "coordinates": [[[0, 0, 5], [4, 0, 5], [4, 4, 5], [0, 4, 5], [0, 0, 5]]]}
     text = json.dumps(
         [
@@ -220,22 +225,40 @@ def test_qupath_exports_are_read(tmp_path: Path) -> None:
                         {
                             "type": "Feature",
                             "geometry": polygon,
+                            "nucleusGeometry": {"type": "Polygon", "coordinates": [[[1, 1], [2, 1], [2, 2], [1, 1]]]},
                             "properties": {"objectType": "cell", "classification": "Stroma"},
                         }
                     ],
                 },
             },
             {"type": "Feature", "geometry": polygon, "properties": {"color": [9, 8, 7]}},
+            {"type": "Feature", "geometry": polygon, "properties": {"classification": "Ignore*"}},
         ]
     ).replace('"metadata": {', '"metadata": {}, "metadata": {', 1)
     path = tmp_path / "q.geojson.gz"
     path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + text.encode()))
-    parent, child, last = read_geojson(path)
-    assert (parent.classification, parent.color) == ("Tumor Positive", (200, 0, 0))
+    parent, child, last, ignored = read_geojson(path)
+    assert not caplog.messages
+    assert (parent.classification, parent.color) == ("Tumor: Positive", (200, 0, 0))
     assert (parent.measurements, parent.metadata) == ({"Area": 16.0}, {"a": "1"})
     assert (child.object_type, child.classification, child.color) == ("cell", "Stroma", (150, 200, 150))
+    assert child.nucleus == shapely.Polygon([(1, 1), (2, 1), (2, 2)])
     assert (last.classification, last.color) == ("", (9, 8, 7))
+    assert ignored.classification == "Ignore*"
     assert all(a.geometry.area == 16 for a in (parent, child, last))
+    plain = annotation(classification="", color=class_color(""))  # as one that has neither class nor colour is read
+    again = written([parent, child, last, ignored, plain], tmp_path / "again.geojson")
+    assert ["color" in f["properties"] for f in json.loads(again.read_text())["features"][2:]] == [True, False, False]
+    assert check_dialect(again) == []
+    assert read_geojson(again) == [parent, child, last, ignored, plain]
+
+
+def test_what_is_not_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = written([annotation()], tmp_path / "a.geojson")
+    edited(path, "features", 0, "properties", "score\n", value=0.5)
+    edited(path, "features", 0, "geometry", "plane", value={"c": -1, "z": 3, "t": 0})
+    assert read_geojson(path) == [annotation()]
+    assert caplog.messages == [f"{path}: not read, and lost where its outlines are saved: score, the plane (z, t)"]
 
 
 @pytest.mark.parametrize(
@@ -297,12 +320,15 @@ def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
         (("properties", "classification", "color"), ...),
         (("properties", "classification", "color"), [1, 2, 3.5]),
         (("properties", "classification", "name"), "a\nb"),
-        (("properties", "classification", "name"), "a: b"),
+        (("properties", "classification", "name"), "a:b"),
+        (("properties", "classification", "name"), "a: : b"),
+        (("properties", "classification", "name"), "a:"),
         (("properties", "classification"), "c"),
         (("properties", "measurements"), {"a": float("nan")}),
         (("properties", "measurements"), {"a": True}),
         (("properties", "metadata"), {"a": ["b"]}),
         (("properties", "color"), "#ffffff"),
+        (("nucleusGeometry",), {"type": "Point", "coordinates": [1, 1]}),
     ],
 )
 def test_check_dialect_finds_what_breaks_an_import(tmp_path: Path, keys, value) -> None:

@@ -277,6 +277,8 @@ def test_the_file_carries_the_reasoning_where_qupath_shows_it(folder: Path, tmp_
         assert properties["metadata"][DESCRIPTION] in chains
         assert properties["name"] == properties["classification"]["name"] == properties["metadata"]["query"]
         assert 0.5 < properties["measurements"]["Mean probability"] <= 1
+    derived = wsiseg.segment(path, "olive: all*", model=MODEL)  # QuPath would derive a class, and ignore it
+    assert {(a.name, a.classification) for a in derived.annotations} == {("olive: all*", "olive all")}
     ring_um2 = next(a.measurements["Area µm^2"] for a in result.annotations if a.geometry.bounds[2] > 950)
     assert ring_um2 == pytest.approx(SHAPES["olive"][2].area * 0.25, rel=0.02)
 

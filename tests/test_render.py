@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from wsiseg.cli.main import main
 from wsiseg.geojson import Annotation, annotation_id, write_geojson
 from wsiseg.qupath import Color
 from wsiseg.render import overlay, scale_bar_um
+from wsiseg.review import REVIEW
 from wsiseg.slide import open_slide
 from wsiseg.testing import MARKERS, disk, synthetic_slide
 
@@ -41,10 +43,13 @@ def test_outlines_lie_on_what_they_outline(tmp_path: Path, bounds, origin) -> No
     truth = synthetic_slide(path, {MARKER: [disk(600, 400, 150)]}, l0_bounds_xy=bounds)[MARKER][0]
     shift = bounds if bounds and origin == "qupath" else (0, 0)
     drawn = annotation(shapely.transform(truth, lambda l0_xy: l0_xy - shift))
+    rejected = replace(annotation(shapely.box(300, 300, 700, 700)), metadata={REVIEW: "rejected"})
     with open(tmp_path / "a.geojson", "wb") as file:
-        write_geojson([drawn], file, run={"origin": origin})
+        write_geojson([drawn, rejected], file, run={"origin": origin})
     result = render(path, tmp_path / "a.geojson", "--out", tmp_path / "o.png", "--max-px", 600)
     assert result.exit_code == 0, result.output
+    assert "drew 1 annotations" in result.stderr
+    assert "without 1 that were rejected" in result.stderr
     picture = Image.open(tmp_path / "o.png")
     assert max(picture.size) == 600
     with open_slide(path) as slide:
@@ -66,6 +71,9 @@ def test_every_class_is_in_the_legend(sample_slide: Path) -> None:
     with open_slide(sample_slide) as slide:
         picture = overlay(slide, shapes, max_px=800)
         empty = overlay(slide, [], max_px=800)
+        long = overlay(slide, [annotation(shapely.box(0, 2900, 9, 2910), "glands " * 14)], max_px=800)
+    right = (picture.width - 60, 0, picture.width, 60)
+    assert long.crop(right).tobytes() == empty.crop(right).tobytes()  # a long name leaves the slide to be seen
     corner = picture.crop((0, 0, 150, 80))
     assert is_color(corner, GREEN).sum() > 50
     assert is_color(corner, red).sum() > 50

@@ -15,7 +15,7 @@ from wsiseg.inference import Segmenter, TileMask
 from wsiseg.inference.shots import Shot
 from wsiseg.mask import Region, l0_origin
 from wsiseg.mask.regions import Origin
-from wsiseg.qupath import DESCRIPTION, class_color, clean_description, clean_text
+from wsiseg.qupath import DESCRIPTION, class_color, clean_description, clean_text, query_class
 from wsiseg.result import MAX_CHAIN, Ids, TileReasoning
 from wsiseg.tiles import Grid
 
@@ -79,7 +79,7 @@ def annotate(
             id=annotation_id(outline.polygon, *made_by),
             geometry=outline.polygon,
             name=query,
-            classification=query,
+            classification=query_class(query),
             color=color,
             measurements={
                 "Area µm^2": outline.area_um2,

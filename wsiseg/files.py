@@ -21,10 +21,12 @@ from wsiseg.errors import OutputError, WsisegError
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a binary file that appears at `path` only when the block ends without an error.
 
-    A link is followed; a device or pipe (/dev/null, /dev/stdout) is written as it is.
+    A link is followed; a device or pipe (/dev/null, /dev/stdout) is written as it is. A file that was there
+    keeps its permissions.
 
     Raises:
-        OutputError: the folder is missing or unwritable, or the disk is full; nothing is left behind.
+        OutputError: the file is write-protected, the folder is missing or unwritable, or the disk is full; nothing
+            is left behind.
     """
     target = Path(path)
     try:
@@ -33,6 +35,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
                 yield device
             return
         target = Path(os.path.realpath(target))
+        _check_unprotected(target)
         temporary = _beside(target)
         with open(temporary, "xb") as file:
             try:
@@ -40,6 +43,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
                 file.flush()
                 os.fsync(file.fileno())
                 file.close()
+                with suppress(OSError):  # there was none, or the disk knows no permissions
+                    shutil.copymode(target, temporary)
                 os.replace(temporary, target)
             except BaseException:
                 temporary.unlink(missing_ok=True)
@@ -129,12 +134,19 @@ def check_writable(path: str | os.PathLike[str], *, replaces: Callable[[Path], b
         raise OutputError(f"cannot write {target}: it is a folder")
     elif target.exists() and not target.is_file():
         return
+    _check_unprotected(target)
     probe = _beside(Path(os.path.realpath(target)))
     try:
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def _check_unprotected(target: Path) -> None:
+    """Renaming would replace a file that somebody has protected from being written."""
+    if target.exists() and not os.access(target, os.W_OK):
+        raise OutputError(f"cannot write {target}: it is write-protected; choose another name")
 
 
 def check_apart(path: str | os.PathLike[str], *inputs: str | os.PathLike[str] | None) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import math
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -29,6 +30,10 @@ from wsiseg.qupath import OBJECT_TYPES, Color, class_color, clean_class, clean_n
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "annotation.wsiseg")
 _BATCH = 1024
+_PROPERTIES = {
+    "objectType", "name", "color", "classification", "isLocked", "measurements", "metadata", "childObjects",
+}  # fmt: skip
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Annotation:
     measurements: what is not finite is left out of the file; QuPath takes what is missing for NaN.
     metadata: shown by QuPath beside the measurements; the key `qupath.DESCRIPTION` as the object's
         description.
+    nucleus: of a cell, as QuPath has it beside the geometry.
     """
 
     id: uuid.UUID
@@ -51,6 +57,7 @@ class Annotation:
     metadata: dict[str, str] = field(default_factory=dict)
     object_type: str = "annotation"
     is_locked: bool = False
+    nucleus: shapely.Polygon | shapely.MultiPolygon | None = None
 
 
 def annotation_id(geometry: shapely.Geometry, *made_by: str) -> uuid.UUID:
@@ -93,7 +100,8 @@ def read_collection(path: str | os.PathLike[str]) -> tuple[list[Annotation], dic
     """The annotations of a file, children after their parents, and its member `wsiseg` ({} if there is none).
 
     Reads a FeatureCollection, a bare list of Features or one Feature. As QuPath does it takes measurements
-    as an object or a list, classes as an object or a string, and drops what is null, NaN or unknown.
+    as an object or a list, classes as an object or a string, and drops what is null, NaN or unknown; a warning says
+    which properties are unknown, and whether there are planes, which are not kept.
 
     Raises:
         GeoJSONError: not GeoJSON, or feature i (from 0) is not a valid polygon with valid properties.
@@ -110,11 +118,16 @@ def read_collection(path: str | os.PathLike[str]) -> tuple[list[Annotation], dic
     if not isinstance(features, list):
         raise GeoJSONError(f"{path}: `features` is not a list")
     annotations: list[Annotation] = []
-    for i, (feature, shape) in enumerate(zip(features, _plain_polygons(features), strict=True)):
+    members = [feature if isinstance(feature, dict) else {} for feature in features]
+    shapes = _plain_polygons([feature.get("geometry") for feature in members])
+    nuclei = _plain_polygons([feature.get("nucleusGeometry") for feature in members])
+    for i, feature in enumerate(features):
         try:
-            annotations.extend(_annotations(feature, shape))
+            annotations.extend(_annotations(feature, shapes[i], nuclei[i]))
         except (GeoJSONError, TypeError, ValueError, OverflowError, RecursionError, GEOSException) as error:
             raise GeoJSONError(f"{path}: feature {i}: {error}") from error
+    if unread := _unread(members):
+        _log.warning("%s: not read, and lost where its outlines are saved: %s", path, ", ".join(unread))
     return annotations, run if isinstance(run, dict) else {}
 
 
@@ -122,11 +135,13 @@ def read_collection(path: str | os.PathLike[str]) -> tuple[list[Annotation], dic
 
 
 def _features(batch: list[Annotation], first: int) -> Iterator[bytes]:
+    nuclei = _geometries([replace(a, geometry=a.nucleus) for a in batch if a.nucleus is not None], first)
     for annotation, geometry in zip(batch, _geometries(batch, first), strict=True):
-        shape = orjson.dumps(geometry, option=orjson.OPT_SERIALIZE_NUMPY)
-        yield b'{"type":"Feature","id":"%b","geometry":%b,"properties":{%b%b}}' % (
+        nucleus = b"" if annotation.nucleus is None else b',"nucleusGeometry":' + _json(next(nuclei))
+        yield b'{"type":"Feature","id":"%b","geometry":%b%b,"properties":{%b%b}}' % (
             str(annotation.id).encode(),
-            shape,
+            _json(geometry),
+            nucleus,
             _described(
                 annotation.object_type,
                 annotation.name,
@@ -137,6 +152,10 @@ def _features(batch: list[Annotation], first: int) -> Iterator[bytes]:
             ),
             _measured(annotation.measurements),
         )
+
+
+def _json(geometry: dict[str, Any]) -> bytes:
+    return orjson.dumps(geometry, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def safe_polygons(annotations: Sequence[Annotation], first: int = 0) -> np.ndarray:
@@ -201,7 +220,7 @@ def _described(
     rgb = [int(part) for part in color]
     if classification := clean_class(classification):
         properties["classification"] = {"name": classification, "color": rgb}
-    else:
+    elif color != class_color(""):  # QuPath prefers an object's own colour to that of the class it is given later
         properties["color"] = rgb
     properties["isLocked"] = bool(is_locked)
     if metadata:
@@ -233,8 +252,21 @@ def _parse(data: bytes, path: str | os.PathLike[str]) -> Any:
         raise GeoJSONError(f"{path} is not GeoJSON: {error}") from error
 
 
-def _annotations(feature: Any, shape: shapely.Polygon | None = None) -> Iterator[Annotation]:
-    """One feature and its children. shape: its geometry where that is built already."""
+def _unread(features: list[dict[str, Any]]) -> list[str]:
+    """What features have that an `Annotation` has not."""
+    unknown: set[str] = set()
+    has_planes = False
+    for feature in features:
+        unknown |= (feature.get("properties") or {}).keys() - _PROPERTIES
+        plane = (feature.get("geometry") or {}).get("plane")
+        has_planes |= isinstance(plane, dict) and bool(plane.get("z") or plane.get("t"))
+    return [*map(clean_name, sorted(unknown)), *(["the plane (z, t)"] if has_planes else [])]
+
+
+def _annotations(
+    feature: Any, shape: shapely.Polygon | None = None, nucleus: shapely.Polygon | None = None
+) -> Iterator[Annotation]:
+    """One feature and its children. shape, nucleus: its geometries where they are built already."""
     if not isinstance(feature, dict) or feature.get("type") != "Feature":
         raise GeoJSONError("not a Feature")
     properties = feature.get("properties", {})
@@ -247,6 +279,8 @@ def _annotations(feature: Any, shape: shapely.Polygon | None = None) -> Iterator
     name = properties.get("name", "")
     if not isinstance(name, str):
         raise GeoJSONError(f"name is not a text: {_short(name)}")
+    if nucleus is None and feature.get("nucleusGeometry") is not None:
+        nucleus = _geometry(feature["nucleusGeometry"])
     yield Annotation(
         id=_id(feature.get("id")),
         geometry=_geometry(feature.get("geometry")) if shape is None else shape,
@@ -257,6 +291,7 @@ def _annotations(feature: Any, shape: shapely.Polygon | None = None) -> Iterator
         metadata=_metadata(properties.get("metadata")),
         object_type=object_type,
         is_locked=properties.get("isLocked") is True,
+        nucleus=nucleus,
     )
     for child in properties.get("childObjects") or ():
         yield from _annotations(child)
@@ -272,7 +307,9 @@ def _id(value: Any) -> uuid.UUID:
 def _geometry(geometry: Any) -> shapely.Polygon | shapely.MultiPolygon:
     kind = geometry.get("type") if isinstance(geometry, dict) else None
     if kind not in ("Polygon", "MultiPolygon"):
-        raise GeoJSONError(f"geometry is not a Polygon or MultiPolygon: {_short(geometry)}")
+        raise GeoJSONError(
+            f"geometry is not a Polygon or MultiPolygon: {_short(geometry)}; export only objects that have an area"
+        )
     coordinates = geometry.get("coordinates")
     if not isinstance(coordinates, list) or not coordinates:
         raise GeoJSONError("geometry has no coordinates")
@@ -285,15 +322,15 @@ def _geometry(geometry: Any) -> shapely.Polygon | shapely.MultiPolygon:
     return shape
 
 
-def _plain_polygons(features: list[Any]) -> np.ndarray:
-    """(N,) the valid Polygons among features, built all at once; None for what `_geometry` has to look at.
+def _plain_polygons(geometries: list[Any]) -> np.ndarray:
+    """(N,) the valid Polygons among GeoJSON geometries, built all at once; None for what `_geometry` has to look at.
 
     One by one they would cost several times as much. Features one after the other have the better messages.
     """
-    shapes = np.full(len(features), None, object)
+    shapes = np.full(len(geometries), None, object)
     try:
-        plain = [i for i, feature in enumerate(features) if _has_plain_rings(feature)]
-        polygons = [features[i]["geometry"]["coordinates"] for i in plain]
+        plain = [i for i, geometry in enumerate(geometries) if _has_plain_rings(geometry)]
+        polygons = [geometries[i]["coordinates"] for i in plain]
         rings = [ring for polygon in polygons for ring in polygon]
         xy = np.array([position for ring in rings for position in ring], np.float64)
     except (TypeError, ValueError, OverflowError, RecursionError):
@@ -308,9 +345,8 @@ def _plain_polygons(features: list[Any]) -> np.ndarray:
     return shapes
 
 
-def _has_plain_rings(feature: Any) -> bool:
-    """Whether the geometry is a Polygon whose rings are closed lists; what they hold is not looked at."""
-    geometry = feature.get("geometry") if isinstance(feature, dict) else None
+def _has_plain_rings(geometry: Any) -> bool:
+    """Whether it is a Polygon whose rings are closed lists; what they hold is not looked at."""
     if not isinstance(geometry, dict) or geometry.get("type") != "Polygon":
         return False
     rings = geometry.get("coordinates")
@@ -340,7 +376,7 @@ def _classification(properties: dict[str, Any]) -> tuple[str, Color]:
     if isinstance(value, dict):
         color = value.get("color", value.get("colorRGB"))
         name = value.get("name", value.get("names", ""))
-        value = " ".join(map(str, name)) if isinstance(name, list) else name
+        value = ": ".join(map(str, name)) if isinstance(name, list) else name
     if value is not None and not isinstance(value, str):
         raise GeoJSONError(f"classification is neither a text nor an object with a name: {_short(value)}")
     name = clean_class(value or "")

@@ -102,8 +102,18 @@ def clean_name(text: str) -> str:
 
 
 def clean_class(text: str) -> str:
-    """A class name. ":" would make derived classes of it, a trailing "*" a class that QuPath ignores."""
-    return clean_name(text.replace(":", " ")).strip("* ")
+    """A class as QuPath writes it. ":" derives a class from another, a final "*" has QuPath's commands ignore it.
+
+    >>> clean_class("Tumor:Positive")
+    'Tumor: Positive'
+    """
+    parts = (part.strip() for part in clean_name(text).split(":"))
+    return ": ".join(filter(None, parts))[:MAX_NAME].strip(" :")
+
+
+def query_class(query: str) -> str:
+    """The class of what a query found: a plain one, neither derived nor ignored."""
+    return clean_class(query.replace(":", " ")).strip("* ")
 
 
 def check_dialect(path: str | Path) -> list[str]:
@@ -134,6 +144,7 @@ def check_dialect(path: str | Path) -> list[str]:
             problems.append(f"feature {i}: the id of an earlier feature")
         seen.add(feature.get("id", ""))
         found = [*_nulls(feature), *_check_id(feature.get("id")), *_check_geometry(feature.get("geometry"))]
+        found += _check_geometry(feature["nucleusGeometry"]) if "nucleusGeometry" in feature else []
         found += _check_properties(feature.get("properties"))
         problems += [f"feature {i}: {problem}" for problem in found]
     return problems
@@ -214,8 +225,8 @@ def _check_class(value: Any) -> list[str]:
     problems = []
     if not value["name"].strip() or "\n" in value["name"] or "\r" in value["name"]:
         problems.append("class name is blank or has a line break")
-    if ":" in value["name"] or value["name"].endswith("*"):
-        problems.append('class name with ":" (a derived class) or a final "*" (an ignored one)')
+    if not re.fullmatch(r"[^:\s][^:]*(: [^:\s][^:]*)*", value["name"]):
+        problems.append('class name in which ":" does not stand between two names as ": "')
     if not _is_color(value.get("color")):
         problems.append("class without a color [red, green, blue]")
     return problems

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _OVERSAMPLING = 3  # Pillow draws lines without antialiasing
 _LEGEND_ENTRIES = 12
+_LEGEND_CHARACTERS = 50
 _PAPER, _INK = (255, 255, 255), (20, 20, 20)
 
 
@@ -118,7 +119,7 @@ def _draw_legend(
     counts = Counter(
         (annotation.classification or "no class", annotation.color) for annotation in annotations
     )
-    entries = [(f"{name} ({count:,})", color) for (name, color), count in counts.most_common(_LEGEND_ENTRIES)]
+    entries = [(f"{_short(name)} ({count:,})", color) for (name, color), count in counts.most_common(_LEGEND_ENTRIES)]
     if len(counts) > _LEGEND_ENTRIES:
         entries.append((f"and {len(counts) - _LEGEND_ENTRIES} more classes", _PAPER))
     if not entries:
@@ -132,6 +133,11 @@ def _draw_legend(
         y = top + em // 2 + i * 3 * em // 2
         draw.rectangle((left + em // 2, y, left + 3 * em // 2, y + em), fill=color)
         draw.text((left + 2 * em, y + em // 2), text, fill=_INK, font=font, anchor="lm")
+
+
+def _short(name: str) -> str:
+    """A long query would lie over half of the slide."""
+    return name if len(name) <= _LEGEND_CHARACTERS else f"{name[: _LEGEND_CHARACTERS - 1].rstrip()}…"
 
 
 def _draw_scale_bar(picture: Image.Image, um_per_px: float, font: ImageFont.FreeTypeFont) -> None:

@@ -91,6 +91,7 @@ class SpilledAnnotations(Sequence[Annotation]):
             annotation.color,
             annotation.object_type,
             annotation.is_locked,
+            annotation.nucleus,
             tuple(annotation.measurements),
             tuple(annotation.metadata.items()),
         )

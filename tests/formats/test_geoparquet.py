@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas
@@ -11,7 +12,7 @@ import pyarrow.parquet
 import pytest
 import shapely
 
-from wsiseg import Result
+from wsiseg import Result, formats
 from wsiseg.formats import geoparquet
 from wsiseg.geojson import safe_polygons
 
@@ -50,6 +51,16 @@ def test_the_metadata_is_that_of_the_specification(
     assert parquet.num_row_groups == math.ceil(len(shapes) / 3)
     part = geopandas.read_parquet(tmp_path / "out", bbox=tuple(shapes[0].bounds))
     assert 0 < len(part) < len(shapes)
+
+
+def test_cells_keep_their_nuclei(result: Result, tmp_path: Path) -> None:
+    nucleus = shapely.Point(300, 400).buffer(9)
+    cell = replace(result.annotations[0], object_type="cell", nucleus=nucleus)
+    formats.write([cell, result.annotations[1]], result.run, tmp_path / "out.parquet")
+    table = geopandas.read_parquet(tmp_path / "out.parquet")
+    assert list(table["nucleus"]) == [nucleus, None]
+    formats.write([cell], result.run, tmp_path / "out.geojson", "detections")  # cells are detections already
+    assert json.loads((tmp_path / "out.geojson").read_bytes())["features"][0]["properties"]["objectType"] == "cell"
 
 
 def test_nothing_found_is_an_empty_table(result: Result, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def export(sample_slide: Path, tmp_path: Path) -> Path:
         drawn("Gland", shapely.box(600, 600, 700, 700)),
         drawn("My own structure", shapely.box(500, 240, 540, 280)),
         drawn("", shapely.box(0, 0, 50, 50)),
+        drawn("Ignore*", shapely.box(300, 700, 350, 750)),
     ]
     with open(folder / "1.geojson", "wb") as file:
         write_geojson(annotations, file)
@@ -57,7 +58,7 @@ def test_layers_lie_where_they_were_drawn(export: Path, sample_slide: Path) -> N
     truth[200:250, 250:300] = True
     assert np.array_equal(gland, truth)
     assert len(np.unique(first.layers["gland"])) == 3  # two instances
-    assert "my_own_structure" in first.layers
+    assert first.layers.keys() == {"gland", "my_own_structure"}
     with open_slide(sample_slide) as slide:
         assert np.array_equal(first.image, slide.read_at_mpp(50, 100, 400, 300, slide.mpp[0] * 2))
     # In the other region no gland was outlined, so there is none.

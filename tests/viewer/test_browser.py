@@ -288,12 +288,19 @@ def test_what_was_not_saved_outlives_the_server(slide_path, geojson, running_vie
         if draft.exists() and b"[16,32,48]" in draft.read_bytes():
             break
         page.wait_for_timeout(100)
-    again = open_page(running_view(slide_path, geojson))  # the other one might as well be dead
+    page.evaluate("() => { window.fetch = () => Promise.reject(); }")  # the server is dead, which every change tells
+    for key in "ra":
+        page.keyboard.press(key)
+        page.wait_for_selector("#banner:has-text('does not answer')")
+        page.evaluate("document.getElementById('banner').hidden = true")
+    again = open_page(running_view(slide_path, geojson))
+    for key in ("Escape", "Escape", "n", "r", "Control+s"):  # nothing is done, let alone saved over it
+        again.keyboard.press(key)
     assert again.locator("#save").is_disabled()
     again.click("#draft-take")
     again.wait_for_selector("#banner:has-text('Taken up')")
-    again.wait_for_timeout(1500)
-    assert colors_at(again, *on_stage(again, 305, 305))[2] > 0
+    inside = on_stage(again, 305, 305)
+    assert any(colors_at(again, *inside)[2] or again.wait_for_timeout(100) for _ in range(WAIT_MS // 100))
     again.click("#save")
     again.wait_for_selector("#banner:has-text('Saved 3 objects')")
     after, _ = read_collection(geojson)

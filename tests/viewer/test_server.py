@@ -10,10 +10,13 @@ import threading
 import time
 import uuid
 import webbrowser
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import orjson
 import pytest
 import shapely
 import uvicorn
@@ -29,12 +32,13 @@ from wsiseg.inference import TileMask
 from wsiseg.inference.devices import SeveralDevices
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.inference.features import TileFeatures
+from wsiseg.pipeline import segment
 from wsiseg.qupath import DESCRIPTION, check_dialect
 from wsiseg.slide import Slide, open_slide
 from wsiseg.testing import FakeModel, disk, synthetic_slide
 from wsiseg.viewer import Asking, Session
 from wsiseg.viewer.app import STATIC, make_app
-from wsiseg.viewer.edits import Edits
+from wsiseg.viewer.edits import Edits, apply, parse_edits
 from wsiseg.viewer.query import Query
 from wsiseg.viewer.serve import leading_to, serve
 from wsiseg.viewer.session import not_outlined
@@ -287,6 +291,46 @@ def test_what_a_server_that_died_knew_is_taken_up_by_the_next(slide_path: Path, 
         assert [a.color == (1, 2, 3) for a in after] == [True, True, False]
         assert run.keys() == json.loads(data)["wsiseg"].keys()
         assert run["queries"] == ["olive", "the orange"]
+
+
+def test_a_draft_goes_on_from_the_last_save(slide_path: Path, geojson: Path) -> None:
+    chosen = np.random.default_rng(0)
+    rings = [[[[x, 0], [x + 40, 0], [x + 40, 40], [x, 40]]] for x in (0, 9)]
+
+    def some_edits() -> dict[str, Any]:
+        """One of the choices for each object; object 0 has a hole, its outline stays."""
+        changed = {str(i): rings[chosen.integers(2)] for i in (1, 2, 3) if chosen.integers(2)}
+        review = {str(i): str(chosen.choice(["", "accepted", "rejected"])) for i in range(4) if chosen.integers(2)}
+        return {"deleted": [i for i in range(4) if chosen.integers(4) == 0], "review": review, "rings": changed}
+
+    def known(annotations: Iterable[Annotation]) -> dict[uuid.UUID, Any]:
+        return {a.id: (a.geometry.normalize(), a.measurements, a.metadata) for a in annotations}
+
+    as_found, orange = geojson.read_bytes(), segment(slide_path, "orange", model=MODEL)
+    with open_slide(slide_path) as slide:
+        for _ in range(12):
+            geojson.write_bytes(as_found)
+            first = Session(slide, geojson)
+            first.add(orange)
+            first.save(parse_edits(orjson.dumps(some_edits()), 4))
+            edits = parse_edits(orjson.dumps(some_edits()), 4)
+            first.keep_draft(edits)  # and is killed
+            second = Session(slide, geojson)
+            taken = second.take_draft()
+            second.save(parse_edits(orjson.dumps(taken["edits"]), len(second.annotations)))
+            after = read_collection(geojson)[0]
+            assert known(after) == known(apply(first.annotations, edits, slide.mpp))
+
+
+def test_a_session_that_saves_elsewhere_leaves_the_draft_of_another_file(
+    slide_path: Path, geojson: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    geojson.rename(saved := geojson.with_name("slide.geojson"))
+    monkeypatch.chdir(geojson.parent)
+    with open_slide(slide_path) as slide:
+        Session(slide, saved).keep_draft(Edits(frozenset([0])))
+        Session(slide).keep_draft(Edits(colors={"olive": (1, 2, 3)}))
+        assert Session(slide, saved).take_draft()["edits"]["deleted"] == [0]
 
 
 def test_a_draft_of_other_outlines_is_not_offered(slide_path: Path, geojson: Path) -> None:

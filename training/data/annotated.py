@@ -3,7 +3,8 @@
 `index.csv` names, for every image of a QuPath project, its slide, its GeoJSON beside the index, the microns per
 pixel that QuPath has for it, and, if somebody added that column, its patient. In a folder without one, every
 GeoJSON lies beside the slide whose name it has. Where a slide has annotations of QuPath's class "Region*", these
-say what was annotated completely; else the box around all annotations does.
+say what was annotated completely; else the box around all annotations does. What is of its class "Ignore*" is no
+structure.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from wsiseg.errors import DataError, MissingMppError
 from wsiseg.fleet.jobs import IMAGE_SUFFIXES, SLIDE_SUFFIXES
 from wsiseg.geojson import Annotation, read_geojson
 from wsiseg.mask import l0_origin
+from wsiseg.qupath import query_class
 from wsiseg.slide import open_slide
 from wsiseg.tiles.grid import tile_starts
 from wsiseg.training.data.concepts import concept_named
@@ -45,7 +47,7 @@ class AnnotatedSlide:
 
     @property
     def structures(self) -> list[Annotation]:
-        return [a for a in self.annotations if a.classification and not _is_region(a)]
+        return [a for a in self.annotations if query_class(a.classification).casefold() not in ("", "region", "ignore")]
 
 
 def read_export(folder: Path) -> list[AnnotatedSlide]:
@@ -113,7 +115,7 @@ def samples_of(slides: Sequence[AnnotatedSlide], mpp: float, source: str) -> Ite
     Raises:
         DataError: neither the slide nor the index says what its scale is.
     """
-    classes = sorted({concept_named(a.classification) for entry in slides for a in entry.structures})
+    classes = sorted({_concept(a) for entry in slides for a in entry.structures})
     for entry in slides:
         if not any(a.classification for a in entry.annotations):
             continue
@@ -138,7 +140,7 @@ def _tiles(entry: AnnotatedSlide, classes: list[str], mpp: float, source: str) -
         if not len(m_regions) and entry.structures:
             _log.warning("%s has no Region* annotation: taken as annotated within the box around all", entry.slide)
             m_regions = np.array([shapely.box(*shapely.total_bounds(to_m(entry.structures)))])
-        m_polygons, of_class = to_m(entry.structures), [concept_named(a.classification) for a in entry.structures]
+        m_polygons, of_class = to_m(entry.structures), [_concept(a) for a in entry.structures]
         for m_region in m_regions:
             left, top, right, bottom = (round(side) for side in m_region.bounds)
             width, height = (min(TILE_PX, max(1, length)) for length in (right - left, bottom - top))
@@ -170,8 +172,12 @@ def _starts(first: int, end: int, size: int) -> np.ndarray:
     return np.minimum(first + tile_starts(end - first, size, 0), max(first, end - size))
 
 
+def _concept(annotation: Annotation) -> str:
+    return concept_named(query_class(annotation.classification))
+
+
 def _is_region(annotation: Annotation) -> bool:
-    return annotation.classification.rstrip("*").casefold() == "region"
+    return query_class(annotation.classification).casefold() == "region"
 
 
 def raster(m_geometry: shapely.Geometry, m_x: int, m_y: int, width: int, height: int) -> np.ndarray:

@@ -10,4 +10,6 @@ from wsiseg.geojson import Annotation, write_geojson
 
 
 def write(annotations: Sequence[Annotation], run: Mapping[str, Any], file: IO[bytes]) -> None:
-    write_geojson((replace(a, object_type="detection") for a in annotations), file, run=run)
+    """Cells and tiles, which are detections of a kind, stay what they are."""
+    detections = (replace(a, object_type="detection") if a.object_type == "annotation" else a for a in annotations)
+    write_geojson(detections, file, run=run)

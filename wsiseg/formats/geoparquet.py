@@ -39,13 +39,15 @@ def write(annotations: Sequence[Annotation], run: Mapping[str, Any], file: IO[by
 
     What made the file stands under the key `wsiseg` of its metadata, as JSON.
     """
-    columns = columns_of(annotations, {*_FIXED, *_SHAPE})
+    columns = columns_of(annotations, {*_FIXED, *_SHAPE, "nucleus"})
+    has_nuclei = any(a.nucleus is not None for a in annotations)
     schema = pa.schema(
         [
             *_FIXED.items(),
             *((name, pa.float64()) for name in columns.measurements.values()),
             *((name, pa.string()) for name in columns.metadata.values()),
             *_SHAPE.items(),
+            *([("nucleus", pa.binary())] if has_nuclei else []),
         ]
     )
     bounds, kinds = [], set()
@@ -57,7 +59,10 @@ def write(annotations: Sequence[Annotation], run: Mapping[str, Any], file: IO[by
             kinds |= {polygon.geom_type for polygon in polygons}
             parquet.write_table(_table(rows, polygons, columns, schema))
         parquet.add_key_value_metadata(
-            {"geo": orjson.dumps(_geo(bounds, kinds)), "wsiseg": orjson.dumps(run, option=orjson.OPT_SERIALIZE_NUMPY)}
+            {
+                "geo": orjson.dumps(_geo(bounds, kinds, has_nuclei)),
+                "wsiseg": orjson.dumps(run, option=orjson.OPT_SERIALIZE_NUMPY),
+            }
         )
 
 
@@ -73,6 +78,8 @@ def _table(rows: Sequence[Annotation], polygons: np.ndarray, columns: Columns, s
     values |= {name: [a.measurements.get(key) for a in rows] for key, name in columns.measurements.items()}
     values |= {name: [_text(a.metadata.get(key)) for a in rows] for key, name in columns.metadata.items()}
     values["geometry"] = shapely.to_wkb(polygons, flavor="iso")
+    if "nucleus" in schema.names:
+        values["nucleus"] = shapely.to_wkb(np.array([a.nucleus for a in rows], object), flavor="iso")
     sides = shapely.bounds(polygons).T
     values["bbox"] = pa.StructArray.from_arrays([pa.array(side) for side in sides], fields=list(_SHAPE["bbox"]))
     return pa.table(values, schema=schema)
@@ -82,7 +89,7 @@ def _text(value: str | None) -> str | None:
     return None if value is None else clean_text(value)
 
 
-def _geo(bounds: list[np.ndarray], kinds: set[str]) -> dict[str, Any]:
+def _geo(bounds: list[np.ndarray], kinds: set[str], has_nuclei: bool) -> dict[str, Any]:
     """The metadata that makes a Parquet file a GeoParquet."""
     column: dict[str, Any] = {
         "encoding": "WKB",
@@ -94,4 +101,7 @@ def _geo(bounds: list[np.ndarray], kinds: set[str]) -> dict[str, Any]:
     if bounds:
         corners = np.array(bounds)
         column["bbox"] = [*corners[:, :2].min(axis=0).tolist(), *corners[:, 2:].max(axis=0).tolist()]
-    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    columns: dict[str, Any] = {"geometry": column}
+    if has_nuclei:
+        columns["nucleus"] = {"encoding": "WKB", "geometry_types": [], "crs": None, "edges": "planar"}
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": columns}

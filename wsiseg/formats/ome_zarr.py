@@ -29,7 +29,7 @@ from wsiseg.belonging import Place, place_of
 from wsiseg.formats.columns import columns_of
 from wsiseg.geojson import Annotation, safe_polygons
 from wsiseg.mask.raster import paint
-from wsiseg.qupath import clean_class, clean_name, clean_text
+from wsiseg.qupath import clean_class, clean_name, clean_text, query_class
 from wsiseg.slide.scale import m_size
 from wsiseg.tiles.shard import ZSTD_LEVEL, encode_chunk, encode_shard
 
@@ -104,7 +104,7 @@ def _levels(place: Place, mpp: float) -> Iterator[_Level]:
 def _classes(annotations: Iterable[Annotation], run: Mapping[str, Any]) -> dict[str, int]:
     """Class → number from 1; also of those that were looked for in vain."""
     queries = run.get("queries")
-    names = [clean_class(q) for q in queries if isinstance(q, str)] if isinstance(queries, list) else []
+    names = [query_class(q) for q in queries if isinstance(q, str)] if isinstance(queries, list) else []
     names += [clean_class(a.classification) for a in annotations]
     return {name: number for number, name in enumerate(dict.fromkeys(names), start=1)}
 

@@ -6,6 +6,7 @@ save.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +22,10 @@ from wsiseg.qupath import Color
 from wsiseg.review import EDITED, REVIEW, REVIEWS
 from wsiseg.viewer.packing import oriented_rings
 
+_OF_OUTLINE = re.compile(
+    r"(Cell: )?(Area|Perimeter|Length|Solidity|Circularity|Eccentricity|M(ax|in) (diameter|caliper))"
+    r"( (µm|mm|px)(\^2)?)?|Nucleus/Cell area ratio|Mean probability"
+)
 _FARTHEST = 2.0**31  # pixels; no slide is larger
 
 
@@ -77,10 +82,15 @@ def apply(annotations: Sequence[Annotation], edits: Edits, mpp: tuple[float, flo
         yield replace(annotation, color=edits.colors.get(annotation.classification, annotation.color))
 
 
+def is_of_outline(measurement: str) -> bool:
+    """Whether it is one of an object's shape, by wsiseg's or QuPath's names, or the model's mean probability in it."""
+    return _OF_OUTLINE.fullmatch(measurement) is not None
+
+
 def _with_outline(
     annotation: Annotation, rings: Sequence[np.ndarray], mpp: tuple[float, float] | None
 ) -> Annotation:
-    """The same object with another outline, measured anew. What the model measured of the old one is dropped."""
+    """The same object with another outline, measured anew. What else was measured of the old one is dropped."""
     before, _ = oriented_rings(np.array([annotation.geometry], object))
     if len(before) != len(rings):
         raise ViewerError(f'the changed outline of "{annotation.name}" has {len(rings)} rings, not {len(before)}')
@@ -92,8 +102,7 @@ def _with_outline(
     (geometry,) = repair(np.array([shapely.MultiPolygon(parts)], object))
     if geometry.is_empty:
         raise ViewerError(f'the changed outline of "{annotation.name}" has no area: undo the change, or delete it')
-    stale = {"Area µm^2", "Perimeter µm", "Solidity", "Mean probability"}
-    measurements = {key: value for key, value in annotation.measurements.items() if key not in stale}
+    measurements = {key: value for key, value in annotation.measurements.items() if not is_of_outline(key)}
     if mpp is not None:
         um = shapely.transform(geometry, lambda xy: xy * mpp)
         measurements |= {

@@ -15,15 +15,15 @@ from wsiseg import __version__
 from wsiseg.belonging import not_of_this_slide, origin_of
 from wsiseg.errors import MissingMppError, ViewerError
 from wsiseg.files import packed_write
-from wsiseg.geojson import Annotation, read_collection, write_geojson
+from wsiseg.geojson import Annotation, read_collection, safe_polygons, write_geojson
 from wsiseg.inference import Segmenter
 from wsiseg.mask.regions import Origin, l0_origin
 from wsiseg.qupath import clean_text
 from wsiseg.result import Result
 from wsiseg.slide import Slide
 from wsiseg.viewer.deepzoom import OVERLAP_PX, TILE_PX, DeepZoom
-from wsiseg.viewer.draft import Draft, basis_of, draft_path, read_draft, write_draft
-from wsiseg.viewer.edits import Edits, apply
+from wsiseg.viewer.draft import Draft, basis_of, draft_of, draft_path, read_draft, write_draft
+from wsiseg.viewer.edits import Edits, apply, is_of_outline
 from wsiseg.viewer.packing import pack
 
 _SAME = 0.5  # shared part of the larger of two outlines, from which they outline the same thing
@@ -64,10 +64,10 @@ class Session:
         self._beside = geojson or Path(_geojson_name(Path(slide.source).name))
         self._stamp = _stamp(out) if out else stamp
         self._saves, self._unsaved = 0, False
-        self._opened = len(self.annotations)
-        self._draft_path = draft_path(self.out or self._beside)
-        self._basis = basis_of(slide.fingerprint, self.annotations)
-        self._draft = read_draft(self._draft_path, self._basis, self._opened)  # of a session that ended without saving
+        self._written = len(self.annotations)  # the first so many are in the file, with `edits` laid on them
+        self._draft_path = draft_path(self.out or free_name(self._beside))
+        self._basis = basis_of(slide.fingerprint, np.array([a.geometry for a in self.annotations], object))
+        self._draft = read_draft(self._draft_path, self._basis, self._written)  # of a session that ended without saving
         self._classes = with_classes({}, self.annotations)
         self._ids = {annotation.id for annotation in self.annotations}
         self._lock = threading.Lock()
@@ -121,6 +121,7 @@ class Session:
             "name": annotation.name,
             "classification": annotation.classification,
             "measurements": annotation.measurements,
+            "ofOutline": [name for name in annotation.measurements if is_of_outline(name)],
             "metadata": annotation.metadata,
         }
 
@@ -160,13 +161,17 @@ class Session:
                 note = f"{out.name} has changed since it was opened, and was left as it is"
                 out = free_name(out)
             run = {"version": __version__, **self.run, "origin": self.origin}
+            kept = list(apply(self.annotations, edits, self.mpp))
             with packed_write(out) as file:
-                written = write_geojson(apply(self.annotations, edits, self.mpp), file, run=run)
+                write_geojson(kept, file, run=run)
             self.edits, self.out, self._stamp = edits, out, _stamp(out)
             self._saves, self._unsaved = self._saves + 1, False
             saves = self._saves
             self._drop_draft()
-        return {"out": clean_text(str(out)), "written": written, "saves": saves, "note": clean_text(note)}
+            # From here on a draft is of the new file.
+            self._written, self._draft_path = len(self.annotations), draft_path(out)
+            self._basis = basis_of(self.slide.fingerprint, safe_polygons(kept))
+        return {"out": clean_text(str(out)), "written": len(kept), "saves": saves, "note": clean_text(note)}
 
     def keep_draft(self, edits: Edits) -> None:
         """Keep what is not saved yet, for whoever opens these files next. OutputError: it cannot be written."""
@@ -174,7 +179,8 @@ class Session:
             if edits.to_json() == self.edits.to_json() and not self._unsaved:
                 self._drop_draft()
                 return
-            write_draft(self._draft_path, Draft(self.annotations[self._opened :], self.run, edits), self._basis)
+            draft = draft_of(self.annotations, self.run, edits, written=self._written, saved=self.edits)
+            write_draft(self._draft_path, draft, self._basis)
             self._draft = Draft([], self.run, edits)  # for this page when it is loaded anew: it has what was found
 
     def take_draft(self) -> dict[str, Any]:
@@ -185,7 +191,7 @@ class Session:
         """
         with self._lock:
             draft, self._draft = self._draft, None
-            if draft is None or (draft.found and len(self.annotations) > self._opened):
+            if draft is None or (draft.found and len(self.annotations) > self._written):
                 raise ViewerError("there are no earlier changes that could be taken up any more")
             self.annotations, self.run = [*self.annotations, *draft.found], draft.run
             self._ids.update(annotation.id for annotation in draft.found)

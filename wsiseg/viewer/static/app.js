@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { Editor, outline } from "./edit.js";
+import { SILENT } from "./http.js";
 import { bindKeys } from "./keys.js";
 import { $, announce, banner, bindClicks, fatal, toggleTheme } from "./page.js";
 import { Panel, number } from "./panel.js";
@@ -171,21 +172,32 @@ async function save() {
 
 function keepDraft() {
   clearTimeout(keepDraft.timer);
-  if (saving || !$("draft").hidden) return; // an earlier one waits to be taken up
+  if (saving || draftWaits) return;
   if (!(store.isDirty || unsaved || keepDraft.isKept)) return;
   keepDraft.timer = setTimeout(() => {
     keepDraft.isKept = true;
     api.keepDraft(store.edits()).catch((error) => {
-      if (!keepDraft.hasFailed) banner(error.message, true);
+      // Where it cannot be written once is enough; without a server all that is done is lost.
+      if (!keepDraft.hasFailed || error.message === SILENT) banner(error.message, true);
       keepDraft.hasFailed = true;
     });
   }, 700);
 }
 
+let draftWaits = slide.hasDraft; // until it is taken up or dropped nothing else is done: a save would drop it
+
+$("draft").addEventListener("close", () => draftWaits && $("draft").showModal()); // Escape decides nothing
+
+function draftIsDecided() {
+  draftWaits = false;
+  $("draft").close();
+}
+
 async function takeDraft() {
   try {
     const { edits, found } = await api.takeDraft();
-    $("draft").hidden = unsaved = true;
+    unsaved = true;
+    draftIsDecided();
     if (found) store.add(await api.polygons(store.count));
     store.restore(edits);
     $("stage").focus();
@@ -198,9 +210,9 @@ async function takeDraft() {
 async function dropDraft() {
   try {
     await api.dropDraft();
-    $("draft").hidden = true;
+    draftIsDecided();
     $("stage").focus();
-    keepDraft(); // of what was done since
+    keepDraft(); // of what was found since
   } catch (error) {
     banner(error.message, true);
   }
@@ -425,13 +437,7 @@ if (slide.objects) {
   store.restore(slide.edits);
 }
 refresh();
-$("draft").hidden = !slide.hasDraft;
-$("ask").addEventListener("submit", (event) => {
-  if ($("draft").hidden) return;
-  event.preventDefault();
-  event.stopImmediatePropagation();
-  banner("First take up what was not saved last time, or drop it", true);
-}, { capture: true });
+if (draftWaits) $("draft").showModal();
 if (slide.warning) banner(slide.warning, true);
 if (slide.running !== null) query.follow(slide.running);
 document.documentElement.dataset.ready = "yes"; // for those who drive the page by script

@@ -5,13 +5,13 @@
 export function bindKeys(bindings, dialog, isBusy) {
   const actions = new Map(bindings.flatMap(({ keys, run }) => keys.map((key) => [key, run])));
   document.addEventListener("keydown", (event) => {
-    if (dialog.open) return;
+    if (document.querySelector("dialog[open]")) return;
     const name = pressed(event);
-    const typing = event.target.matches("textarea, input:not([type=checkbox], [type=range], [type=radio]), select");
+    const typing = event.target.matches("textarea, input:not([type=checkbox], [type=color], [type=range], [type=radio]), select");
     if (typing && name !== "Escape" && name !== "ctrl+s") return;
     if (typing && name === "Escape") return event.target.blur();
     // Keys that the focused control itself needs.
-    const own = { "[type=range], [type=radio]": /^Arrow/, "button, [type=checkbox], summary": /^(Enter| )$/, "#run-log": /^Arrow(Up|Down)$/ };
+    const own = { "[type=range], [type=radio]": /^Arrow/, "button, [type=checkbox], [type=color], summary": /^(Enter| )$/, "#run-log": /^Arrow(Up|Down)$/ };
     for (const [selector, keys] of Object.entries(own)) if (event.target.matches(selector) && keys.test(name)) return;
     if (isBusy(event)) return event.preventDefault();
     const run = actions.get(name);

@@ -78,7 +78,7 @@ export class Panel {
     const known = await this.details(object);
     if (this.shown !== object) return;
     const changed = store.shapes.changed.has(object);
-    const stale = changed ? ["Area µm^2", "Perimeter µm", "Solidity", "Mean probability"] : [];
+    const stale = changed ? known.ofOutline : [];
     const rows = Object.entries(known.measurements).filter(([name]) => !stale.includes(name));
     list($("measurements"), rows.map(([name, value]) => [name.replace("^2", "²"), number(value)]));
     if (changed) $("measurements").append(text("dt", "Outline"), text("dd", "changed by hand; measured when saved"));
