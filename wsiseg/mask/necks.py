@@ -122,10 +122,10 @@ def _summits(height: np.ndarray) -> np.ndarray:
             # Of equal ones the later: no ascent goes round in circles.
             better = (height[there] > best[here]) | ((height[there] == best[here]) & (index[there] > up[here]))
             best[here][better], up[here][better] = height[there][better], index[there][better]
-    up = up.ravel()
-    while (further := up[up]).tobytes() != up.tobytes():
-        up = further
-    return up.reshape(height.shape)
+    ends: np.ndarray = up.ravel()
+    while ((further := ends[ends]) != ends).any():
+        ends = further
+    return ends.reshape(height.shape)
 
 
 def _neighbours(shape: tuple[int, ...]) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
