@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from wsiseg.inference.journal import open_journals
 from wsiseg.inference.shots import InContext, Shot
 from wsiseg.mask import Canvas, regions
 from wsiseg.mask.regions import Origin, Region
-from wsiseg.plan import Box, box_of, check_source, l0_region_of, open_source, plan_passes
+from wsiseg.plan import Box, box_of, check_parameters, check_source, l0_region_of, open_source, plan_passes
 from wsiseg.qupath import clean_text
 from wsiseg.result import Result, TileReasoning
 from wsiseg.spill import SpilledAnnotations
@@ -65,7 +64,7 @@ def segment(
     weights: Weights = "full",
     first_pass: bool = False,
     deterministic: bool = False,
-    work: Path | None = None,
+    work: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
     hear: Callable[[TileReasoning], None] | None = None,
 ) -> Result:
@@ -108,8 +107,15 @@ def segment(
             temporary folder is full.
     """
     queries = clean_queries(query)
-    if not (0 < threshold <= 1 and batch_size >= 1):
-        raise QueryError(f"threshold {threshold} must be above 0 and at most 1, batch_size {batch_size} at least 1")
+    check_parameters(
+        mpp=mpp,
+        threshold=threshold,
+        min_area_um2=min_area_um2,
+        simplify_um=simplify_um,
+        origin=origin,
+        batch_size=batch_size,
+        on_bad_tile=on_bad_tile,
+    )
     if examples and len(queries) > 1:
         raise QueryError("examples show one structure: ask for one query at a time")
     found = SpilledAnnotations()
@@ -160,7 +166,7 @@ def segment(
         check_source(opened, len(skipped), total)
     chosen: dict[str, Any] = {"threshold": threshold, "min_area_um2": min_area_um2}
     chosen |= {} if simplify_um is None else {"simplify_um": simplify_um}
-    chosen |= {} if region is None else {"region": list(region)}
+    chosen |= {} if region is None else {"region": list(map(float, region))}
     chosen |= {"first_pass": True} if first_pass else {}
     notes = [f"{len(skipped)} of {total} tiles could not be read and were left out"] if skipped else []
     notes += [f"the first pass left out {planned - total} of {planned} tiles"] if first_pass else []
