@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -98,6 +99,11 @@ def test_every_outline_leads_back_to_the_words_that_made_it(slide: Path, tmp_pat
     silent = [t for t in tiles if not t["segmented"]]
     assert silent
     assert all(t["polygons"] == [] and (t["seg_position"], t["seg_probability"]) == (None, 0.25) for t in silent)
+
+    # In a notebook: a line for the result, not all that was said; and ids in a table of what was said.
+    assert repr(result) == f"<Result: {len(result.annotations)} outlines, {len(tiles)} answers about tiles>"
+    rows = [asdict(tile) for tile in result.reasoning]
+    assert [[str(i) for i in row["polygons"]] for row in rows] == [t["polygons"] for t in tiles]
 
 
 def box(tile: dict[str, float]) -> shapely.Polygon:

@@ -42,11 +42,20 @@ class TileReasoning:
     polygons: Sequence[uuid.UUID] = ()
 
 
-@dataclass(frozen=True)
 class Ids(Sequence[uuid.UUID]):
     """Ids of outlines, 16 bytes each: a slide may have millions."""
 
-    packed: bytes
+    def __init__(self, packed: bytes) -> None:
+        self.packed = packed
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} ids>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ids) and self.packed == other.packed
+
+    def __hash__(self) -> int:
+        return hash(self.packed)
 
     def __len__(self) -> int:
         return len(self.packed) // 16
@@ -76,6 +85,9 @@ class Result:
     run: dict[str, Any]
     notes: list[str] = field(default_factory=list)
 
+    def __repr__(self) -> str:  # short: a notebook shows it, and keeps what it shows
+        return f"<Result: {len(self.annotations)} outlines, {len(self.reasoning)} answers about tiles>"
+
     def write_to(self, file: IO[bytes]) -> None:
         """Stream GeoJSON to an open binary file."""
         write_geojson(self.annotations, file, run=self.run)
@@ -94,7 +106,7 @@ class Result:
         """Write `reasoning` as JSON lines, one a tile. OutputError if that fails."""
         with atomic_write(path) as file:
             for tile in self.reasoning:
-                file.write(orjson.dumps(vars(tile), list, orjson.OPT_PASSTHROUGH_DATACLASS) + b"\n")
+                file.write(orjson.dumps(vars(tile), list) + b"\n")
 
     def to_geojson(self) -> dict[str, Any]:
         """The GeoJSON as Python values."""
