@@ -261,6 +261,10 @@ def test_a_region_gives_the_outlines_of_the_whole_slide_from_few_tiles(folder: P
     told = [replace(tile, polygons=()) for tile in part.reasoning]  # outlines are not known yet when a tile is heard
     assert sorted(heard, key=repr) == sorted(told, key=repr)
     assert part.run["parameters"]["region"] == list(box)
+    beside = segment(path, QUERIES[0], model=MODEL, origin=origin, region=(left + 190, top + 20, 9, 9))
+    assert beside.notes == [
+        f'"{QUERIES[0]}": seen in 1 of 1 tiles, but nothing in the region passes threshold and minimum area'
+    ]
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,9 @@ def segment(
     chosen |= {"first_pass": True} if first_pass else {}
     notes = [f"{len(skipped)} of {total} tiles could not be read and were left out"] if skipped else []
     notes += [f"the first pass left out {planned - total} of {planned} tiles"] if first_pass else []
-    notes += [nothing_found(q, said[q], planned - total) for q in queries if not any(tile.polygons for tile in said[q])]
+    where = "" if region is None else " in the region"
+    in_vain = [q for q in queries if not any(tile.polygons for tile in said[q])]
+    notes += [nothing_found(q, said[q], planned - total, where) for q in in_vain]
     for note in notes:
         log.warning("%s", note)
     return Result(
