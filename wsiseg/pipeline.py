@@ -143,7 +143,7 @@ def segment(
         journals = open_journals(work, grids, segmenter, examples, how, gaps=on_bad_tile == "skip")
         for (tiles, asked), journal in zip(passes, journals, strict=True):
             stack.enter_context(journal)
-            canvases = {q: stack.enter_context(_canvas(tiles.grid)) for q in asked}
+            canvases = {q: stack.enter_context(Canvas.over(tiles.grid)) for q in asked}
             answered = answers(tiles, asked, segmenter, batch_size, cache=cache and not deterministic, journal=journal)
             stack.callback(answered.close)  # before the slide that it reads
             missing = np.ones(len(tiles.grid), bool)
@@ -181,10 +181,6 @@ def segment(
         run=_record(queries, passes, segmenter, examples, origin, chosen, skipped),
         notes=notes,
     )
-
-
-def _canvas(grid: Grid) -> Canvas:
-    return Canvas(grid.m_width, grid.m_height, grid.spec.tile_size, grid.spec.overlap)
 
 
 def _blended(

@@ -14,12 +14,13 @@ import shapely
 from wsiseg.mask.trace import Bands
 
 
-def mean_inside(bands: Bands, polygons: np.ndarray) -> np.ndarray:
+def mean_inside(bands: Bands, polygons: np.ndarray, m_left: int = 0) -> np.ndarray:
     """Mean raster value inside each polygon.
 
     Args:
         bands: (m_y0, (h, m_width) uint8), as `Canvas.bands` gives them.
         polygons: (N,) shapely Polygons or MultiPolygons, valid, in the plane of the raster.
+        m_left: the column of that plane in which the bands begin.
 
     Returns:
         (N,) float64; NaN where no pixel centre of the bands is inside.
@@ -46,7 +47,7 @@ def mean_inside(bands: Bands, polygons: np.ndarray) -> np.ndarray:
         row = np.arange(len(edge)) - np.repeat(np.cumsum(rows) - rows - top, rows)
         (x0, x1), (y0, y1) = x[edge].T, y[edge].T
         crossing = x0 + (row + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
-        left = np.clip(np.ceil(crossing - 0.5), 0, band.shape[1]).astype(np.int64)  # pixel centres left of it
+        left = np.clip(np.ceil(crossing - 0.5) - m_left, 0, band.shape[1]).astype(np.int64)  # pixel centres left of it
         sign = np.where(y1 > y0, 1, -1)
         start, end = left.min(), left.max()
         running = np.zeros((len(band), end - start + 1), np.uint32)

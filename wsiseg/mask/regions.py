@@ -28,14 +28,12 @@ class Region:
     place: in the order of all from top to bottom; of the topmost, leftmost corner.
     polygon: Polygon (or MultiPolygon, where rounding pinched one apart) in level-0 pixels, valid on the
         0.01 grid.
-    m_point: a point inside, (x, y) in model pixels of the canvas, wherever the origin of `polygon` lies.
     perimeter_um: of the shell and all holes. solidity: area / area of the convex hull.
     mean_probability: of the canvas's pixels whose centres lie inside, 0 to 1.
     """
 
     place: int
     polygon: shapely.Polygon | shapely.MultiPolygon
-    m_point: tuple[float, float]
     area_um2: float
     perimeter_um: float
     solidity: float
@@ -70,9 +68,11 @@ def regions(
     else:
         foreground = ((y, band >= threshold * 255) for y, band in canvas.bands())
         batches = traced(foreground, canvas.m_width, m_min_area)
+    m_start = np.array([canvas.m_left, 0])
     for places, m_polygons in batches:
         large = shapely.area(m_polygons) >= m_min_area
-        m_polygons = simplify(m_polygons[large], m_tolerance)
+        m_polygons = shapely.transform(m_polygons[large], lambda m_xy: m_xy + m_start)
+        m_polygons = simplify(m_polygons, m_tolerance)
         yield from _measured(canvas, grid, places[large], m_polygons, min_area_um2, origin)
 
 
@@ -84,15 +84,13 @@ def _measured(
     area = shapely.area(um)
     kept = np.flatnonzero(area >= max(min_area_um2, np.finfo(np.float64).tiny))
     m_polygons, polygons, um, area = m_polygons[kept], polygons[kept], um[kept], area[kept]
-    points = shapely.point_on_surface(m_polygons)
     columns = zip(
         places[kept].tolist(),
         polygons,
-        zip(shapely.get_x(points).tolist(), shapely.get_y(points).tolist(), strict=True),
         area.tolist(),
         shapely.length(um).tolist(),
         np.minimum(area / shapely.area(shapely.convex_hull(um)), 1).tolist(),
-        _mean_probability(canvas, m_polygons, points).tolist(),
+        _mean_probability(canvas, m_polygons).tolist(),
         strict=True,
     )
     return (Region(*values) for values in columns)
@@ -113,12 +111,12 @@ def _to_level0(m_polygons: np.ndarray, grid: Grid, origin: Origin) -> np.ndarray
     return shapely.transform(m_polygons, lambda m_xy: np.clip(m_xy * grid.l0_per_m, 0, size) - start)
 
 
-def _mean_probability(canvas: Canvas, m_polygons: np.ndarray, points: np.ndarray) -> np.ndarray:
+def _mean_probability(canvas: Canvas, m_polygons: np.ndarray) -> np.ndarray:
     if not len(m_polygons):
         return np.empty(0)
     _, m_top, _, m_bottom = shapely.total_bounds(m_polygons)
-    mean = mean_inside(canvas.bands(math.floor(m_top), math.ceil(m_bottom)), m_polygons)
+    mean = mean_inside(canvas.bands(math.floor(m_top), math.ceil(m_bottom)), m_polygons, canvas.m_left)
     for i in np.flatnonzero(np.isnan(mean)):  # thinner than a pixel
-        m_x, m_y = int(points[i].x), int(points[i].y)
-        mean[i] = canvas.window(m_x, m_y, 1, 1)[0, 0]
+        inside = m_polygons[i].representative_point()
+        mean[i] = canvas.window(int(inside.x), int(inside.y), 1, 1)[0, 0]
     return mean / 255
