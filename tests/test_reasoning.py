@@ -18,6 +18,7 @@ from markdown_it import MarkdownIt
 from shapely.affinity import translate
 
 from wsiseg.inference import TileMask
+from wsiseg.inference.shots import Shot
 from wsiseg.pipeline import segment
 from wsiseg.qupath import DESCRIPTION, MAX_DESCRIPTION, check_dialect, clean_description, clean_text
 from wsiseg.result import MAX_CHAIN
@@ -104,6 +105,20 @@ def test_every_outline_leads_back_to_the_words_that_made_it(slide: Path, tmp_pat
     assert repr(result) == f"<Result: {len(result.annotations)} outlines, {len(tiles)} answers about tiles>"
     rows = [asdict(tile) for tile in result.reasoning]
     assert [[str(i) for i in row["polygons"]] for row in rows] == [t["polygons"] for t in tiles]
+
+
+def test_examples_and_queries_may_come_one_by_one(slide: Path) -> None:
+    class Shown(Writes):
+        def with_shots(self, shots: Sequence[Shot]) -> FakeModel:
+            return self
+
+    shots = [Shot(np.zeros((8, 8, 3), np.uint8), np.eye(8, dtype=bool), 0.5, name) for name in ("a", "b")]
+    whole, one_by_one = (
+        segment(slide, asked, model=Shown("why"), examples=shown)
+        for asked, shown in ((["olive"], shots), (iter(["olive"]), iter(shots)))
+    )
+    assert [example["image"] for example in whole.run["examples"]] == ["a", "b"]
+    assert one_by_one.to_geojson() == whole.to_geojson()
 
 
 def box(tile: dict[str, float]) -> shapely.Polygon:

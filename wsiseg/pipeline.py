@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ __all__ = ["Result", "TileReasoning", "segment"]
 
 def segment(
     source: str | os.PathLike[str],
-    query: str | Sequence[str],
+    query: str | Iterable[str],
     *,
     model: Segmenter | str | os.PathLike[str] | None = None,
     slide_mpp: float | tuple[float, float] | None = None,
@@ -58,7 +58,7 @@ def segment(
     region: Box | None = None,
     batch_size: int = 16,
     device: str | None = None,
-    examples: Sequence[Shot] = (),
+    examples: Iterable[Shot] = (),
     on_bad_tile: OnBadTile = "stop",
     cache: bool = True,
     weights: Weights = "full",
@@ -106,7 +106,7 @@ def segment(
         WsisegError: SlideError, MissingMppError, StoreError, ModelError, QueryError, or OutputError when the
             temporary folder is full.
     """
-    queries = clean_queries(query)
+    queries, examples = clean_queries(query), tuple(examples)
     check_parameters(
         mpp=mpp,
         threshold=threshold,
@@ -213,7 +213,7 @@ def _outlines(
     return (outline for outline in outlines if outline.polygon.intersects(box))
 
 
-def clean_queries(query: str | Sequence[str]) -> list[str]:
+def clean_queries(query: str | Iterable[str]) -> list[str]:
     """Queries without doubles and without what no file could hold, in the order given. QueryError if one is empty."""
     queries = [clean_text(q).strip() for q in ([query] if isinstance(query, str) else query)]
     if not queries or not all(queries):
