@@ -12,7 +12,7 @@ import shapely
 
 from wsiseg.mask.measure import mean_inside
 from wsiseg.mask.shapes import repair, simplify
-from wsiseg.mask.trace import contoured, traced
+from wsiseg.mask.trace import contoured
 
 if TYPE_CHECKING:
     from wsiseg.mask.canvas import Canvas
@@ -47,7 +47,6 @@ def regions(
     threshold: float = 0.5,
     min_area_um2: float = 10.0,
     simplify_um: float | None = None,
-    outline: Literal["smooth", "pixel"] = "smooth",
     origin: Origin = "slide",
 ) -> Iterator[Region]:
     """Outline where the finished canvas reaches `threshold`: each outline when the scan has passed its end.
@@ -57,17 +56,11 @@ def regions(
         min_area_um2: smaller regions are dropped and smaller holes filled.
         simplify_um: how far an outline may move to save vertices; topology is kept. None: a quarter of a
             model pixel.
-        outline: "smooth" follows the probability between pixel centres (`contour`), "pixel" the pixel edges
-            (`trace`), whose area is exactly the pixels'.
         origin: where (0, 0) of the polygons lies: the slide's level-0 corner, or where QuPath puts it.
     """
     m_min_area = min_area_um2 / grid.spec.mpp**2
     m_tolerance = 0.25 if simplify_um is None else simplify_um / grid.spec.mpp
-    if outline == "smooth":
-        batches = contoured(canvas.bands(), canvas.m_width, threshold * 255, m_min_area)
-    else:
-        foreground = ((y, band >= threshold * 255) for y, band in canvas.bands())
-        batches = traced(foreground, canvas.m_width, m_min_area)
+    batches = contoured(canvas.bands(), canvas.m_width, threshold * 255, m_min_area)
     m_start = np.array([canvas.m_left, 0])
     for places, m_polygons in batches:
         large = shapely.area(m_polygons) >= m_min_area
