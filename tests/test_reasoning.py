@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from shapely.affinity import translate
 
+from wsiseg.errors import OutputError
 from wsiseg.inference import TileMask
 from wsiseg.inference.shots import Shot
 from wsiseg.pipeline import segment
@@ -119,6 +120,15 @@ def test_examples_and_queries_may_come_one_by_one(slide: Path) -> None:
     )
     assert [example["image"] for example in whole.run["examples"]] == ["a", "b"]
     assert one_by_one.to_geojson() == whole.to_geojson()
+
+
+def test_a_result_is_never_written_over_its_slide(slide: Path) -> None:
+    result = segment(slide, "olive", model=Writes("why"), region=(0, 0, 9, 9))
+    before = slide.read_bytes()
+    for write in (result.write, result.write_reasoning):
+        with pytest.raises(OutputError, match=r"cannot write .*slide\.scn: "):
+            write(slide)
+    assert slide.read_bytes() == before
 
 
 def box(tile: dict[str, float]) -> shapely.Polygon:

@@ -13,7 +13,7 @@ import orjson
 
 from wsiseg import formats
 from wsiseg.errors import WsisegError
-from wsiseg.files import atomic_write
+from wsiseg.files import atomic_write, check_apart
 from wsiseg.geojson import Annotation, write_geojson
 
 if TYPE_CHECKING:
@@ -98,15 +98,21 @@ class Result:
         format: a key of `wsiseg.formats.FORMATS`; None chooses by suffix, GeoJSON where that says nothing.
 
         Raises:
-            OutputError: that fails, a package is missing, or the format is not for this slide.
+            OutputError: that fails, a package is missing, the format is not for this slide, or `path` is the slide.
         """
+        check_apart(path, self._source())
         formats.write(self.annotations, self.run, path, format)
 
     def write_reasoning(self, path: str | os.PathLike[str]) -> None:
         """Write `reasoning` as JSON lines, one a tile. OutputError if that fails."""
+        check_apart(path, self._source())
         with atomic_write(path) as file:
             for tile in self.reasoning:
                 file.write(orjson.dumps(vars(tile), list) + b"\n")
+
+    def _source(self) -> str | None:
+        source: str | None = self.run.get("slide", {}).get("source")
+        return source
 
     def to_geojson(self) -> dict[str, Any]:
         """The GeoJSON as Python values."""
