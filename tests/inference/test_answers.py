@@ -64,7 +64,8 @@ def ask(source: TileSource, queries: Sequence[str], model: PathChatSegmenter) ->
 
 def assert_same(found: Sequence[TileMask], expected: Sequence[TileMask], atol: float = 0.0) -> None:
     for a, b in zip(found, expected, strict=True):
-        assert (a.reasoning, a.seg_probability) == (b.reasoning, b.seg_probability)
+        assert a.reasoning == b.reasoning
+        assert a.seg_probability == pytest.approx(b.seg_probability, abs=atol)
         assert (a.probability is None) == (b.probability is None)
         if a.probability is not None:
             np.testing.assert_allclose(a.probability, b.probability, rtol=0, atol=atol)
