@@ -135,6 +135,13 @@ def test_the_file_as_it_looks() -> None:
     assert json.loads(second)["geometry"]["type"] == "MultiPolygon"
 
 
+def test_numbers_and_colours_as_numpy_has_them(tmp_path: Path) -> None:
+    numbers = {"a": np.float64(0.1), "b": np.float32(0.5), "n": np.int64(3), "nan": np.float64("nan")}
+    path = written([annotation(measurements=numbers, color=np.array([1, 2, 3]))], tmp_path / "a.geojson")
+    assert read_geojson(path) == [annotation(measurements={"a": 0.1, "b": 0.5, "n": 3.0})]
+    assert check_dialect(path) == []
+
+
 def test_no_annotation_is_a_file_too(tmp_path: Path) -> None:
     path = written([], tmp_path / "a.geojson")
     assert json.loads(path.read_text()) == {"type": "FeatureCollection", "features": []}

@@ -41,3 +41,8 @@ def test_one_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert wsiseg.__version__ == project["version"] == version("wsiseg")
     assert f"## [{wsiseg.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_a_notebook_completes_what_is_loaded_when_first_used() -> None:
+    assert set(wsiseg.__all__) <= set(dir(wsiseg))
+    assert all(getattr(wsiseg, name) for name in wsiseg.__all__)

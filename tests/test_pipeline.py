@@ -17,7 +17,8 @@ from shapely import Polygon
 
 import wsiseg
 from wsiseg.annotate import most_covered
-from wsiseg.errors import MissingMppError, QueryError, StoreError
+from wsiseg.errors import FleetError, MissingMppError, QueryError, StoreError
+from wsiseg.fleet import Settings
 from wsiseg.inference import TileMask
 from wsiseg.pipeline import segment
 from wsiseg.qupath import DESCRIPTION, check_dialect, clean_description
@@ -186,10 +187,24 @@ def test_an_empty_query_is_refused(query: str | list[str]) -> None:
         segment("never-opened.svs", query, model=MODEL)
 
 
-@pytest.mark.parametrize("wrong", [{"threshold": 0.0}, {"threshold": 7.0}, {"batch_size": 0}])
-def test_numbers_out_of_their_range_are_refused_before_the_slide_is_opened(wrong: dict[str, Any]) -> None:
-    with pytest.raises(QueryError, match="must be above 0 and at most 1, batch_size"):
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"threshold": 0.0}, "threshold 0.0 must be above 0 and at most 1"),
+        ({"threshold": 7.0}, "threshold 7.0 must be above 0 and at most 1"),
+        ({"batch_size": 0}, "batch_size 0 must be at least 1"),
+        ({"mpp": 0.0}, "mpp 0.0 must be above 0"),
+        ({"min_area_um2": np.nan}, "min_area_um2 nan must be 0 or more"),
+        ({"simplify_um": -1.0}, "simplify_um -1.0 must be 0 or more"),
+        ({"origin": "QuPath"}, "origin 'QuPath' must be qupath or slide"),
+        ({"on_bad_tile": "raise"}, "on_bad_tile 'raise' must be stop or skip"),
+    ],
+)
+def test_parameters_out_of_their_range_are_refused_before_the_slide_is_opened(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(QueryError, match=said):
         segment("never-opened.svs", "olive", model=MODEL, **wrong)
+    with pytest.raises(FleetError, match=said):
+        Settings(**wrong)
 
 
 def test_what_is_not_there_gives_an_empty_collection_and_a_sentence(
@@ -246,10 +261,20 @@ def test_a_region_gives_the_outlines_of_the_whole_slide_from_few_tiles(folder: P
     told = [replace(tile, polygons=()) for tile in part.reasoning]  # outlines are not known yet when a tile is heard
     assert sorted(heard, key=repr) == sorted(told, key=repr)
     assert part.run["parameters"]["region"] == list(box)
+    beside = segment(path, QUERIES[0], model=MODEL, origin=origin, region=(left + 190, top + 20, 9, 9))
+    assert beside.notes == [
+        f'"{QUERIES[0]}": seen in 1 of 1 tiles, but nothing in the region passes threshold and minimum area'
+    ]
 
 
 @pytest.mark.parametrize(
-    ("box", "said"), [((0, 0, 0, 9), "has no area"), ((9e9, 0, 9, 9), "outside"), ((0, 0, np.nan, 9), "no area")]
+    ("box", "said"),
+    [
+        ((0, 0, 0, 9), "has no area"),
+        ((0, 0, 9), "x, y, width and height"),
+        ((9e9, 0, 9, 9), "outside"),
+        ((0, 0, np.nan, 9), "no area"),
+    ],
 )
 def test_a_region_without_slide_is_refused(folder: Path, box: tuple[float, ...], said: str) -> None:
     path = folder / "no-region.tif"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from shapely.affinity import translate
 
+from wsiseg.errors import OutputError
 from wsiseg.inference import TileMask
+from wsiseg.inference.shots import Shot
 from wsiseg.pipeline import segment
 from wsiseg.qupath import DESCRIPTION, MAX_DESCRIPTION, check_dialect, clean_description, clean_text
 from wsiseg.result import MAX_CHAIN
@@ -98,6 +101,34 @@ def test_every_outline_leads_back_to_the_words_that_made_it(slide: Path, tmp_pat
     silent = [t for t in tiles if not t["segmented"]]
     assert silent
     assert all(t["polygons"] == [] and (t["seg_position"], t["seg_probability"]) == (None, 0.25) for t in silent)
+
+    # In a notebook: a line for the result, not all that was said; and ids in a table of what was said.
+    assert repr(result) == f"<Result: {len(result.annotations)} outlines, {len(tiles)} answers about tiles>"
+    rows = [asdict(tile) for tile in result.reasoning]
+    assert [[str(i) for i in row["polygons"]] for row in rows] == [t["polygons"] for t in tiles]
+
+
+def test_examples_and_queries_may_come_one_by_one(slide: Path) -> None:
+    class Shown(Writes):
+        def with_shots(self, shots: Sequence[Shot]) -> FakeModel:
+            return self
+
+    shots = [Shot(np.zeros((8, 8, 3), np.uint8), np.eye(8, dtype=bool), 0.5, name) for name in ("a", "b")]
+    whole, one_by_one = (
+        segment(slide, asked, model=Shown("why"), examples=shown)
+        for asked, shown in ((["olive"], shots), (iter(["olive"]), iter(shots)))
+    )
+    assert [example["image"] for example in whole.run["examples"]] == ["a", "b"]
+    assert one_by_one.to_geojson() == whole.to_geojson()
+
+
+def test_a_result_is_never_written_over_its_slide(slide: Path) -> None:
+    result = segment(slide, "olive", model=Writes("why"), region=(0, 0, 9, 9))
+    before = slide.read_bytes()
+    for write in (result.write, result.write_reasoning):
+        with pytest.raises(OutputError, match=r"cannot write .*slide\.scn: "):
+            write(slide)
+    assert slide.read_bytes() == before
 
 
 def box(tile: dict[str, float]) -> shapely.Polygon:

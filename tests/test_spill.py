@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import pickle
 import random
 import uuid
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,7 @@ def test_what_was_added_in_any_order_is_read_in_order(monkeypatch: pytest.Monkey
         spilled[60]
 
 
-def test_a_full_disk_is_one_sentence_whenever_it_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OutputError, match=r"cannot keep the outlines in .*nowhere"):
         SpilledAnnotations(tmp_path / "nowhere")
     spilled = SpilledAnnotations(tmp_path)
@@ -68,12 +70,28 @@ def test_a_full_disk_is_one_sentence_whenever_it_is_noticed(tmp_path: Path, monk
         def write(self, data: object) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        read = seek = write  # what waits in a buffer is written before anything is read
-
     monkeypatch.setattr(spilled, "_file", Full())
-    for use in (lambda: spilled.add(0, made(2), 1), lambda: list(spilled)):
-        with pytest.raises(OutputError, match=f"cannot keep the outlines in {tmp_path}: No space left on device"):
-            use()
+    with pytest.raises(OutputError, match=f"cannot keep the outlines in {tmp_path}: No space left on device"):
+        spilled.add(0, made(2), 1)
+
+
+def test_processes_that_share_a_result_read_it_whole() -> None:
+    """A pool of forked processes, each of which looks up outlines by their number."""
+    whole = [made(i) for i in range(300)]
+    spilled = SpilledAnnotations()
+    for i, annotation in enumerate(whole):
+        spilled.add(0, annotation, i)
+
+    def wrong(times: int) -> int:
+        return sum(spilled[i] != whole[i] for _ in range(times) for i in range(300))
+
+    if child := os.fork():
+        found = wrong(4)
+        assert (found, os.waitpid(child, 0)[1]) == (0, 0)
+    else:
+        with suppress(BaseException):
+            os._exit(min(wrong(4), 1))
+        os._exit(2)
 
 
 def test_few_outlines_are_alive_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,7 +146,7 @@ def _features(batch: list[Annotation], first: int) -> Iterator[bytes]:
                 annotation.object_type,
                 annotation.name,
                 annotation.classification,
-                annotation.color,
+                tuple(annotation.color),  # type: ignore[arg-type]  # a list or an array will do
                 annotation.is_locked,
                 tuple(annotation.metadata.items()),
             ),
@@ -230,7 +230,7 @@ def _described(
 
 def _measured(measurements: Mapping[str, float]) -> bytes:
     finite = {_clean_key(key): value for key, value in measurements.items() if math.isfinite(value)}
-    return b',"measurements":' + orjson.dumps(finite) if finite else b""
+    return b',"measurements":' + orjson.dumps(finite, option=orjson.OPT_SERIALIZE_NUMPY) if finite else b""
 
 
 _clean_key = lru_cache(1024)(clean_text)

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from wsiseg.inference.journal import open_journals
 from wsiseg.inference.shots import InContext, Shot
 from wsiseg.mask import Canvas, regions
 from wsiseg.mask.regions import Origin, Region
-from wsiseg.plan import Box, box_of, check_source, l0_region_of, open_source, plan_passes
+from wsiseg.plan import Box, box_of, check_parameters, check_source, l0_region_of, open_source, plan_passes
 from wsiseg.qupath import clean_text
 from wsiseg.result import Result, TileReasoning
 from wsiseg.spill import SpilledAnnotations
@@ -46,7 +45,7 @@ __all__ = ["Result", "TileReasoning", "segment"]
 
 def segment(
     source: str | os.PathLike[str],
-    query: str | Sequence[str],
+    query: str | Iterable[str],
     *,
     model: Segmenter | str | os.PathLike[str] | None = None,
     slide_mpp: float | tuple[float, float] | None = None,
@@ -60,13 +59,13 @@ def segment(
     region: Box | None = None,
     batch_size: int = 16,
     device: str | None = None,
-    examples: Sequence[Shot] = (),
+    examples: Iterable[Shot] = (),
     on_bad_tile: OnBadTile = "stop",
     cache: bool = True,
     weights: Weights = "full",
     first_pass: bool = False,
     deterministic: bool = False,
-    work: Path | None = None,
+    work: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
     hear: Callable[[TileReasoning], None] | None = None,
 ) -> Result:
@@ -110,9 +109,16 @@ def segment(
         WsisegError: SlideError, MissingMppError, StoreError, ModelError, QueryError, or OutputError when the
             temporary folder is full.
     """
-    queries = clean_queries(query)
-    if not (0 < threshold <= 1 and batch_size >= 1):
-        raise QueryError(f"threshold {threshold} must be above 0 and at most 1, batch_size {batch_size} at least 1")
+    queries, examples = clean_queries(query), tuple(examples)
+    check_parameters(
+        mpp=mpp,
+        threshold=threshold,
+        min_area_um2=min_area_um2,
+        simplify_um=simplify_um,
+        origin=origin,
+        batch_size=batch_size,
+        on_bad_tile=on_bad_tile,
+    )
     if examples and len(queries) > 1:
         raise QueryError("examples show one structure: ask for one query at a time")
     found = SpilledAnnotations()
@@ -141,7 +147,7 @@ def segment(
         journals = open_journals(work, grids, segmenter, examples, how, gaps=on_bad_tile == "skip")
         for (tiles, asked), journal in zip(passes, journals, strict=True):
             stack.enter_context(journal)
-            canvases = {q: stack.enter_context(_canvas(tiles.grid)) for q in asked}
+            canvases = {q: stack.enter_context(Canvas.over(tiles.grid)) for q in asked}
             answered = answers(tiles, asked, segmenter, batch_size, cache=cache and not deterministic, journal=journal)
             stack.callback(answered.close)  # before the slide that it reads
             missing = np.ones(len(tiles.grid), bool)
@@ -167,11 +173,13 @@ def segment(
     chosen: dict[str, Any] = {"threshold": threshold, "min_area_um2": min_area_um2}
     chosen |= {} if simplify_um is None else {"simplify_um": simplify_um}
     chosen |= {"separated": apart} if apart else {}
-    chosen |= {} if region is None else {"region": list(region)}
+    chosen |= {} if region is None else {"region": list(map(float, region))}
     chosen |= {"first_pass": True} if first_pass else {}
     notes = [f"{len(skipped)} of {total} tiles could not be read and were left out"] if skipped else []
     notes += [f"the first pass left out {planned - total} of {planned} tiles"] if first_pass else []
-    notes += [nothing_found(q, said[q], planned - total) for q in queries if not any(tile.polygons for tile in said[q])]
+    where = "" if region is None else " in the region"
+    in_vain = [q for q in queries if not any(tile.polygons for tile in said[q])]
+    notes += [nothing_found(q, said[q], planned - total, where) for q in in_vain]
     for note in notes:
         log.warning("%s", note)
     return Result(
@@ -180,10 +188,6 @@ def segment(
         run=_record(queries, passes, segmenter, examples, origin, chosen, skipped),
         notes=notes,
     )
-
-
-def _canvas(grid: Grid) -> Canvas:
-    return Canvas(grid.m_width, grid.m_height, grid.spec.tile_size, grid.spec.overlap)
 
 
 def _blended(
@@ -223,7 +227,7 @@ def _outlines(
     return (outline for outline in outlines if outline.polygon.intersects(box))
 
 
-def clean_queries(query: str | Sequence[str]) -> list[str]:
+def clean_queries(query: str | Iterable[str]) -> list[str]:
     """Queries without doubles and without what no file could hold, in the order given. QueryError if one is empty."""
     queries = [clean_text(q).strip() for q in ([query] if isinstance(query, str) else query)]
     if not queries or not all(queries):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import ExitStack
+from typing import get_args
 
 import numpy as np
 import shapely
@@ -19,6 +20,31 @@ from wsiseg.tiles import GridSpec, OnBadTile, SlideTiles, TileSource, TileStore,
 log = logging.getLogger(__name__)
 
 Box = tuple[float, float, float, float]  # x, y, width, height
+
+
+def check_parameters(
+    *,
+    mpp: float | None,
+    threshold: float,
+    min_area_um2: float,
+    simplify_um: float | None,
+    origin: Origin,
+    batch_size: int,
+    on_bad_tile: OnBadTile,
+) -> None:
+    """QueryError if one is out of its range: before a slide is opened, not after it was asked."""
+    rules = [
+        (mpp is None or mpp > 0, f"mpp {mpp} must be above 0"),
+        (0 < threshold <= 1, f"threshold {threshold} must be above 0 and at most 1"),
+        (min_area_um2 >= 0, f"min_area_um2 {min_area_um2} must be 0 or more"),
+        (simplify_um is None or simplify_um >= 0, f"simplify_um {simplify_um} must be 0 or more"),
+        (origin in get_args(Origin), f"origin {origin!r} must be {' or '.join(get_args(Origin))}"),
+        (batch_size >= 1, f"batch_size {batch_size} must be at least 1"),
+        (on_bad_tile in get_args(OnBadTile), f"on_bad_tile {on_bad_tile!r} must be {' or '.join(get_args(OnBadTile))}"),
+    ]
+    for kept, said in rules:
+        if not kept:
+            raise QueryError(said)
 
 
 def open_source(
@@ -58,7 +84,7 @@ def plan_passes(
         return [(opened, queries)]
     by_mpp: dict[float, list[str]] = {}
     for q in queries:
-        by_mpp.setdefault(mpp or model.mpp_for(q), []).append(q)
+        by_mpp.setdefault(model.mpp_for(q) if mpp is None else mpp, []).append(q)
     tissue = tissue_mask(opened, forgiving=on_bad_tile == "skip")
     # A plain image was cut out by somebody who wants all of it looked at.
     least = 0.0 if opened.backend == "image" else GridSpec.min_tissue
@@ -83,7 +109,7 @@ def l0_region_of(region: Box, opened: Slide | TileStore, origin: Origin) -> Box:
         raise StoreError(f"{opened.path} is a tile store: a region can only be asked of a slide")
     l0_dx, l0_dy = l0_origin(opened.l0_bounds, origin)
     l0_box = (region[0] + l0_dx, region[1] + l0_dy, *region[2:])
-    if not (np.isfinite(region).all() and min(region[2:]) > 0):
+    if not (len(region) == 4 and np.isfinite(region).all() and min(region[2:]) > 0):
         raise QueryError(f"the region {_said(region)} has no area: give x, y, width and height in pixels")
     if not box_of(l0_box).intersects(shapely.box(0, 0, *opened.dimensions)):
         raise QueryError(f"the region {_said(region)} lies outside the slide")

@@ -13,7 +13,7 @@ import orjson
 
 from wsiseg import formats
 from wsiseg.errors import WsisegError
-from wsiseg.files import atomic_write
+from wsiseg.files import atomic_write, check_apart
 from wsiseg.geojson import Annotation, write_geojson
 
 if TYPE_CHECKING:
@@ -42,11 +42,20 @@ class TileReasoning:
     polygons: Sequence[uuid.UUID] = ()
 
 
-@dataclass(frozen=True)
 class Ids(Sequence[uuid.UUID]):
     """Ids of outlines, 16 bytes each: a slide may have millions."""
 
-    packed: bytes
+    def __init__(self, packed: bytes) -> None:
+        self.packed = packed
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} ids>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ids) and self.packed == other.packed
+
+    def __hash__(self) -> int:
+        return hash(self.packed)
 
     def __len__(self) -> int:
         return len(self.packed) // 16
@@ -76,6 +85,9 @@ class Result:
     run: dict[str, Any]
     notes: list[str] = field(default_factory=list)
 
+    def __repr__(self) -> str:  # short: a notebook shows it, and keeps what it shows
+        return f"<Result: {len(self.annotations)} outlines, {len(self.reasoning)} answers about tiles>"
+
     def write_to(self, file: IO[bytes]) -> None:
         """Stream GeoJSON to an open binary file."""
         write_geojson(self.annotations, file, run=self.run)
@@ -86,15 +98,21 @@ class Result:
         format: a key of `wsiseg.formats.FORMATS`; None chooses by suffix, GeoJSON where that says nothing.
 
         Raises:
-            OutputError: that fails, a package is missing, or the format is not for this slide.
+            OutputError: that fails, a package is missing, the format is not for this slide, or `path` is the slide.
         """
+        check_apart(path, self._source())
         formats.write(self.annotations, self.run, path, format)
 
     def write_reasoning(self, path: str | os.PathLike[str]) -> None:
         """Write `reasoning` as JSON lines, one a tile. OutputError if that fails."""
+        check_apart(path, self._source())
         with atomic_write(path) as file:
             for tile in self.reasoning:
-                file.write(orjson.dumps(vars(tile), list, orjson.OPT_PASSTHROUGH_DATACLASS) + b"\n")
+                file.write(orjson.dumps(vars(tile), list) + b"\n")
+
+    def _source(self) -> str | None:
+        source: str | None = self.run.get("slide", {}).get("source")
+        return source
 
     def to_geojson(self) -> dict[str, Any]:
         """The GeoJSON as Python values."""

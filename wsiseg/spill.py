@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 import tempfile
-import threading
 import uuid
 import weakref
 from array import array
@@ -16,7 +16,7 @@ from typing import overload
 import numpy as np
 import shapely
 
-from wsiseg.files import no_room
+from wsiseg.files import no_room, write_all
 from wsiseg.geojson import Annotation
 
 _READ = 1024  # annotations at once
@@ -36,14 +36,13 @@ class SpilledAnnotations(Sequence[Annotation]):
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder or Path(tempfile.gettempdir())
-        self._lock = threading.Lock()
         self._kinds: dict[tuple[object, ...], int] = {}
         self._templates: list[Annotation] = []
         self._starts = array("q", [0])
         self._groups, self._places = array("i"), array("q")
         self._order: np.ndarray | None = None
         try:
-            self._file = tempfile.TemporaryFile(prefix="wsiseg-outlines-", dir=self._folder)  # noqa: SIM115
+            self._file = tempfile.TemporaryFile(prefix="wsiseg-outlines-", dir=self._folder, buffering=0)  # noqa: SIM115
         except OSError as error:
             raise no_room("the outlines", self._folder, error) from error
         weakref.finalize(self, self._file.close)
@@ -54,9 +53,7 @@ class SpilledAnnotations(Sequence[Annotation]):
         numbers = struct.pack(f"<{len(annotation.measurements)}d", *annotation.measurements.values())
         record = _HEAD.pack(annotation.id.bytes, self._kind(annotation)) + numbers + outline
         try:
-            with self._lock:
-                self._file.seek(self._starts[-1])
-                self._file.write(record)
+            write_all(self._file, record)
         except OSError as error:
             raise no_room("the outlines", self._folder, error) from error
         self._starts.append(self._starts[-1] + len(record))
@@ -107,14 +104,11 @@ class SpilledAnnotations(Sequence[Annotation]):
         return self._order
 
     def _read(self, added: np.ndarray) -> list[Annotation]:
-        records = []
-        try:
-            with self._lock:
-                for i in added.tolist():
-                    self._file.seek(self._starts[i])
-                    records.append(self._file.read(self._starts[i + 1] - self._starts[i]))
-        except OSError as error:  # what was added last is perhaps only now written
-            raise no_room("the outlines", self._folder, error) from error
+        if not len(added):
+            return []
+        # Mapped: a forked process shares the place in the file, and would read from where another has gone.
+        with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as file:
+            records = [file[self._starts[i] : self._starts[i + 1]] for i in added.tolist()]
         heads, outlines = [], []
         for record in records:
             identity, kind = _HEAD.unpack_from(record)

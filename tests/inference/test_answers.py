@@ -5,21 +5,23 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from tests.model.small import small_model
-from wsiseg.errors import StoreError, WsisegError
+from wsiseg.errors import ModelError, StoreError, WsisegError
 from wsiseg.inference import MASK_FEATURES, TileMask
 from wsiseg.inference.answers import answers
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model import load_model
 from wsiseg.model.pathchat import tiles_to_tensor
 from wsiseg.slide import open_slide
-from wsiseg.testing import synthetic_slide
+from wsiseg.testing import FakeModel, synthetic_slide
 from wsiseg.tiles import GridSpec, SlideTiles, TileSource, TileStore, plan_grid, write_store
+from wsiseg.tiles.stream import Batches
 
 QUERIES = ["glands", "nuclei"]
 
@@ -62,7 +64,8 @@ def ask(source: TileSource, queries: Sequence[str], model: PathChatSegmenter) ->
 
 def assert_same(found: Sequence[TileMask], expected: Sequence[TileMask], atol: float = 0.0) -> None:
     for a, b in zip(found, expected, strict=True):
-        assert (a.reasoning, a.seg_probability) == (b.reasoning, b.seg_probability)
+        assert a.reasoning == b.reasoning
+        assert a.seg_probability == pytest.approx(b.seg_probability, abs=atol)
         assert (a.probability is None) == (b.probability is None)
         if a.probability is not None:
             np.testing.assert_allclose(a.probability, b.probability, rtol=0, atol=atol)
@@ -155,3 +158,34 @@ def test_a_store_without_pixels_answers_as_one_with_them(slide_file: Path, store
     second = Counting()
     assert_same(ask(bare, ["nuclei"], second)["nuclei"], expected)  # all that was seen is kept
     assert second.encoded == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (np.array([[0, 255], [9, 9]], np.uint8), "probabilities from 0 to 255, which must be 0 to 1"),
+        (np.array([[-4.0, 3], [0, 0]]), "probabilities from -4 to 3"),
+        (np.array([[0, np.nan], [0, 0]], np.float32), "probabilities from nan to nan"),
+        (np.zeros((1, 2, 2), np.float32), r"masks of \(1, 2, 2\) about tiles of 2 x 2 px"),
+        (None, "1 answers about 2 tiles"),
+        (np.array([[True, False], [False, False]]), ""),
+    ],
+)
+def test_what_a_model_of_the_users_own_gives_is_looked_at(given: np.ndarray | None, said: str) -> None:
+    class Own(FakeModel):
+        def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
+            return [TileMask(given, "", 1.0)] * (1 if given is None else len(tiles))
+
+    class Two:
+        grid = SimpleNamespace(spec=GridSpec(1.0, 2, 0))
+
+        def batches(self, size: int, first: int = 0) -> Batches:
+            yield np.arange(2), np.zeros((2, 2, 2, 3), np.uint8)
+
+    asked = answers(Two(), ["q"], Own(), batch_size=2)  # type: ignore[arg-type]
+    if not said:
+        ((_, masks),) = asked
+        np.testing.assert_array_equal(masks["q"][1].probability, given)  # type: ignore[arg-type]
+        return
+    with pytest.raises(ModelError, match=f"the model fake gives {said}"):
+        next(asked)

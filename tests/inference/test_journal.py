@@ -51,7 +51,7 @@ def stopped_after(slide: Path, batches: int, work: Path) -> None:
 
     model = FakeModel(tile_size=128, overlap=32)
     with pytest.raises(StopError):
-        wsiseg.segment(slide, QUERIES, model=model, batch_size=4, work=work, progress=progress)
+        wsiseg.segment(slide, QUERIES, model=model, batch_size=4, work=str(work), progress=progress)
 
 
 def gone_on(slide: Path, work: Path, tmp_path: Path, **options: int) -> tuple[int, bytes]:

@@ -57,6 +57,8 @@ def test_an_example_is_read_from_two_files(tmp_path: Path) -> None:
         again = read_shot(files[0], tmp_path / name)
         assert np.array_equal(again.mask, mask)
         assert again.fingerprint == shot.fingerprint
+        with Image.open(files[0]) as opened:  # what a notebook has at hand
+            assert Shot(opened, labels, shot.mpp).view(0.5, 32)[1].sum() == again.view(0.5, 32)[1].sum() > 0
     assert read_shot(*files, 0.25).fingerprint != shot.fingerprint
 
 
@@ -72,6 +74,11 @@ def test_what_is_wrong_with_an_example_is_said(tmp_path: Path) -> None:
         read_shot(i, tmp_path / "text.png", 0.5)
     with pytest.raises(QueryError, match="100 x 100 px and the image 128 x 128"):
         Shot(image, mask[:100, :100], 0.5)
+    with pytest.raises(QueryError, match="128 x 128 x 3 px and the image 128 x 128"):
+        Shot(image, image, 0.5)
+    for other in (image / 255, image[..., 0], image[..., [0, 1, 2, 2]]):
+        with pytest.raises(QueryError, match=r"must be height x width x 3 uint8 \(RGB, 0 to 255\), not 128 x 128"):
+            Shot(other, mask, 0.5)
     with pytest.raises(QueryError, match="marks nothing"):
         Shot(image, mask & False, 0.5)
     with pytest.raises(QueryError, match="marks all"):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from wsiseg.errors import OutputError
 from wsiseg.mask import Canvas
 from wsiseg.mask.blend import RollingBand, tile_weights
+from wsiseg.tiles import Grid, GridSpec, SlideIdentity
 
 
 @st.composite
@@ -43,11 +44,17 @@ def naive_blend(
     return np.divide(total, norm, out=np.zeros_like(total), where=norm > 0)[:height, :width]
 
 
-def as_array(canvas: Canvas) -> np.ndarray:
-    out = np.zeros((canvas.m_height, canvas.m_width), np.uint8)
+def as_array(canvas: Canvas, width: int) -> np.ndarray:
+    out = np.zeros((canvas.m_height, width), np.uint8)
     for m_y0, band in canvas.bands():
-        out[m_y0 : m_y0 + len(band)] = band
+        out[m_y0 : m_y0 + len(band), canvas.m_left : canvas.m_left + canvas.m_width] = band
     return out
+
+
+def grid_of(width: int, height: int, tile: int, overlap: int, tiles: list[tuple[int, int]]) -> Grid:
+    m_xy = np.array(tiles, np.int64).reshape(-1, 2)
+    slide = SlideIdentity("s", "f", "v", width, height, 1.0, 1.0)
+    return Grid(GridSpec(1.0, tile, overlap), slide, width, height, m_xy, np.ones(len(m_xy), np.float32))
 
 
 @settings(max_examples=60, deadline=None)
@@ -56,11 +63,11 @@ def test_canvas_equals_the_definition(tiling: tuple, random) -> None:
     width, height, tile, overlap, tiles = tiling
     noise = np.random.default_rng(random.randrange(2**32))
     probabilities = [None if random.random() < 0.3 else noise.random((tile, tile), np.float32) for _ in tiles]
-    with Canvas(width, height, tile, overlap) as canvas:
+    with Canvas.over(grid_of(*tiling)) as canvas:
         for (x, y), probability in zip(tiles, probabilities, strict=True):
             canvas.add(x, y, probability)
         canvas.finish()
-        got = as_array(canvas)
+        got = as_array(canvas, width)
         expected = naive_blend(width, height, tile, overlap, tiles, probabilities) * 255
         assert np.abs(got - expected).max() <= 0.5001
         window = canvas.window(-3, -2, width + 7, height + 5)
@@ -105,6 +112,13 @@ def test_memory_does_not_grow_with_the_height_of_the_slide(tmp_path: Path) -> No
         return size
 
     assert peak(100) < peak(20) * 1.1
+
+
+def test_tiles_in_few_columns_of_a_wide_slide_cost_no_more_than_on_a_narrow_one() -> None:
+    with Canvas.over(grid_of(10**9, 500, 64, 16, [(10**8 + 48 * i, 0) for i in range(5)])) as canvas:
+        assert (canvas.m_left, canvas.m_width) == (10**8, 4 * 48 + 64)
+    with Canvas.over(grid_of(10**9, 500, 64, 16, [])) as canvas:
+        assert canvas.m_width == 1
 
 
 def test_a_canvas_far_larger_than_memory_takes_only_what_is_written(tmp_path: Path) -> None:

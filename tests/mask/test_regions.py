@@ -43,18 +43,15 @@ def find(probability: np.ndarray, **options) -> list[Region]:
         return sorted(regions(canvas, grid, **options), key=lambda region: region.place)
 
 
-@pytest.mark.parametrize("outline", ["smooth", "pixel"])
-def test_a_ring_across_tiles_on_an_anisotropic_slide(outline) -> None:
-    (region,) = find(disk(300, 250, 100) - disk(300, 250, 40), outline=outline)
+def test_a_ring_across_tiles_on_an_anisotropic_slide() -> None:
+    (region,) = find(disk(300, 250, 100) - disk(300, 250, 40))
     truth = shapely.Point(300, 250).buffer(100, 64) - shapely.Point(300, 250).buffer(40, 64)
     l0_truth = shapely.affinity.scale(truth, MPP / MPP_X, MPP / MPP_Y, origin=(0, 0))
     assert shapely.hausdorff_distance(region.polygon, l0_truth, densify=0.1) < 2 * 1.1  # a model pixel
     assert region.area_um2 == pytest.approx(truth.area * MPP**2, rel=0.01)
     assert region.solidity == pytest.approx(truth.area / truth.convex_hull.area, rel=0.01)
-    if outline == "smooth":
-        assert region.perimeter_um == pytest.approx(truth.length * MPP, rel=0.01)
+    assert region.perimeter_um == pytest.approx(truth.length * MPP, rel=0.01)
     assert 0.95 < region.mean_probability < 1
-    assert truth.contains(shapely.Point(region.m_point))
 
 
 def test_the_origin_is_qupaths_or_the_slides() -> None:

@@ -198,6 +198,8 @@ def test_mpp_must_be_known_and_sensible(tmp_path: Path) -> None:
         Image.fromarray(smooth(50, 40)).save(path, dpi=(dpi, dpi))
         with open_slide(path) as slide, pytest.raises(MissingMppError, match=rf"states {stated}.*--slide-mpp"):
             _ = slide.mpp
+    with open_slide(path, slide_mpp=[0.5, 0.25]) as slide:  # as a GeoJSON states it
+        assert slide.mpp == (0.5, 0.25)
     with open_slide(path, slide_mpp=(0.5, 0.25)) as slide:
         assert slide.mpp == (0.5, 0.25)
         assert slide.read_at_mpp(0, 0, 50, 20, 0.5).shape == (20, 50, 3)

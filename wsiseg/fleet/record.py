@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wsiseg import __version__
-from wsiseg.errors import FleetError, OutputError
+from wsiseg.errors import FleetError, OutputError, QueryError
 from wsiseg.files import atomic_write, remove_leftovers
 from wsiseg.fleet.claim import one_at_a_time
 from wsiseg.fleet.jobs import Job
 from wsiseg.formats import DEFAULT, FORMATS
 from wsiseg.mask.regions import Origin
 from wsiseg.model.config import Weights
+from wsiseg.plan import check_parameters
 from wsiseg.strict import record_of
 from wsiseg.tiles import OnBadTile
 
@@ -69,11 +70,18 @@ class Settings:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise FleetError(f"there is no format {self.format!r}, but {', '.join(FORMATS)}")
-        if not (0 < self.threshold <= 1 and self.batch_size >= 1 and (self.mpp is None or self.mpp > 0)):
-            raise FleetError(
-                f"threshold {self.threshold} must be above 0 and at most 1, batch_size {self.batch_size} at least 1, "
-                f"mpp {self.mpp} positive"
+        try:
+            check_parameters(
+                mpp=self.mpp,
+                threshold=self.threshold,
+                min_area_um2=self.min_area_um2,
+                simplify_um=self.simplify_um,
+                origin=self.origin,
+                batch_size=self.batch_size,
+                on_bad_tile=self.on_bad_tile,
             )
+        except QueryError as error:
+            raise FleetError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class Segmenter(Protocol):
         """µm per pixel at which this query is best answered."""
 
     def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
-        """Tiles (B, H, W, 3) uint8 at `mpp` µm per pixel → one answer each."""
+        """Tiles (B, H, W, 3) uint8 at `mpp` µm per pixel → one answer each, with a mask of the tile's size."""
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import cycle
@@ -10,6 +10,7 @@ from itertools import cycle
 import numpy as np
 import torch
 
+from wsiseg.errors import ModelError
 from wsiseg.inference import IMAGE_TOKENS, Encoder, Segmenter, TileMask
 from wsiseg.inference.devices import copies_of, in_turn
 from wsiseg.inference.journal import Journal, rounded
@@ -39,6 +40,7 @@ def answers(
     Raises:
         SlideError, StoreError: tiles cannot be read.
         QueryError: the model cannot use a query.
+        ModelError: its answers are not what a `Segmenter` gives.
     """
     first = 0
     for indices, masks in journal.replay() if journal else ():
@@ -46,7 +48,8 @@ def answers(
         first = int(indices[-1]) + 1
     with closing(_new_answers(source, queries, model, batch_size, first, cache)) as new:
         for indices, masks in new:
-            masks = {q: [rounded(mask) for mask in of_query] for q, of_query in masks.items()}
+            size = source.grid.spec.tile_size
+            masks = {q: _sound(of_query, len(indices), size, model.name) for q, of_query in masks.items()}
             if journal:
                 journal.add(indices, masks)
             yield indices, masks
@@ -86,6 +89,23 @@ def _new_answers(
     finally:
         if kept is not None:  # also what an interrupted run has paid for
             kept.flush()
+
+
+def _sound(answers: Iterable[TileMask], tiles: int, size: int, model: str) -> list[TileMask]:
+    """Answers to so many tiles, rounded. ModelError if they cannot be: a model of the user's own may give 0 to 255."""
+    found = list(answers)
+    if len(found) != tiles:
+        raise ModelError(f"the model {model} gives {len(found)} answers about {tiles} tiles")
+    for mask in found:
+        probability = mask.probability
+        if probability is None:
+            continue
+        if probability.shape != (size, size):
+            raise ModelError(f"the model {model} gives masks of {probability.shape} about tiles of {size} x {size} px")
+        low, high = probability.min(), probability.max()
+        if not -0.001 <= low <= high <= 1.001:  # nor is NaN
+            raise ModelError(f"the model {model} gives probabilities from {low:g} to {high:g}, which must be 0 to 1")
+    return [rounded(mask) for mask in found]
 
 
 def _batches(

@@ -145,7 +145,7 @@ class Journal:
 
 
 def open_journals(
-    folder: Path | None,
+    folder: str | os.PathLike[str] | None,
     passes: Sequence[tuple[Grid, Sequence[str]]],
     model: Segmenter,
     examples: Sequence[Shot] = (),
@@ -161,6 +161,7 @@ def open_journals(
     """
     if folder is None:
         return [Journal(None, grid.spec.tile_size) for grid, _ in passes]
+    folder = Path(folder)
     further = [*(example.fingerprint for example in examples), *map(str, how)]
     paths = [folder / f"{_key(grid, [*queries, *further], model)}.answers" for grid, queries in passes]
     for other in set(folder.glob("*.answers")) - set(paths):

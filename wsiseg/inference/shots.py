@@ -24,12 +24,12 @@ class Shot:
     """One example.
 
     Attributes:
-        image: (H, W, 3) uint8. mask: (H, W) bool, true on the structure.
+        image: (H, W, 3) uint8. mask: (H, W) bool; of numbers, such as 0 and 255 or labels, all but 0 are the structure.
         mpp: µm per pixel; None: the image is taken as it is, whatever the model's scale.
         name: what messages and the run's record call it.
 
     Raises:
-        QueryError: the two differ in size, or the mask is empty or full.
+        QueryError: the image is of another kind, the two differ in size, or the mask is empty or full.
     """
 
     image: np.ndarray
@@ -38,9 +38,15 @@ class Shot:
     name: str = "example"
 
     def __post_init__(self) -> None:
-        if self.mask.shape != self.image.shape[:2]:
-            (mask_h, mask_w), (h, w) = self.mask.shape, self.image.shape[:2]
-            raise QueryError(f"{self.name}: the mask is {mask_w} x {mask_h} px and the image {w} x {h}")
+        image, mask = np.asarray(self.image), np.asarray(self.mask)
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            said = f"{' x '.join(map(str, image.shape))} {image.dtype}"
+            raise QueryError(f"{self.name}: the image must be height x width x 3 uint8 (RGB, 0 to 255), not {said}")
+        if mask.shape != image.shape[:2]:
+            size, (h, w) = " x ".join(map(str, mask.shape[1::-1] + mask.shape[2:])), image.shape[:2]
+            raise QueryError(f"{self.name}: the mask is {size} px and the image {w} x {h}")
+        object.__setattr__(self, "image", image)
+        object.__setattr__(self, "mask", mask.astype(bool))
         if not self.mask.any():
             raise QueryError(f"{self.name}: the mask marks nothing; pixels above 0 are the structure")
         if self.mask.all():

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,18 +14,23 @@ from wsiseg.errors import OutputError
 from wsiseg.files import no_room
 from wsiseg.mask.blend import RollingBand
 
+if TYPE_CHECKING:
+    from wsiseg.tiles import Grid
+
 _BAND_ROWS = 256
 
 
 class Canvas:
     """Blended tiles as uint8 (probability · 255, rounded), in an anonymous sparse file of m_height rows.
 
+    It spans the m_width columns from m_left on, in which all tiles lie: tissue may be a small part of a wide slide.
+
     Tiles come in row-major order (y, then x), as a grid lists them. A row is written once, when no later tile
     can touch it; where no tile spoke nothing is written and the probability is 0. In memory there is one
     tile's height of the slide's width. The file has no name (on POSIX), so that it vanishes with the process,
     however that ends.
 
-        with Canvas(grid.m_width, grid.m_height, spec.tile_size, spec.overlap) as canvas:
+        with Canvas.over(grid) as canvas:
             for (m_x, m_y), probability in ...:
                 canvas.add(m_x, m_y, probability)
             canvas.finish()
@@ -35,8 +41,16 @@ class Canvas:
     """
 
     def __init__(
-        self, m_width: int, m_height: int, tile_size: int, overlap: int, folder: Path | None = None
+        self,
+        m_width: int,
+        m_height: int,
+        tile_size: int,
+        overlap: int,
+        folder: Path | None = None,
+        *,
+        m_left: int = 0,
     ) -> None:
+        self.m_left = m_left
         self.m_width = m_width
         self.m_height = m_height
         self._folder = folder or Path(tempfile.gettempdir())
@@ -47,6 +61,14 @@ class Canvas:
             self._file.truncate(m_width * m_height)
         except OSError as error:
             raise self._full(error) from error
+
+    @classmethod
+    def over(cls, grid: Grid) -> Canvas:
+        """For the tiles of a grid."""
+        spec, m_x = grid.spec, grid.m_xy[:, 0]
+        m_left = int(m_x.min(initial=grid.m_width - 1))
+        m_right = min(int(m_x.max(initial=0)) + spec.tile_size, grid.m_width)
+        return cls(max(m_right - m_left, 1), grid.m_height, spec.tile_size, spec.overlap, m_left=m_left)
 
     def __enter__(self) -> Canvas:
         return self
@@ -64,15 +86,15 @@ class Canvas:
         edges.
         """
         self._flush(m_y)
-        self._band.add(m_x, m_y, probability)
+        self._band.add(m_x - self.m_left, m_y, probability)
 
     def finish(self) -> None:
         """Write the rows still in memory; no tile may follow."""
         self._flush(self.m_height)
 
     def bands(self, m_top: int = 0, m_bottom: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """The finished canvas from top to bottom: (m_y0, (h, m_width) uint8). Bands of zeros are left out, and those
-        outside the rows m_top to m_bottom."""
+        """The finished canvas from top to bottom: (m_y0, (h, m_width) uint8), from column m_left on. Bands of zeros are
+        left out, and those outside the rows m_top to m_bottom."""
         self._file.flush()
         m_tops = np.flatnonzero(self._written) * _BAND_ROWS
         within = m_tops + _BAND_ROWS > m_top
@@ -88,6 +110,7 @@ class Canvas:
         """A piece of the finished canvas: (height, width) uint8, 0 outside the slide."""
         self._file.flush()
         piece = np.zeros((height, width), np.uint8)
+        m_x -= self.m_left
         x0, x1 = max(m_x, 0), min(m_x + width, self.m_width)
         y0, y1 = max(m_y, 0), min(m_y + height, self.m_height)
         if x0 < x1 and y0 < y1:

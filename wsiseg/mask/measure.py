@@ -14,12 +14,13 @@ import shapely
 from wsiseg.mask.trace import Bands
 
 
-def mean_inside(bands: Bands, polygons: np.ndarray) -> np.ndarray:
+def mean_inside(bands: Bands, polygons: np.ndarray, m_left: int = 0) -> np.ndarray:
     """Mean raster value inside each polygon.
 
     Args:
         bands: (m_y0, (h, m_width) uint8), as `Canvas.bands` gives them.
         polygons: (N,) shapely Polygons or MultiPolygons, valid, in the plane of the raster.
+        m_left: the column of that plane in which the bands begin.
 
     Returns:
         (N,) float64; NaN where no pixel centre of the bands is inside.
@@ -40,7 +41,7 @@ def mean_inside(bands: Bands, polygons: np.ndarray) -> np.ndarray:
             continue
         top = np.maximum(first[active], m_y0)
         rows = np.minimum(stop[active], m_y1) - top
-        edge, row, left, sign = _crossings(x[active], y[active], top, rows, band.shape[1])
+        edge, row, left, sign = _crossings(x[active] - m_left, y[active], top, rows, band.shape[1])
         edge = active[edge]
         start, end = left.min(), left.max()
         running = np.zeros((len(band), end - start + 1), np.uint32)

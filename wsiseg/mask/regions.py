@@ -13,7 +13,7 @@ import shapely
 from wsiseg.mask.measure import mean_inside
 from wsiseg.mask.necks import cut_at_necks
 from wsiseg.mask.shapes import repair, simplify
-from wsiseg.mask.trace import contoured, traced
+from wsiseg.mask.trace import contoured
 
 if TYPE_CHECKING:
     from wsiseg.mask.canvas import Canvas
@@ -29,14 +29,12 @@ class Region:
     place: in the order of all from top to bottom; of the topmost, leftmost corner. Pieces of one outline share it.
     polygon: Polygon (or MultiPolygon, where rounding pinched one apart) in level-0 pixels, valid on the
         0.01 grid.
-    m_point: a point inside, (x, y) in model pixels of the canvas, wherever the origin of `polygon` lies.
     perimeter_um: of the shell and all holes. solidity: area / area of the convex hull.
     mean_probability: of the canvas's pixels whose centres lie inside, 0 to 1.
     """
 
     place: int
     polygon: shapely.Polygon | shapely.MultiPolygon
-    m_point: tuple[float, float]
     area_um2: float
     perimeter_um: float
     solidity: float
@@ -51,7 +49,6 @@ def regions(
     min_area_um2: float = 10.0,
     simplify_um: float | None = None,
     separate: bool = False,
-    outline: Literal["smooth", "pixel"] = "smooth",
     origin: Origin = "slide",
 ) -> Iterator[Region]:
     """Outline where the finished canvas reaches `threshold`: each outline when the scan has passed its end.
@@ -62,20 +59,16 @@ def regions(
         simplify_um: how far an outline may move to save vertices; topology is kept. None: a quarter of a
             model pixel.
         separate: cut apart what touches as cells do (`cut_at_necks`).
-        outline: "smooth" follows the probability between pixel centres (`contour`), "pixel" the pixel edges
-            (`trace`), whose area is exactly the pixels'.
         origin: where (0, 0) of the polygons lies: the slide's level-0 corner, or where QuPath puts it.
     """
     m_min_area = min_area_um2 / grid.spec.mpp**2
     m_tolerance = 0.25 if simplify_um is None else simplify_um / grid.spec.mpp
-    if outline == "smooth":
-        batches = contoured(canvas.bands(), canvas.m_width, threshold * 255, m_min_area)
-    else:
-        foreground = ((y, band >= threshold * 255) for y, band in canvas.bands())
-        batches = traced(foreground, canvas.m_width, m_min_area)
+    batches = contoured(canvas.bands(), canvas.m_width, threshold * 255, m_min_area)
+    m_start = np.array([canvas.m_left, 0])
     for places, m_polygons in batches:
         large = shapely.area(m_polygons) >= m_min_area
-        m_polygons, places = simplify(m_polygons[large], m_tolerance), places[large]
+        m_polygons = shapely.transform(m_polygons[large], lambda m_xy: m_xy + m_start)
+        m_polygons, places = simplify(m_polygons, m_tolerance), places[large]
         if separate:
             m_polygons, whole = cut_at_necks(m_polygons, grid.spec.mpp)
             places = places[whole]
@@ -90,15 +83,13 @@ def _measured(
     area = shapely.area(um)
     kept = np.flatnonzero(area >= max(min_area_um2, np.finfo(np.float64).tiny))
     m_polygons, polygons, um, area = m_polygons[kept], polygons[kept], um[kept], area[kept]
-    points = shapely.point_on_surface(m_polygons)
     columns = zip(
         places[kept].tolist(),
         polygons,
-        zip(shapely.get_x(points).tolist(), shapely.get_y(points).tolist(), strict=True),
         area.tolist(),
         shapely.length(um).tolist(),
         np.minimum(area / shapely.area(shapely.convex_hull(um)), 1).tolist(),
-        _mean_probability(canvas, m_polygons, points).tolist(),
+        _mean_probability(canvas, m_polygons).tolist(),
         strict=True,
     )
     return (Region(*values) for values in columns)
@@ -119,12 +110,12 @@ def _to_level0(m_polygons: np.ndarray, grid: Grid, origin: Origin) -> np.ndarray
     return shapely.transform(m_polygons, lambda m_xy: np.clip(m_xy * grid.l0_per_m, 0, size) - start)
 
 
-def _mean_probability(canvas: Canvas, m_polygons: np.ndarray, points: np.ndarray) -> np.ndarray:
+def _mean_probability(canvas: Canvas, m_polygons: np.ndarray) -> np.ndarray:
     if not len(m_polygons):
         return np.empty(0)
     _, m_top, _, m_bottom = shapely.total_bounds(m_polygons)
-    mean = mean_inside(canvas.bands(math.floor(m_top), math.ceil(m_bottom)), m_polygons)
+    mean = mean_inside(canvas.bands(math.floor(m_top), math.ceil(m_bottom)), m_polygons, canvas.m_left)
     for i in np.flatnonzero(np.isnan(mean)):  # thinner than a pixel
-        m_x, m_y = int(points[i].x), int(points[i].y)
-        mean[i] = canvas.window(m_x, m_y, 1, 1)[0, 0]
+        inside = m_polygons[i].representative_point()
+        mean[i] = canvas.window(int(inside.x), int(inside.y), 1, 1)[0, 0]
     return mean / 255

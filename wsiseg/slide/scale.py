@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from wsiseg.errors import MissingMppError
 
@@ -34,13 +35,13 @@ def stated_mpp(x: object, y: object) -> tuple[float, float] | None:
     return None if mpp_x is None or mpp_y is None else (mpp_x, mpp_y)
 
 
-def supplied_mpp(value: float | tuple[float, float]) -> tuple[float, float]:
+def supplied_mpp(value: float | Sequence[float]) -> tuple[float, float]:
     """The scale given by the user, one number or (x, y).
 
     Raises:
         MissingMppError: not a scale that a microscope has.
     """
-    x, y = value if isinstance(value, tuple) else (value, value)
+    x, y = value if isinstance(value, Sequence) else (value, value)
     mpp = (float(x), float(y))
     if not plausible(mpp):
         raise MissingMppError(
