@@ -299,8 +299,8 @@ def test_what_was_not_saved_outlives_the_server(slide_path, geojson, running_vie
     assert again.locator("#save").is_disabled()
     again.click("#draft-take")
     again.wait_for_selector("#banner:has-text('Taken up')")
-    inside = on_stage(again, 305, 305)
-    assert any(colors_at(again, *inside)[2] or again.wait_for_timeout(100) for _ in range(WAIT_MS // 100))
+    shown = (colors_at(again, *on_stage(again, 305, 305))[2] for _ in range(WAIT_MS // 100))  # where it lies by then
+    assert any(color or again.wait_for_timeout(100) for color in shown)
     again.click("#save")
     again.wait_for_selector("#banner:has-text('Saved 3 objects')")
     after, _ = read_collection(geojson)

@@ -385,6 +385,7 @@ const bindings = [
   { keys: ["?"], does: "This list", run: () => $("help").showModal() },
 ];
 bindKeys(bindings, $("help"), (event) => {
+  if (draftWaits) return true; // its dialog is closed for a moment after Escape
   const digit = Number(event.key);
   if (digit >= 1 && digit <= CLASS_KEYS && !event.ctrlKey && !event.metaKey && !event.altKey) {
     toggleClasses([digit - 1]);
