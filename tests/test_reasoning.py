@@ -21,7 +21,7 @@ from wsiseg.errors import OutputError
 from wsiseg.inference import TileMask
 from wsiseg.inference.shots import Shot
 from wsiseg.pipeline import segment
-from wsiseg.qupath import DESCRIPTION, MAX_DESCRIPTION, check_dialect, clean_description, clean_text
+from wsiseg.qupath import DESCRIPTION, MAX_DESCRIPTION, check_dialect, clean_description, clean_text, words_of
 from wsiseg.result import MAX_CHAIN
 from wsiseg.testing import FakeModel, disk, stripe, synthetic_slide
 
@@ -141,6 +141,7 @@ def box(tile: dict[str, float]) -> shapely.Polygon:
 @example("*a* _b_ # c")
 def test_a_description_is_words_to_qupath(text: str) -> None:
     assert_only_words(clean_description(text), text)
+    assert words_of(clean_description(text)) == clean_text(text, MAX_DESCRIPTION).strip()
 
 
 @settings(max_examples=300, deadline=None)

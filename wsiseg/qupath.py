@@ -96,6 +96,15 @@ def clean_description(text: str) -> str:
     return re.sub(r"^(https?:)/", r"\1\\/", text, flags=re.IGNORECASE)
 
 
+def words_of(description: str) -> str:
+    r"""What a description says, its marks no longer escaped.
+
+    >>> words_of(clean_description("a <b> [c](d)"))
+    'a <b> [c](d)'
+    """
+    return re.sub(r"\\([\\`*_\[\]<>&~/])", r"\1", description)
+
+
 def clean_name(text: str) -> str:
     """A name on one line, for objects: `clean_text`, white space collapsed."""
     return " ".join(clean_text(text, 4 * MAX_NAME).split())[:MAX_NAME].strip()

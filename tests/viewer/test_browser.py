@@ -83,7 +83,7 @@ def test_outlines_lie_on_what_they_outline_and_tell_their_story(slide_path, geoj
 
     click_slide(page, *inside)
     page.wait_for_selector("#chain:not(:empty)")
-    assert re.search(r"I see \d+ px of olive", text(page, "#chain"))
+    assert re.fullmatch(r"I see \d+ px of olive at 1 um/px\. <SEG>", text(page, "#chain"))
     area = float(re.search(r"Area µm²\s+([\d,.]+)", text(page, "#measurements"))[1].replace(",", ""))
     assert area == pytest.approx(3.14159 * 100**2 * 0.25, rel=0.03)
     click_slide(page, *hole)

@@ -17,7 +17,7 @@ from wsiseg import __version__
 from wsiseg.errors import MissingMppError
 from wsiseg.geojson import Annotation
 from wsiseg.mask.regions import Origin
-from wsiseg.qupath import DESCRIPTION
+from wsiseg.qupath import DESCRIPTION, words_of
 from wsiseg.render import close_up, overlay
 from wsiseg.report.histogram import histogram_svg
 from wsiseg.report.summary import ClassSummary, extremes, probability, summarize
@@ -135,7 +135,7 @@ def _card(
     if "Area µm^2" in annotation.measurements:
         facts.append(f"{annotation.measurements['Area µm^2']:.4g} µm²")
     facts.append(f"at {(x0 + x1) / 2:,.0f}, {(y0 + y1) / 2:,.0f}")
-    said = escape(annotation.metadata.get(DESCRIPTION, ""))
+    said = escape(words_of(annotation.metadata.get(DESCRIPTION, "")))
     return (
         f'<figure><img src="{_data_uri(picture)}" alt="{name}, in the middle" width={_CLOSE_UP_PX}>'
         f"<figcaption><b>{name}</b><br><span>{' · '.join(facts)}</span><p>{said}</p></figcaption></figure>"
