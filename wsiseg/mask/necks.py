@@ -2,7 +2,7 @@
 
 In the distance to the outline, each cell is a hill and a neck between two is a saddle. Hills are told apart by their
 steepest ascents and joined, from the highest saddle down, while the saddle is nearly as high as the lower summit
-(a component tree, as h-maxima; Soille 2003, Morphological Image Analysis, 6.3). Where they are not joined, the outline
+(what h-maxima do; Soille 2003, Morphological Image Analysis, 6.3). Where they are not joined, the outline
 is cut from its nearest point to the nearest one across. Only these cuts come from a raster: pieces keep the outline.
 """
 
@@ -19,9 +19,10 @@ from wsiseg.mask.measure import edges, inside
 
 # Chosen on nuclei of NuInsSeg's training organs, drawn by the bundled model (benchmarks/quality/touching.py).
 _ROUND = 0.95  # an outline that fills this much of its convex hull has no neck
-_NECK = 0.9  # how wide it may be, of the narrower of the two cells
 _LEAST_UM = 1.1  # a cell's inner radius
-_BLUR_UM = 0.35  # of the distance: pixels make small hills
+# In model pixels: the outline is as rough as they are.
+_DROP = 0.5  # from the lower of two summits to the saddle between them
+_BLUR = 1.0  # of the distance
 # Necks are looked for in windows, so that memory stays flat however many cells touch; in model pixels.
 _WINDOW, _HALO = 1024, 128
 _ACROSS = 4.0  # how far the outline may lie from a neck, of what its nearest point does
@@ -61,7 +62,7 @@ def _cuts(polygon: shapely.Polygon, mpp: float) -> Iterator[shapely.LineString]:
             if not len(near):
                 continue
             mask = inside(x[rows] - x0, y[rows] - y0, y1 - y0, x1 - x0)
-            distance = ndimage.gaussian_filter(ndimage.distance_transform_edt(mask), _BLUR_UM / mpp) * mask
+            distance = ndimage.gaussian_filter(ndimage.distance_transform_edt(mask), _BLUR) * mask
             middle = KDTree(np.stack([x[near].mean(axis=1), y[near].mean(axis=1)], axis=1))
             longest = np.hypot(np.diff(x[near]), np.diff(y[near])).max()
             for row, column in _saddles(distance, _LEAST_UM / mpp):
@@ -100,7 +101,7 @@ def _saddles(height: np.ndarray, least: float) -> Iterator[tuple[int, int]]:
     passes: list[tuple[int, int, int]] = []
     for k in np.sort(first).tolist():
         high, low = sorted((hill(int(pair[k, 0])), hill(int(pair[k, 1]))), key=lambda at: (-flat[at], at))
-        if flat[saddle[k]] >= _NECK * flat[low] or flat[low] < least:
+        if flat[saddle[k]] > flat[low] - _DROP or flat[low] < least:
             joined_to[low] = high
         else:
             passes.append((high, low, int(saddle[k])))
