@@ -62,6 +62,13 @@ def parser_for(page: str) -> argparse.ArgumentParser:
     return parser
 
 
+def samples_with(store: QuadrupletStore, arguments: argparse.Namespace) -> list[Sample]:
+    """`--images` samples from all over the set that show the structure."""
+    indices = store.indices(split=arguments.split, source=arguments.source)
+    known = [i for i in indices if arguments.concept in store.records[i].present]
+    return [store.sample(i) for i in spread(known, arguments.images)]
+
+
 @torch.inference_mode()
 def compare(segmenter: PathChatSegmenter, tiles: np.ndarray, truth: np.ndarray, query: str, mpp: float) -> str:
     """Lines of text: Dice where the structure is there, the share of area outlined where it is not."""

@@ -19,7 +19,7 @@ import shapely
 from PIL import Image
 
 import wsiseg
-from benchmarks.quality.shared_state import parser_for, spread
+from benchmarks.quality.shared_state import parser_for, samples_with
 from wsiseg.mask.measure import edges, inside
 from wsiseg.training.data.store import QuadrupletStore, Sample
 
@@ -42,13 +42,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60)
     arguments = parser.parse_args()
     store = QuadrupletStore.open(arguments.store)
-    known = [
-        i
-        for i in store.indices(split=arguments.split, source=arguments.source)
-        if arguments.concept in store.records[i].present
-    ]
     model = wsiseg.load_model(arguments.model, device="cpu")
-    samples = [store.sample(i) for i in spread(known, arguments.images)]
+    samples = samples_with(store, arguments)
     for separate in (False, True):
         tallies = [
             tally(_outlines(sample, arguments.query, model, separate), sample.layers[arguments.concept])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.quality.first_pass import drawn
-from benchmarks.quality.shared_state import parser_for, spread, view
+from benchmarks.quality.shared_state import parser_for, samples_with, view
 from wsiseg.inference import Segmenter
 from wsiseg.model import load_model
 from wsiseg.training.data.chatter import no_word
@@ -30,16 +30,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4)
     arguments = parser.parse_args()
     store = QuadrupletStore.open(arguments.store)
-    known = [
-        i
-        for i in store.indices(split=arguments.split, source=arguments.source)
-        if arguments.concept in store.records[i].present
-    ]
     model = load_model(arguments.model, device="cpu")
     nouns = concept_of(arguments.concept).names[:NAMES]
     mpp = model.mpp_for(nouns[0].text)
-    samples = [store.sample(i) for i in spread(known, arguments.images)]
-    tiles, truth = zip(*(view(s, arguments.concept, mpp, model.tile_size) for s in samples), strict=True)
+    views = (view(s, arguments.concept, mpp, model.tile_size) for s in samples_with(store, arguments))
+    tiles, truth = zip(*views, strict=True)
     print(ask(model, np.stack(tiles), np.stack(truth), nouns, mpp))
 
 
