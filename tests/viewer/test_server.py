@@ -389,6 +389,16 @@ def test_a_piece_of_a_known_outline_is_not_another_object() -> None:
     assert not_outlined([], known) == []
 
 
+def test_a_slide_has_the_scale_in_which_its_outlines_were_made(slide_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "corrected.geojson"
+    segment(slide_path, "olive", model=MODEL, slide_mpp=0.25).write(path)
+    with open_slide(slide_path) as slide:
+        assert Session(slide).describe()["mpp"] == (0.5, 0.5)
+        session = Session(slide, path)
+        assert session.describe()["mpp"] == session.asking.slide_mpp == (0.25, 0.25)
+        assert Session(slide, path, asking=Asking(slide_mpp=1.0)).describe()["mpp"] == (1.0, 1.0)
+
+
 def test_the_file_says_where_its_coordinates_begin(slide_path: Path, geojson: Path) -> None:
     with open_slide(slide_path) as slide:
         Session(slide, geojson, origin="slide").save(Edits())  # said by the person, against what the file says

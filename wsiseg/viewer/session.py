@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 
 from wsiseg import __version__
-from wsiseg.belonging import not_of_this_slide, origin_of
+from wsiseg.belonging import mpp_of, not_of_this_slide, origin_of
 from wsiseg.errors import MissingMppError, ViewerError
 from wsiseg.files import packed_write
 from wsiseg.geojson import Annotation, read_collection, safe_polygons, write_geojson
@@ -21,6 +21,7 @@ from wsiseg.mask.regions import Origin, l0_origin
 from wsiseg.qupath import clean_text
 from wsiseg.result import Result
 from wsiseg.slide import Slide
+from wsiseg.slide.scale import supplied_mpp
 from wsiseg.viewer.deepzoom import OVERLAP_PX, TILE_PX, DeepZoom
 from wsiseg.viewer.draft import Draft, basis_of, draft_of, draft_path, read_draft, write_draft
 from wsiseg.viewer.edits import Edits, apply, is_of_outline
@@ -55,12 +56,16 @@ class Session:
     ) -> None:
         stamp = _stamp(geojson)
         self.annotations, self.run = read_collection(geojson) if geojson else ([], {})
-        self.slide, self.origin, self.asking = slide, origin or origin_of(self.run), asking or Asking()
+        self.slide, self.origin = slide, origin or origin_of(self.run)
         self.deepzoom = DeepZoom(slide)
         self.edits = Edits()
         # What somebody else made is never written over unless the person says so.
         self.out = out or (geojson if "version" in self.run else None)
         self.warning = not_of_this_slide(self.run, slide)
+        self.asking = asking or Asking()
+        if self.asking.slide_mpp is None and not self.warning:
+            # As the outlines were made: the file of the slide may state no scale, or a wrong one.
+            self.asking = replace(self.asking, slide_mpp=mpp_of(self.run))
         self._beside = geojson or Path(_geojson_name(Path(slide.source).name))
         self._stamp = _stamp(out) if out else stamp
         self._saves, self._unsaved = 0, False
@@ -74,8 +79,9 @@ class Session:
 
     @property
     def mpp(self) -> tuple[float, float] | None:
+        supplied = self.asking.slide_mpp
         try:
-            return self.slide.mpp
+            return self.slide.mpp if supplied is None else supplied_mpp(supplied)
         except MissingMppError:
             return None
 
