@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -25,6 +27,18 @@ SHAPES = {
 }
 MODEL = FakeModel(tile_size=128, overlap=32)
 TOKEN, PORT = "a-token", 8123
+HOME = f"http://127.0.0.1:{PORT}"
+
+
+def events(client: TestClient, number: int, after: int | None = None) -> list[dict[str, Any]]:
+    """All events of a query, until it has ended."""
+    headers = {} if after is None else {"Last-Event-ID": str(after)}
+    text = client.get(f"queries/{number}/events", headers=headers).text
+    return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+
+
+def header(block: bytes) -> dict[str, Any]:
+    return json.loads(block[4 : 4 + int.from_bytes(block[:4], "little")])
 
 
 @pytest.fixture(scope="session")

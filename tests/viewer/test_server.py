@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import sys
@@ -10,22 +9,18 @@ import threading
 import time
 import uuid
 import webbrowser
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
-import orjson
 import pytest
 import shapely
 import uvicorn
 from click.testing import CliRunner
 from starlette.testclient import TestClient
-from starlette.websockets import WebSocketDisconnect
 
 from tests.model.small import small_model
-from tests.viewer.conftest import MODEL, PORT, TOKEN
+from tests.viewer.conftest import HOME, MODEL, PORT, TOKEN, events, header
 from wsiseg.cli.main import main
 from wsiseg.geojson import Annotation, read_collection, write_geojson
 from wsiseg.inference import TileMask
@@ -34,28 +29,14 @@ from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.inference.features import TileFeatures
 from wsiseg.pipeline import segment
 from wsiseg.qupath import DESCRIPTION, check_dialect
-from wsiseg.slide import Slide, open_slide
+from wsiseg.slide import open_slide
 from wsiseg.testing import FakeModel, disk, synthetic_slide
 from wsiseg.viewer import Asking, Session
 from wsiseg.viewer.app import STATIC, make_app
-from wsiseg.viewer.edits import Edits, apply, parse_edits
+from wsiseg.viewer.edits import Edits
 from wsiseg.viewer.query import Query
 from wsiseg.viewer.serve import leading_to, serve
 from wsiseg.viewer.session import not_outlined
-
-HOME = f"http://127.0.0.1:{PORT}"
-
-
-def events(client: TestClient, number: int, after: int | None = None) -> list[dict[str, Any]]:
-    """All events of a query, until it has ended."""
-    headers = {} if after is None else {"Last-Event-ID": str(after)}
-    text = client.get(f"queries/{number}/events", headers=headers).text
-    return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
-
-
-def header(block: bytes) -> dict[str, Any]:
-    return json.loads(block[4 : 4 + int.from_bytes(block[:4], "little")])
-
 
 # Answers
 
@@ -260,92 +241,6 @@ def test_what_is_not_ours_or_has_changed_is_not_written_over(slide_path: Path, g
         assert Session(slide, geojson, out=geojson).save(Edits())["out"] == str(geojson)  # the person says so
 
 
-def test_what_a_server_that_died_knew_is_taken_up_by_the_next(slide_path: Path, geojson: Path) -> None:
-    data = geojson.read_bytes()
-    square = [[[0, 0], [40, 0], [40, 40], [0, 40]]]
-    edits = {
-        "deleted": [1], "review": {"3": "accepted"}, "rings": {"2": square}, "colors": {"olive": [1, 2, 3]},
-    }  # fmt: skip
-
-    def opened(slide: Slide) -> TestClient:
-        app = make_app(Session(slide, geojson, asking=Asking(model=MODEL)), token=TOKEN, port=PORT)
-        return TestClient(app, base_url=f"{HOME}/{TOKEN}/")
-
-    with open_slide(slide_path) as slide:
-        with opened(slide) as client:
-            assert client.get("slide").json()["hasDraft"] is False
-            events(client, client.post("queries", json={"query": "the orange"}).json()["number"])
-            assert client.post("draft", json=edits).status_code == 200
-            assert geojson.read_bytes() == data
-            assert client.post("draft", json={"deleted": [9]}).status_code == 400
-            # The page that is loaded anew takes it up, too; what was found is still there.
-            assert client.post("draft/take").json() == {"edits": edits, "found": 0}
-        with opened(slide) as client:
-            assert client.get("slide").json()["hasDraft"] is True
-            assert client.post("draft/take").json() == {"edits": edits, "found": 1}
-            assert client.post("draft/take").status_code == 400
-            assert [c["name"] for c in header(client.get("polygons?first=3").content)["classes"]] == ["the orange"]
-            assert client.post("save", json=edits).json()["written"] == 3
-            assert [p.name for p in geojson.parent.iterdir()] == [geojson.name]
-        after, run = read_collection(geojson)
-        assert [a.color == (1, 2, 3) for a in after] == [True, True, False]
-        assert run.keys() == json.loads(data)["wsiseg"].keys()
-        assert run["queries"] == ["olive", "the orange"]
-
-
-def test_a_draft_goes_on_from_the_last_save(slide_path: Path, geojson: Path) -> None:
-    chosen = np.random.default_rng(0)
-    rings = [[[[x, 0], [x + 40, 0], [x + 40, 40], [x, 40]]] for x in (0, 9)]
-
-    def some_edits() -> dict[str, Any]:
-        """One of the choices for each object; object 0 has a hole, its outline stays."""
-        changed = {str(i): rings[chosen.integers(2)] for i in (1, 2, 3) if chosen.integers(2)}
-        review = {str(i): str(chosen.choice(["", "accepted", "rejected"])) for i in range(4) if chosen.integers(2)}
-        return {"deleted": [i for i in range(4) if chosen.integers(4) == 0], "review": review, "rings": changed}
-
-    def known(annotations: Iterable[Annotation]) -> dict[uuid.UUID, Any]:
-        return {a.id: (a.geometry.normalize(), a.measurements, a.metadata) for a in annotations}
-
-    as_found, orange = geojson.read_bytes(), segment(slide_path, "orange", model=MODEL)
-    with open_slide(slide_path) as slide:
-        for _ in range(12):
-            geojson.write_bytes(as_found)
-            first = Session(slide, geojson)
-            first.add(orange)
-            first.save(parse_edits(orjson.dumps(some_edits()), 4))
-            edits = parse_edits(orjson.dumps(some_edits()), 4)
-            first.keep_draft(edits)  # and is killed
-            second = Session(slide, geojson)
-            taken = second.take_draft()
-            second.save(parse_edits(orjson.dumps(taken["edits"]), len(second.annotations)))
-            after = read_collection(geojson)[0]
-            assert known(after) == known(apply(first.annotations, edits, slide.mpp))
-
-
-def test_a_session_that_saves_elsewhere_leaves_the_draft_of_another_file(
-    slide_path: Path, geojson: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    geojson.rename(saved := geojson.with_name("slide.geojson"))
-    monkeypatch.chdir(geojson.parent)
-    with open_slide(slide_path) as slide:
-        Session(slide, saved).keep_draft(Edits(frozenset([0])))
-        Session(slide).keep_draft(Edits(colors={"olive": (1, 2, 3)}))
-        assert Session(slide, saved).take_draft()["edits"]["deleted"] == [0]
-
-
-def test_a_draft_of_other_outlines_is_not_offered(slide_path: Path, geojson: Path) -> None:
-    annotations, run = read_collection(geojson)
-    with open_slide(slide_path) as slide:
-        session = Session(slide, geojson)
-        session.keep_draft(Edits(frozenset([0])))
-        assert Session(slide, geojson).describe()["hasDraft"] is True
-        with open(geojson, "wb") as file:
-            write_geojson(annotations[1:], file, run=run)
-        assert Session(slide, geojson).describe()["hasDraft"] is False
-        session.keep_draft(Edits())  # all undone
-        assert [p.name for p in geojson.parent.iterdir()] == [geojson.name]
-
-
 def test_gz_is_saved_compressed(slide_path: Path, geojson: Path) -> None:
     packed = geojson.with_name("olive.geojson.gz")
     with open_slide(slide_path) as slide:
@@ -403,115 +298,6 @@ def test_the_file_says_where_its_coordinates_begin(slide_path: Path, geojson: Pa
     with open_slide(slide_path) as slide:
         Session(slide, geojson, origin="slide").save(Edits())  # said by the person, against what the file says
     assert read_collection(geojson)[1]["origin"] == "slide"
-
-
-# Refusals
-
-
-@pytest.mark.parametrize(
-    "address",
-    ["/", "/slide", "/static/app.js", f"/{TOKEN}", "/wrong/", "/wrong/slide", f"/{TOKEN}x/slide", "//slide", "/é/"],
-)
-def test_without_the_token_nothing_is_told(client: TestClient, address: str) -> None:
-    shown = client.get(HOME + address)
-    assert shown.status_code == 403
-    assert "slide.tif" not in shown.text
-    assert client.post(HOME + address, json={}).status_code == 403
-
-
-@pytest.mark.parametrize(
-    "host", ["evil.example", f"evil.example:{PORT}", "127.0.0.1", "127.0.0.1:1", f"127.0.0.1.evil:{PORT}", ""]
-)
-def test_a_foreign_host_is_refused(client: TestClient, host: str) -> None:
-    # DNS rebinding: a page of evil.example whose name now points at 127.0.0.1 is "same-origin" to the browser.
-    assert client.get("slide", headers={"Host": host}).status_code == 403
-    assert client.get("slide", headers={"Host": f"localhost:{PORT}"}).status_code == 200
-
-
-@pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_foreign_origin_is_refused(client: TestClient, geojson: Path, method: str) -> None:
-    data = geojson.read_bytes()
-    for foreign in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
-        assert client.request(method, "save", headers=foreign, json={"deleted": [0]}).status_code == 403
-    assert geojson.read_bytes() == data
-    assert client.post("save", headers={"Origin": HOME}, json={}).status_code == 200
-
-
-def test_a_foreign_page_may_lead_to_the_page_and_no_further(client: TestClient) -> None:
-    led = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
-    assert client.get(f"{HOME}/{TOKEN}/", headers=led).status_code == 200
-    for path in ("slide", "polygons", "static/app.js"):
-        assert client.get(path, headers=led).status_code == 403
-    assert client.post("save", headers=led, json={}).status_code == 403
-    assert client.get(f"{HOME}/wrong/", headers=led).status_code == 403
-    assert client.get(f"{HOME}/{TOKEN}/", headers={**led, "Sec-Fetch-Mode": "no-cors"}).status_code == 403
-
-
-def test_there_is_no_websocket(client: TestClient) -> None:
-    with pytest.raises(WebSocketDisconnect) as refused, client.websocket_connect("queries"):
-        pass
-    assert refused.value.code == 1008
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "static/../app.py", "static/..%2fapp.py", "static/%2e%2e/app.py", "static/....//app.py", "static//etc/passwd",
-        "static/%2fetc%2fpasswd", "static/..%5capp.py", "static/%00", "static/", "static",
-    ],
-)  # fmt: skip
-def test_only_files_of_the_page_are_served(client: TestClient, path: str) -> None:
-    shown = client.get(f"{HOME}/{TOKEN}/{path}", follow_redirects=False)
-    assert shown.status_code in (403, 404)
-    assert "Starlette" not in shown.text
-
-
-@pytest.mark.parametrize(
-    "place",
-    [
-        "99/0_0.jpg", "11/-1_0.jpg", "11/0_-1.jpg", "-1/0_0.jpg", "11/9999999_0.jpg", "11/0_" + "9" * 5000 + ".jpg",
-        "11/0_0.png", "11/0_0.jpg/..", "11/1e3_0.jpg", "11/٣_0.jpg", "0/0_0.jpg", "11/0_0", "",
-    ],
-)  # fmt: skip
-def test_tiles_that_do_not_exist_are_not_there(client: TestClient, place: str) -> None:
-    assert client.get(f"tiles/{place}").status_code == 404
-
-
-@pytest.mark.parametrize(
-    "path", ["objects/3", "objects/-1", "objects/x", "objects/" + "9" * 5000, "queries/0/events", "nothing"]
-)
-def test_numbers_that_do_not_exist_are_not_there(client: TestClient, path: str) -> None:
-    assert client.get(path).status_code == 404
-
-
-def test_a_giant_body_is_refused_before_it_is_held(session: Session) -> None:
-    app = make_app(session, token=TOKEN, port=PORT)
-    app.max_body = 1000
-    with TestClient(app, base_url=f"{HOME}/{TOKEN}/") as client:
-        assert client.post("save", content=b"x" * 1001).status_code == 413
-        sent = 0
-
-        def endless() -> Any:  # chunked: no length is stated
-            nonlocal sent
-            while sent < 1 << 20:
-                sent += 100
-                yield b" " * 100
-
-        assert client.post("save", content=endless()).status_code == 413
-        for length in ("1" + "0" * 30, "-5", "x"):
-            assert client.post("save", content=b"{}", headers={"Content-Length": length}).status_code == 413
-
-
-def test_browsers_are_told_to_run_our_scripts_only(client: TestClient) -> None:
-    for path in ("", "slide", "polygons", "static/app.js", "nothing"):
-        headers = client.get(path).headers
-        assert "script-src 'self';" in headers["content-security-policy"]
-        assert "default-src 'none'" in headers["content-security-policy"]
-        assert headers["x-content-type-options"] == "nosniff"
-        assert headers["referrer-policy"] == "no-referrer"
-    assert client.get("static/app.js").headers["content-type"].startswith("text/javascript")
-    finest = client.get("slide").json()["lastLevel"]
-    assert client.get(f"tiles/{finest}/0_0.jpg").headers["cache-control"] == "no-store"
 
 
 # The command

@@ -1,0 +1,108 @@
+"""What nobody has saved outlives the server of `wsiseg view`."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from starlette.testclient import TestClient
+
+from tests.viewer.conftest import HOME, MODEL, PORT, TOKEN, events, header
+from wsiseg.geojson import Annotation, read_collection, write_geojson
+from wsiseg.pipeline import segment
+from wsiseg.slide import Slide, open_slide
+from wsiseg.viewer import Asking, Session
+from wsiseg.viewer.app import make_app
+from wsiseg.viewer.edits import Edits, apply, parse_edits
+
+
+def test_what_a_server_that_died_knew_is_taken_up_by_the_next(slide_path: Path, geojson: Path) -> None:
+    data = geojson.read_bytes()
+    square = [[[0, 0], [40, 0], [40, 40], [0, 40]]]
+    edits = {
+        "deleted": [1], "review": {"3": "accepted"}, "rings": {"2": square}, "colors": {"olive": [1, 2, 3]},
+    }  # fmt: skip
+
+    def opened(slide: Slide) -> TestClient:
+        app = make_app(Session(slide, geojson, asking=Asking(model=MODEL)), token=TOKEN, port=PORT)
+        return TestClient(app, base_url=f"{HOME}/{TOKEN}/")
+
+    with open_slide(slide_path) as slide:
+        with opened(slide) as client:
+            assert client.get("slide").json()["hasDraft"] is False
+            events(client, client.post("queries", json={"query": "the orange"}).json()["number"])
+            assert client.post("draft", json=edits).status_code == 200
+            assert geojson.read_bytes() == data
+            assert client.post("draft", json={"deleted": [9]}).status_code == 400
+            # The page that is loaded anew takes it up, too; what was found is still there.
+            assert client.post("draft/take").json() == {"edits": edits, "found": 0}
+        with opened(slide) as client:
+            assert client.get("slide").json()["hasDraft"] is True
+            assert client.post("draft/take").json() == {"edits": edits, "found": 1}
+            assert client.post("draft/take").status_code == 400
+            assert [c["name"] for c in header(client.get("polygons?first=3").content)["classes"]] == ["the orange"]
+            assert client.post("save", json=edits).json()["written"] == 3
+            assert [p.name for p in geojson.parent.iterdir()] == [geojson.name]
+        after, run = read_collection(geojson)
+        assert [a.color == (1, 2, 3) for a in after] == [True, True, False]
+        assert run.keys() == json.loads(data)["wsiseg"].keys()
+        assert run["queries"] == ["olive", "the orange"]
+
+
+def test_a_draft_goes_on_from_the_last_save(slide_path: Path, geojson: Path) -> None:
+    chosen = np.random.default_rng(0)
+    rings = [[[[x, 0], [x + 40, 0], [x + 40, 40], [x, 40]]] for x in (0, 9)]
+
+    def some_edits() -> dict[str, Any]:
+        """One of the choices for each object; object 0 has a hole, its outline stays."""
+        changed = {str(i): rings[chosen.integers(2)] for i in (1, 2, 3) if chosen.integers(2)}
+        review = {str(i): str(chosen.choice(["", "accepted", "rejected"])) for i in range(4) if chosen.integers(2)}
+        return {"deleted": [i for i in range(4) if chosen.integers(4) == 0], "review": review, "rings": changed}
+
+    def known(annotations: Iterable[Annotation]) -> dict[uuid.UUID, Any]:
+        return {a.id: (a.geometry.normalize(), a.measurements, a.metadata) for a in annotations}
+
+    as_found, orange = geojson.read_bytes(), segment(slide_path, "orange", model=MODEL)
+    with open_slide(slide_path) as slide:
+        for _ in range(12):
+            geojson.write_bytes(as_found)
+            first = Session(slide, geojson)
+            first.add(orange)
+            first.save(parse_edits(orjson.dumps(some_edits()), 4))
+            edits = parse_edits(orjson.dumps(some_edits()), 4)
+            first.keep_draft(edits)  # and is killed
+            second = Session(slide, geojson)
+            taken = second.take_draft()
+            second.save(parse_edits(orjson.dumps(taken["edits"]), len(second.annotations)))
+            after = read_collection(geojson)[0]
+            assert known(after) == known(apply(first.annotations, edits, slide.mpp))
+
+
+def test_a_session_that_saves_elsewhere_leaves_the_draft_of_another_file(
+    slide_path: Path, geojson: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    geojson.rename(saved := geojson.with_name("slide.geojson"))
+    monkeypatch.chdir(geojson.parent)
+    with open_slide(slide_path) as slide:
+        Session(slide, saved).keep_draft(Edits(frozenset([0])))
+        Session(slide).keep_draft(Edits(colors={"olive": (1, 2, 3)}))
+        assert Session(slide, saved).take_draft()["edits"]["deleted"] == [0]
+
+
+def test_a_draft_of_other_outlines_is_not_offered(slide_path: Path, geojson: Path) -> None:
+    annotations, run = read_collection(geojson)
+    with open_slide(slide_path) as slide:
+        session = Session(slide, geojson)
+        session.keep_draft(Edits(frozenset([0])))
+        assert Session(slide, geojson).describe()["hasDraft"] is True
+        with open(geojson, "wb") as file:
+            write_geojson(annotations[1:], file, run=run)
+        assert Session(slide, geojson).describe()["hasDraft"] is False
+        session.keep_draft(Edits())  # all undone
+        assert [p.name for p in geojson.parent.iterdir()] == [geojson.name]
