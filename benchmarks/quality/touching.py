@@ -10,7 +10,7 @@ of their union, so that at most one hits; F1 is of these. AJI is Kumar et al. 20
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from PIL import Image
 
 import wsiseg
 from benchmarks.quality.shared_state import parser_for, samples_with
-from wsiseg.mask.measure import edges, inside
+from wsiseg.mask.raster import paint
 from wsiseg.training.data.store import QuadrupletStore, Sample
 
 
@@ -43,21 +43,22 @@ def main() -> None:
     arguments = parser.parse_args()
     store = QuadrupletStore.open(arguments.store)
     model = wsiseg.load_model(arguments.model, device="cpu")
-    samples = samples_with(store, arguments)
-    for separate in (False, True):
-        tallies = [
-            tally(_outlines(sample, arguments.query, model, separate), sample.layers[arguments.concept])
-            for sample in samples
-        ]
-        print(f"{'cut at necks' if separate else 'as drawn':>12}: {figures(tallies)}", flush=True)
+    both = [
+        [tally(outlines, sample.layers[arguments.concept]) for outlines in _outlines(sample, arguments.query, model)]
+        for sample in samples_with(store, arguments)
+    ]
+    for how, tallies in zip(("as drawn", "cut at necks"), zip(*both, strict=True), strict=True):
+        print(f"{how:>12}: {figures(tallies)}")
 
 
-def _outlines(sample: Sample, query: str, model: wsiseg.Segmenter, separate: bool) -> list[shapely.Geometry]:
+def _outlines(sample: Sample, query: str, model: wsiseg.Segmenter) -> Iterator[list[shapely.Geometry]]:
+    """As drawn, and cut at necks; the model is asked once, and its answers kept in `work`."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "image.png")
+        path, work = Path(folder, "image.png"), Path(folder, "work")
         Image.fromarray(sample.image).save(path)
-        result = wsiseg.segment(path, query, model=model, slide_mpp=sample.mpp, separate=separate)
-        return [annotation.geometry for annotation in result.annotations]
+        for separate in (False, True):
+            result = wsiseg.segment(path, query, model=model, slide_mpp=sample.mpp, separate=separate, work=work)
+            yield [annotation.geometry for annotation in result.annotations]
 
 
 def tally(outlines: Sequence[shapely.Geometry], truth: np.ndarray) -> Tally:
@@ -72,8 +73,8 @@ def tally(outlines: Sequence[shapely.Geometry], truth: np.ndarray) -> Tally:
         left, top, right, bottom = np.clip(
             [*np.floor(outline.bounds[:2]), *np.ceil(outline.bounds[2:])], 0, 2 * truth.shape[::-1]
         ).astype(int)
-        _, x, y = edges(np.array([outline]))
-        mask = inside(x - left, y - top, bottom - top, right - left)
+        mask = np.zeros((bottom - top, right - left), bool)
+        paint(np.array([outline]), np.array([True]), mask, left, top)
         drawn_px[k] = mask.sum()
         shared = np.bincount(truth[top:bottom, left:right][mask], minlength=len(there_px))
         iou = shared / (there_px + drawn_px[k] - shared)

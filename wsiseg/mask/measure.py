@@ -26,7 +26,7 @@ def mean_inside(bands: Bands, polygons: np.ndarray, m_left: int = 0) -> np.ndarr
         (N,) float64; NaN where no pixel centre of the bands is inside.
     """
     owner, x, y = edges(polygons)
-    first, stop = _rows(y)
+    first, stop = rows_crossed(y)
     by_first = np.argsort(first, kind="stable")
     by_first = by_first[first[by_first] < stop[by_first]]
     sums, counts = np.zeros(len(polygons)), np.zeros(len(polygons))
@@ -41,8 +41,10 @@ def mean_inside(bands: Bands, polygons: np.ndarray, m_left: int = 0) -> np.ndarr
             continue
         top = np.maximum(first[active], m_y0)
         rows = np.minimum(stop[active], m_y1) - top
-        edge, row, left, sign = _crossings(x[active] - m_left, y[active], top, rows, band.shape[1])
+        edge, row, crossing = crossings(x[active], y[active], top, rows)
         edge = active[edge]
+        left = np.clip(np.ceil(crossing - 0.5) - m_left, 0, band.shape[1]).astype(np.int64)  # pixel centres left of it
+        sign = np.where(y[edge, 1] > y[edge, 0], 1, -1)
         start, end = left.min(), left.max()
         running = np.zeros((len(band), end - start + 1), np.uint32)
         np.cumsum(band[:, start:end], axis=1, dtype=np.uint32, out=running[:, 1:])
@@ -53,40 +55,20 @@ def mean_inside(bands: Bands, polygons: np.ndarray, m_left: int = 0) -> np.ndarr
         return sums / counts
 
 
-def inside(x: np.ndarray, y: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Which pixel centres of (height, width) lie inside the polygon of these edges; those of other rows may lack.
-
-    Args:
-        x, y: (e, 2), as `edges` gives them, in the plane of the raster.
-    """
-    first, stop = _rows(y)
-    top = np.clip(first, 0, height)
-    _, row, left, sign = _crossings(x, y, top, np.clip(stop, 0, height) - top, width)
-    winding = np.zeros((height, width + 1), np.int16)
-    np.add.at(winding, (row, left), sign)
-    return np.cumsum(winding[:, :-1], axis=1, dtype=np.int16) != 0
-
-
-def _rows(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def rows_crossed(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The rows of pixels whose centres, at r + ½, each edge crosses: the first, and the one after the last."""
     first, stop = np.ceil(y.min(axis=1) - 0.5), np.ceil(y.max(axis=1) - 0.5)
     return first.astype(np.int64), stop.astype(np.int64)
 
 
-def _crossings(
-    x: np.ndarray, y: np.ndarray, top: np.ndarray, rows: np.ndarray, width: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Where edges (e, 2) cross `rows` rows of pixel centres, from `top` on.
-
-    Returns:
-        Edge, row, how many of the row's `width` centres lie left of it, and the direction: 1 for downwards.
-    """
+def crossings(
+    x: np.ndarray, y: np.ndarray, top: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where edges (e, 2) cross `rows` (e,) rows of pixel centres, from `top` (e,) on: edge, row and x of each place."""
     edge = np.repeat(np.arange(len(rows)), rows)
     row = np.arange(len(edge)) - np.repeat(np.cumsum(rows) - rows - top, rows)
     (x0, x1), (y0, y1) = x[edge].T, y[edge].T
-    crossing = x0 + (row + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
-    left = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)
-    return edge, row, left, np.where(y1 > y0, 1, -1)
+    return edge, row, x0 + (row + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
 
 
 def edges(polygons: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

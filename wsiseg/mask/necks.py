@@ -15,7 +15,8 @@ import shapely
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from wsiseg.mask.measure import edges, inside
+from wsiseg.mask.measure import edges
+from wsiseg.mask.raster import paint_edges
 
 # Chosen on nuclei of NuInsSeg's training organs, drawn by the bundled model (benchmarks/quality/touching.py).
 _ROUND = 0.95  # an outline that fills this much of its convex hull has no neck
@@ -50,7 +51,7 @@ def cut_at_necks(m_polygons: np.ndarray, mpp: float) -> tuple[np.ndarray, np.nda
 def _cuts(polygon: shapely.Polygon, mpp: float) -> Iterator[shapely.LineString]:
     left, top, *_ = np.floor(polygon.bounds).astype(int).tolist()
     *_, right, bottom = np.ceil(polygon.bounds).astype(int).tolist()
-    _, x, y = edges(np.array([polygon]))
+    owner, x, y = edges(np.array([polygon]))
     x_min, x_max, y_min, y_max = x.min(axis=1), x.max(axis=1), y.min(axis=1), y.max(axis=1)
     # The windows lie where they lie for all of a slide, so that a part of it is cut as the whole is.
     for m_y in range(top - top % _WINDOW, bottom, _WINDOW):
@@ -61,7 +62,8 @@ def _cuts(polygon: shapely.Polygon, mpp: float) -> Iterator[shapely.LineString]:
             near = rows[(x_min[rows] < x1) & (x_max[rows] > x0)]
             if not len(near):
                 continue
-            mask = inside(x[rows] - x0, y[rows] - y0, y1 - y0, x1 - x0)
+            mask = np.zeros((y1 - y0, x1 - x0), bool)
+            paint_edges(owner[rows], x[rows], y[rows], np.array([True]), mask, x0, y0)
             distance = ndimage.gaussian_filter(ndimage.distance_transform_edt(mask), _BLUR) * mask
             middle = KDTree(np.stack([x[near].mean(axis=1), y[near].mean(axis=1)], axis=1))
             longest = np.hypot(np.diff(x[near]), np.diff(y[near])).max()
@@ -77,14 +79,13 @@ def _cuts(polygon: shapely.Polygon, mpp: float) -> Iterator[shapely.LineString]:
 
 def _saddles(height: np.ndarray, least: float) -> Iterator[tuple[int, int]]:
     """(row, column) of the highest pass between each two neighbouring hills of (H, W) that stay apart."""
-    summit = _summits(height)
+    summit, index = _summits(height), np.arange(height.size).reshape(height.shape)
     flat, width = height.ravel(), height.shape[1]
     lower_of, pairs = [], []
     for here, there in _neighbours(height.shape):
         a, b = summit[here], summit[there]
         between = (a != b) & (height[here] > 0) & (height[there] > 0)
         pairs.append(np.sort(np.stack([a[between], b[between]], axis=1), axis=1))
-        index = np.arange(height.size).reshape(height.shape)
         lower_of.append(np.where(height[here] < height[there], index[here], index[there])[between])
     pair, saddle = np.concatenate(pairs), np.concatenate(lower_of)  # (n, 2), (n,)
     by_height = np.argsort(-flat[saddle], kind="stable")

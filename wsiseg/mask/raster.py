@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wsiseg.mask.measure import edges
+from wsiseg.mask.measure import crossings, edges, rows_crossed
 
 
 def paint(polygons: np.ndarray, values: np.ndarray, out: np.ndarray, x0: int = 0, y0: int = 0) -> None:
@@ -18,16 +18,17 @@ def paint(polygons: np.ndarray, values: np.ndarray, out: np.ndarray, x0: int = 0
         values: (N,) what to write.
         out: (h, w), C-contiguous; its pixel [0, 0] has its centre at (x0 + ½, y0 + ½).
     """
+    paint_edges(*edges(polygons), values, out, x0, y0)
+
+
+def paint_edges(
+    owner: np.ndarray, x: np.ndarray, y: np.ndarray, values: np.ndarray, out: np.ndarray, x0: int = 0, y0: int = 0
+) -> None:
+    """As `paint`, of the `edges` of polygons; those that cross no row of `out` may be left out."""
     height, width = out.shape
-    owner, x, y = edges(polygons)
-    first, stop = (
-        np.clip(np.ceil(side - y0 - 0.5), 0, height).astype(np.int64) for side in (y.min(axis=1), y.max(axis=1))
-    )
-    rows = stop - first
-    edge = np.repeat(np.arange(len(rows)), rows)
-    row = np.arange(len(edge)) - np.repeat(np.cumsum(rows) - rows - first, rows)
-    (xa, xb), (ya, yb) = x[edge].T, y[edge].T
-    crossing = xa + (row + y0 + 0.5 - ya) * ((xb - xa) / (yb - ya))
+    first, stop = (np.clip(row, y0, y0 + height) for row in rows_crossed(y))
+    edge, row, crossing = crossings(x, y, first, stop - first)
+    row -= y0
     column = np.clip(np.ceil(crossing - x0 - 0.5), 0, width).astype(np.int64)  # pixel centres left of it
     key = np.sort((owner[edge] * height + row) * (width + 1) + column)
     line, begin = np.divmod(key[0::2], width + 1)
