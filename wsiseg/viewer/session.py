@@ -18,7 +18,7 @@ from wsiseg.files import packed_write
 from wsiseg.geojson import Annotation, read_collection, safe_polygons, write_geojson
 from wsiseg.inference import Segmenter
 from wsiseg.mask.regions import Origin, l0_origin
-from wsiseg.qupath import clean_text
+from wsiseg.qupath import DESCRIPTION, clean_text, words_of
 from wsiseg.result import Result
 from wsiseg.slide import Slide
 from wsiseg.slide.scale import supplied_mpp
@@ -118,17 +118,18 @@ class Session:
             return pack(self.annotations[first:], self._classes, first)
 
     def details(self, index: int) -> dict[str, Any] | None:
-        """What is known of one annotation, as it was read or found."""
+        """What is known of one annotation, as it was read or found; its description as words."""
         if not 0 <= index < len(self.annotations):
             return None
         annotation = self.annotations[index]
+        said = {key: words_of(text) for key, text in annotation.metadata.items() if key == DESCRIPTION}
         return {
             "id": str(annotation.id),
             "name": annotation.name,
             "classification": annotation.classification,
             "measurements": annotation.measurements,
             "ofOutline": [name for name in annotation.measurements if is_of_outline(name)],
-            "metadata": annotation.metadata,
+            "metadata": {**annotation.metadata, **said},
         }
 
     def add(self, result: Result) -> int:

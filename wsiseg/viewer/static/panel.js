@@ -3,9 +3,6 @@
 import * as api from "./api.js";
 
 const SAID = "ANNOTATION_DESCRIPTION";
-
-// A description is Markdown with its marks escaped (qupath.py): here it is shown as words.
-const wordsOf = (description = "") => description.replace(/\\([\\`*_[\]<>&~/])/g, "$1");
 const $ = (id) => document.getElementById(id);
 
 export class Panel {
@@ -56,7 +53,7 @@ export class Panel {
   }
 
   async said(object) {
-    return wordsOf((await this.details(object)).metadata[SAID]);
+    return (await this.details(object)).metadata[SAID] ?? "";
   }
 
   // Show an object; -1 for none. editing: whether its outline is being changed.
@@ -85,7 +82,7 @@ export class Panel {
     const rows = Object.entries(known.measurements).filter(([name]) => !stale.includes(name));
     list($("measurements"), rows.map(([name, value]) => [name.replace("^2", "²"), number(value)]));
     if (changed) $("measurements").append(text("dt", "Outline"), text("dd", "changed by hand; measured when saved"));
-    $("chain").textContent = wordsOf(known.metadata[SAID]);
+    $("chain").textContent = known.metadata[SAID] ?? "";
     list($("metadata"), Object.entries(known.metadata).filter(([name]) => name !== SAID && name !== "review"));
   }
 }
