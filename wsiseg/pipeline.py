@@ -138,6 +138,9 @@ def segment(
         planned = sum(len(tiles.grid) for tiles, _ in passes)
         if first_pass:
             passes = [(worth_asking(tiles, asked, segmenter, batch_size, progress), asked) for tiles, asked in passes]
+        outlined = partial(
+            regions, threshold=threshold, min_area_um2=min_area_um2, simplify_um=simplify_um, origin=origin
+        )
         apart = [q for q in queries if (_means_cells(segmenter, q) if separate is None else separate)]
         done, total = 0, sum(len(tiles.grid) for tiles, _ in passes)
         skipped: list[list[float]] = []
@@ -164,9 +167,8 @@ def segment(
             skipped += _l0_corners(tiles.grid, missing)
             done += int(missing.sum())
             for q in asked:
-                outlines = _outlines(
-                    canvases[q], tiles.grid, threshold, min_area_um2, simplify_um, q in apart, origin, region
-                )
+                canvases[q].finish()
+                outlines = _touching(region, outlined(canvases[q], tiles.grid, separate=q in apart))
                 add = partial(found.add, queries.index(q))
                 said[q] = annotate(q, outlines, said[q], tiles.grid, segmenter, examples, origin, add)
         check_source(opened, len(skipped), total)
@@ -200,27 +202,8 @@ def _blended(
         yield tile_reasoning(query, grid, m_x, m_y, mask)
 
 
-def _outlines(
-    canvas: Canvas,
-    grid: Grid,
-    threshold: float,
-    min_area_um2: float,
-    simplify_um: float | None,
-    separate: bool,
-    origin: Origin,
-    region: Box | None,
-) -> Iterator[Region]:
-    """What the canvas of all tiles shows, as polygons; with `region`, those that touch it."""
-    canvas.finish()
-    outlines = regions(
-        canvas,
-        grid,
-        threshold=threshold,
-        min_area_um2=min_area_um2,
-        simplify_um=simplify_um,
-        separate=separate,
-        origin=origin,
-    )
+def _touching(region: Box | None, outlines: Iterator[Region]) -> Iterator[Region]:
+    """Those that touch `region`; all without one."""
     if region is None:
         return outlines
     box = box_of(region)
