@@ -94,13 +94,14 @@ def _open(source: str) -> openslide.OpenSlide:
 def _header(source: str, handle: openslide.OpenSlide) -> Header:
     properties = dict(handle.properties)
     bounds = tuple(properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height"))
-    if head(source)[:4] in TIFF_MAGICS:
+    is_tiff = head(source)[:4] in TIFF_MAGICS
+    if is_tiff:
         _check_tiles(source)
     return Header(
         vendor=properties.get("openslide.vendor", "unknown"),
         level_dimensions=handle.level_dimensions,
         level_downsamples=handle.level_downsamples,
-        fingerprint=_fingerprint(source, properties),
+        fingerprint=fingerprint(source) if is_tiff else _fingerprint_of_parts(source, properties),
         mpp=stated_mpp(properties.get("openslide.mpp-x"), properties.get("openslide.mpp-y")),
         objective_power=tidy(properties.get("openslide.objective-power")),
         l0_bounds=None if None in bounds else tuple(int(value) for value in bounds),  # type: ignore
@@ -110,10 +111,8 @@ def _header(source: str, handle: openslide.OpenSlide) -> Header:
     )
 
 
-def _fingerprint(source: str, properties: Mapping[str, str]) -> str:
-    """A TIFF is one file; of the others (MIRAX, VMS, DICOM) the pixels lie in files beside the one named."""
-    if head(source)[:4] in TIFF_MAGICS:
-        return fingerprint(source)
+def _fingerprint_of_parts(source: str, properties: Mapping[str, str]) -> str:
+    """Of what is no TIFF (MIRAX, VMS, DICOM) the pixels lie in files beside the one named."""
     if properties.get("openslide.vendor") == "dicom":  # any file of the series may be named, and any may change
         parts = sorted({fingerprint(str(file)) for file in files_of_series(Path(source))})
         return hashlib.sha256("".join(parts).encode()).hexdigest()
