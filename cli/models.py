@@ -42,7 +42,7 @@ def show_command(model: str) -> None:
     from wsiseg.model import model_folder
     from wsiseg.model.base import find_base, is_partial
     from wsiseg.model.config import load_config
-    from wsiseg.model.folder import folder_fingerprint, own_tensors, stored_tensors
+    from wsiseg.model.folder import caution, folder_fingerprint, own_tensors, stored_tensors
     from wsiseg.model.memory import parameter_counts
 
     folder = model_folder(model)
@@ -58,6 +58,8 @@ def show_command(model: str) -> None:
         click.echo(f"  holds what training changed; the rest is in {find_base(folder)}")
     for record in config.parts:
         click.echo(f"  {record.role}: {record.source}, licence {record.licence}, sha256 {record.sha256[:16]}")
+    if warning := caution(folder):
+        click.echo(f"  {warning}")
     if config.untrained:
         click.echo(f"  not trained yet: {', '.join(config.untrained)}; a start for `wsiseg train`, not for segmenting")
 

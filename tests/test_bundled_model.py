@@ -11,7 +11,9 @@ from PIL import Image
 
 from wsiseg import load_model, segment
 from wsiseg.inference import Segmenter
+from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model import model_folder
+from wsiseg.model.folder import save_model
 from wsiseg.qupath import check_dialect
 from wsiseg.slide import open_slide
 from wsiseg.training.data.concepts import CONCEPTS, MASKED
@@ -19,7 +21,7 @@ from wsiseg.training.data.queries import nouns
 
 
 @pytest.fixture(scope="module")
-def model() -> Segmenter:
+def model() -> PathChatSegmenter:
     return load_model()
 
 
@@ -40,6 +42,13 @@ def test_every_wording_is_looked_at_at_the_scale_of_what_it_means(model: Segment
             assert model.mpp_for(f"show me the {noun.text}") == seen, noun.text
     assert {model.mpp_for(q) for q in ("plasma cells", "DIVIDING CELLS", "nuclei of the tumour cells")} == {cells}
     assert {model.mpp_for(q) for q in ("which cells are cancer cells?", "dead cells", "epithelial cells")} == {tissue}
+
+
+def test_it_warns_of_tissues_it_does_not_know_until_it_is_trained_on(model: PathChatSegmenter, tmp_path: Path) -> None:
+    assert "colon" in model.caution_for("outline the tumour")
+    assert not model.caution_for("outline the nuclei")
+    save_model(model.model, tmp_path / "mine")
+    assert not load_model(tmp_path / "mine").caution_for("outline the tumour")
 
 
 def predicted(model: Segmenter, image: np.ndarray, query: str, mpp: float) -> np.ndarray | None:

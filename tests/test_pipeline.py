@@ -242,6 +242,25 @@ def test_a_threshold_or_area_that_nothing_passes_is_said(folder: Path) -> None:
     assert "nothing passes threshold and minimum area" in result.notes[0]
 
 
+class Careful(FakeModel):
+    def caution_for(self, query: str) -> str:
+        return "" if "orange" in query else "trust no fruit"
+
+
+def test_what_a_model_should_not_be_trusted_with_is_said_with_its_outlines_once_a_process(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder / "olives.tif"
+    synthetic_slide(path, {"olive": SHAPES["olive"]})
+    with caplog.at_level(logging.WARNING, "wsiseg"):
+        results = [segment(path, ["olive", "outline the olive"], model=Careful(mpp=1.0)) for _ in range(2)]
+    assert caplog.messages == ["trust no fruit"]
+    assert [(result.notes, result.run["cautions"]) for result in results] == [(["trust no fruit"],) * 2] * 2
+    nothing = segment(path, "olive", model=Careful(mpp=1.0), min_area_um2=1e6)
+    assert "cautions" not in nothing.run  # not with what was not found
+    assert "trust no fruit" not in nothing.notes
+
+
 # A region
 
 

@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from wsiseg.annotate import annotate, nothing_found, tile_reasoning
 from wsiseg.belonging import slide_facts
 from wsiseg.errors import ModelError, QueryError
 from wsiseg.first_pass import worth_asking
-from wsiseg.inference import KnowsCells, Segmenter, TileMask
+from wsiseg.inference import KnowsCells, KnowsLimits, Segmenter, TileMask
 from wsiseg.inference.answers import answers
 from wsiseg.inference.devices import SeveralDevices
 from wsiseg.inference.journal import open_journals
@@ -184,11 +184,15 @@ def segment(
     notes += [nothing_found(q, said[q], planned - total, where) for q in in_vain]
     for note in notes:
         log.warning("%s", note)
+    cautions = [_caution(segmenter, q) for q in queries if q not in in_vain]
+    cautions = list(dict.fromkeys(filter(None, cautions)))
+    for caution in cautions:
+        _warn_once(caution)
     return Result(
         annotations=found,
         reasoning=[tile for q in queries for tile in said[q]],
-        run=_record(queries, passes, segmenter, examples, origin, chosen, skipped),
-        notes=notes,
+        run=_record(queries, passes, segmenter, examples, origin, chosen, skipped, cautions),
+        notes=notes + cautions,
     )
 
 
@@ -238,6 +242,16 @@ def _means_cells(model: Segmenter, query: str) -> bool:
     return isinstance(model, KnowsCells) and model.asks_for_cells(query)
 
 
+def _caution(model: Segmenter, query: str) -> str:
+    return model.caution_for(query) if isinstance(model, KnowsLimits) else ""
+
+
+@cache
+def _warn_once(caution: str) -> None:
+    """In a process, whatever the number of its slides."""
+    log.warning("%s", caution)
+
+
 def _l0_corners(grid: Grid, tiles: np.ndarray) -> list[list[float]]:
     """[x, y] in level-0 pixels, from the slide's corner, of the tiles that are marked in (N,) bool."""
     corners: list[list[float]] = (grid.m_xy[tiles] * grid.l0_per_m).tolist()
@@ -252,6 +266,7 @@ def _record(
     origin: Origin,
     chosen: dict[str, Any],
     skipped: list[list[float]],
+    cautions: list[str],
 ) -> dict[str, Any]:
     """What made the result, with the parameters that were `chosen`: the member `wsiseg` of the GeoJSON."""
     slide = passes[0][0].grid.slide
@@ -263,6 +278,7 @@ def _record(
         "origin": origin,
         "parameters": {"mpp": {q: tiles.grid.spec.mpp for tiles, asked in passes for q in asked}, **chosen},
         **({"skipped_tiles": skipped} if skipped else {}),
+        **({"cautions": cautions} if cautions else {}),
         **(
             {"examples": [{"image": clean_text(e.name), "fingerprint": e.fingerprint} for e in examples]}
             if examples

@@ -77,7 +77,8 @@ class Result:
 
     annotations: in the order of the queries, of each from top to bottom; kept on disk (`wsiseg.spill`).
     run: what made it (slide, model, queries, parameters, version): the member `wsiseg` of the GeoJSON.
-    notes: for each query without an outline, a sentence that says so.
+    notes: sentences for whoever reads the outlines: which query has none, what was left out, what the model should
+        not be trusted with.
     """
 
     annotations: Sequence[Annotation]

@@ -67,6 +67,15 @@ class KnowsCells(Protocol):
 
 
 @runtime_checkable
+class KnowsLimits(Protocol):
+    """A `Segmenter` that knows what its outlines should not be trusted with."""
+
+    def caution_for(self, query: str) -> str:
+        """What everyone should be told who gets outlines for this query; "" for nothing."""
+        ...
+
+
+@runtime_checkable
 class Encoder(Protocol):
     """A `Segmenter` that looks at a tile once, whatever is asked about it."""
 

@@ -39,12 +39,13 @@ class PathChatSegmenter:
         *,
         name: str,
         fingerprint: str,
+        caution: str = "",
         shots: Sequence[Shot] = (),
         tell: Callable[[list[str]], None] | None = None,
     ) -> None:
         self.model: PathChatSegR1 = model.eval()
         self.model.to(memory_format=layout(model.device))  # type: ignore[call-overload]
-        self.name, self.fingerprint = name, fingerprint
+        self.name, self.fingerprint, self._caution = name, fingerprint, caution
         self.tile_size, self.overlap = model.config.tile_size, model.config.overlap
         self._largest: int | None = None  # batch size that is known to fit
         self._prefix = _remembered(self._encode_prefix, 16)
@@ -66,7 +67,9 @@ class PathChatSegmenter:
         return self._like(self.shots, tell)
 
     def _like(self, shots: Sequence[Shot], tell: Callable[[list[str]], None] | None) -> PathChatSegmenter:
-        return PathChatSegmenter(self.model, name=self.name, fingerprint=self.fingerprint, shots=shots, tell=tell)
+        return PathChatSegmenter(
+            self.model, name=self.name, fingerprint=self.fingerprint, caution=self._caution, shots=shots, tell=tell
+        )
 
     def asks_for_cells(self, query: str) -> bool:
         """See `KnowsCells`. "Cells" alone may be either: tumour cells are a tissue, plasma cells are cells."""
@@ -74,6 +77,10 @@ class PathChatSegmenter:
         near = any(word in words for word in config.cell_words)
         tissue = any(word in words for word in config.tissue_words)
         return near or ("cell" in words and not tissue)
+
+    def caution_for(self, query: str) -> str:
+        """See `KnowsLimits`. The folder's caution is about tissue."""
+        return "" if self.asks_for_cells(query) else self._caution
 
     def mpp_for(self, query: str) -> float:
         """Cells are looked at closer up than tissue, as a pathologist changes the objective."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ def load_model(
     from wsiseg.inference.devices import SeveralDevices
     from wsiseg.inference.engine import PathChatSegmenter
     from wsiseg.model.config import load_config
-    from wsiseg.model.folder import folder_fingerprint, load_folder, running_dtype
+    from wsiseg.model.folder import caution, folder_fingerprint, load_folder, running_dtype
     from wsiseg.model.quantised import quantise_language
 
     if device is None:
@@ -60,7 +61,8 @@ def load_model(
         else:
             models.append(quantise_language(load_folder(folder, dtype=dtype), weights, name))
     fingerprint = folder_fingerprint(folder) + ("" if weights == "full" else f"-{weights}")
-    copies = [PathChatSegmenter(model, name=model.config.name, fingerprint=fingerprint) for model in models]
+    known = partial(PathChatSegmenter, name=models[0].config.name, fingerprint=fingerprint, caution=caution(folder))
+    copies = [known(model) for model in models]
     return copies[0] if len(copies) == 1 else SeveralDevices(copies)
 
 

@@ -1,4 +1,4 @@
-"""A model is a folder: config.json, *.safetensors, tokenizer.json, README.md. No pickle, strict keys.
+"""A model is a folder: config.json, *.safetensors, tokenizer.json, README.md, caution.txt. No pickle, strict keys.
 
 Trained models hold one file of weights; models built from published parts hold several, none with a key of another.
 What is trained from published parts holds only what training changed (`wsiseg.model.base`).
@@ -21,7 +21,7 @@ from wsiseg.model.config import PathChatConfig, load_config, save_config
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prompt import PromptTokenizer
 
-WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+WEIGHTS, CONFIG, TOKENIZER, CAUTION = "model.safetensors", "config.json", "tokenizer.json", "caution.txt"
 EMBEDDINGS, HEAD = "vlm.model.language_model.embed_tokens.weight", "vlm.lm_head.weight"
 # Frequencies of positions: rounded to 16 bits they would point elsewhere.
 _ALWAYS_FLOAT32 = "positional_encoding_gaussian_matrix"
@@ -211,6 +211,15 @@ def build_model(config: PathChatConfig, tokenizer: PromptTokenizer) -> PathChatS
             f"the model only {config.text.vocab_size} rows"
         )
     return PathChatSegR1(config, tokenizer)
+
+
+def caution(folder: Path) -> str:
+    """What everyone should be told who gets outlines of tissue from this model: its caution.txt, "" without one.
+
+    No part of the configuration, since training makes another model with other limits.
+    """
+    path = folder / CAUTION
+    return " ".join(path.read_text("utf-8").split()) if path.is_file() else ""
 
 
 def folder_fingerprint(folder: Path) -> str:

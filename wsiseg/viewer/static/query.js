@@ -116,7 +116,7 @@ export class QueryPanel {
   async done(event) {
     const outlines = `${event.found.toLocaleString()} outline${event.found === 1 ? "" : "s"}`;
     const known = event.found - event.new ? `, ${(event.found - event.new).toLocaleString()} of them already outlined` : "";
-    this.end(event.found ? `Found ${outlines}${known}.` : event.notes.join(" "));
+    this.end([...(event.found ? [`Found ${outlines}${known}.`] : []), ...event.notes].join(" "));
     if (event.new) await this.found(event);
   }
 
