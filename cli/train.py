@@ -26,7 +26,7 @@ STAGES = {
     required=True,
     help="`ssl` (stain-invariant features), `pretrain` (image and text), `sft` (answers and masks), `rl` (SO-GRPO).",
 )
-@click.option("--config", type=click.Path(path_type=Path), help="Recipe (YAML); without it, laptop defaults.")
+@click.option("--config", type=click.Path(path_type=Path), help="Recipe (YAML), or the name of one that comes with it.")
 @click.option("--data", help="Quadruplet store, as `wsiseg data` writes it; to pretrain, also pairs (JSONL).")
 @click.option("--model", help="Model to start from: a folder, or `tiny`, the bundled one (default).")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.")

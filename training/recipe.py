@@ -29,6 +29,8 @@ class Range:
         return f"at least {self.low:g}" if self.high == math.inf else f"from {self.low:g} to {self.high:g}"
 
 
+SHIPPED = Path(__file__).parent / "recipes"
+
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
 Amount = Annotated[float, Range(0)]
@@ -81,12 +83,14 @@ R = TypeVar("R")
 def load_recipe(recipe_class: type[R], path: str | Path | None, overrides: tuple[str, ...] = (), **fixed: Any) -> R:
     """The recipe in `path` (or the defaults), with `key=value` overrides, then `fixed` values that are not None.
 
+    path: of a file, or the name of a recipe that comes with wsiseg where no file has it.
+
     Raises:
         DataError: the file is missing or no mapping; or keys or values are wrong, in which case every one of
             them is named, with its line in the file and the nearest right word.
     """
     given: dict[str, tuple[str, Any]] = {}  # key → where it was given, value
-    wrong = _read(Path(path), given) if path is not None else []
+    wrong = _read(_find(Path(path)), given) if path is not None else []
     for override in overrides:
         wrong += _override(override, given)
     given |= {key: (f"{key} as an option", value) for key, value in fixed.items() if value is not None}
@@ -115,6 +119,11 @@ def save_recipe(recipe: Any, path: Path) -> None:
     path.write_text(yaml.safe_dump(raw, sort_keys=False))
 
 
+def _find(path: Path) -> Path:
+    shipped = SHIPPED / path.name
+    return shipped if path == Path(path.name) and not path.exists() and shipped.is_file() else path
+
+
 def _read(path: Path, given: dict[str, tuple[str, Any]]) -> list[str]:
     """Fill `given` from a YAML file, with lines; returns what is wrong with its keys."""
     import yaml
@@ -134,7 +143,8 @@ def _read(path: Path, given: dict[str, tuple[str, Any]]) -> list[str]:
             given[key] = where, loader.construct_object(value_node, deep=True)
         return wrong
     except OSError as error:
-        raise DataError(f"cannot read the recipe {path}: {error.strerror}") from error
+        ours = ", ".join(sorted(file.name for file in SHIPPED.iterdir()))
+        raise DataError(f"cannot read the recipe {path}: {error.strerror}; wsiseg comes with {ours}") from error
     except DataError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # of bytes, dates and nesting that are none

@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 
 from wsiseg.errors import DataError
-from wsiseg.training.recipe import load_recipe, save_recipe
+from wsiseg.training.recipe import SHIPPED, load_recipe, save_recipe
 from wsiseg.training.sft import SftRecipe
-
-RECIPES = Path(__file__).parents[2] / "training" / "recipes"
 
 
 def test_overrides_win_over_the_file_and_options_over_both(tmp_path: Path) -> None:
@@ -23,6 +21,17 @@ def test_overrides_win_over_the_file_and_options_over_both(tmp_path: Path) -> No
     assert recipe.model is None
     save_recipe(recipe, path)
     assert load_recipe(SftRecipe, path) == recipe
+
+
+def test_a_bare_name_means_a_shipped_recipe_unless_a_file_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(SftRecipe, "tiny-sft-gpu.yaml") == load_recipe(SftRecipe, SHIPPED / "tiny-sft-gpu.yaml")
+    (tmp_path / "tiny-sft-gpu.yaml").write_text("steps: 7\n")
+    assert load_recipe(SftRecipe, "tiny-sft-gpu.yaml").steps == 7
+    with pytest.raises(DataError, match=r"wsiseg comes with .*tiny-sft-gpu\.yaml"):
+        load_recipe(SftRecipe, "there/tiny-sft-gpu.yaml")
 
 
 def test_every_mistake_is_named_with_its_line_and_the_nearest_right_word(tmp_path: Path) -> None:
