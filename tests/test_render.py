@@ -11,6 +11,7 @@ import shapely
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from wsiseg.belonging import slide_facts
 from wsiseg.cli.main import main
 from wsiseg.geojson import Annotation, annotation_id, write_geojson
 from wsiseg.qupath import Color
@@ -18,6 +19,7 @@ from wsiseg.render import overlay, scale_bar_um
 from wsiseg.review import REVIEW
 from wsiseg.slide import open_slide
 from wsiseg.testing import MARKERS, disk, synthetic_slide
+from wsiseg.tiles import SlideIdentity
 
 GREEN: Color = (0, 255, 60)
 MARKER = next(iter(MARKERS))
@@ -89,12 +91,20 @@ def test_the_scale_bar_is_as_long_as_it_says(sample_slide: Path) -> None:
     assert ink * um_per_px == pytest.approx(scale_bar_um(picture.width * um_per_px), rel=0.01)
 
 
-def test_a_slide_without_scale_has_no_scale_bar(tmp_path: Path) -> None:
+def test_the_scale_bar_is_in_the_scale_that_the_outlines_were_made_with(tmp_path: Path) -> None:
     synthetic_slide(tmp_path / "s.tif", {}, mpp=None)
     with open_slide(tmp_path / "s.tif") as slide:
-        overlay(slide, [], max_px=300)
+        bare = np.asarray(overlay(slide, [], max_px=300))
     with open_slide(tmp_path / "s.tif", slide_mpp=0.5) as slide:
-        overlay(slide, [], max_px=300)
+        with_bar = np.asarray(overlay(slide, [], max_px=300))
+        made_on = {"slide": slide_facts(SlideIdentity.of(slide))}
+    assert (bare != with_bar).any()
+    for run, expected in (({}, bare), (made_on, with_bar)):
+        with open(tmp_path / "a.geojson", "wb") as file:
+            write_geojson([], file, run=run)
+        shown = render(tmp_path / "s.tif", tmp_path / "a.geojson", "--out", tmp_path / "o.png", "--max-px", 300)
+        assert shown.exit_code == 0
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "o.png")), expected)
 
 
 @pytest.mark.parametrize(

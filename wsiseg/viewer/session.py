@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 
 from wsiseg import __version__
-from wsiseg.belonging import mpp_of, not_of_this_slide, origin_of
+from wsiseg.belonging import not_of_this_slide, origin_of, take_scale
 from wsiseg.errors import MissingMppError, ViewerError
 from wsiseg.files import packed_write
 from wsiseg.geojson import Annotation, read_collection, safe_polygons, write_geojson
@@ -21,7 +21,6 @@ from wsiseg.mask.regions import Origin, l0_origin
 from wsiseg.qupath import DESCRIPTION, clean_text, words_of
 from wsiseg.result import Result
 from wsiseg.slide import Slide
-from wsiseg.slide.scale import supplied_mpp
 from wsiseg.viewer.deepzoom import OVERLAP_PX, TILE_PX, DeepZoom
 from wsiseg.viewer.draft import Draft, basis_of, draft_of, draft_path, read_draft, write_draft
 from wsiseg.viewer.edits import Edits, apply, is_of_outline
@@ -36,7 +35,6 @@ class Asking:
 
     model: Segmenter | str | None = None
     device: str | None = None
-    slide_mpp: float | tuple[float, float] | None = None
 
 
 class Session:
@@ -63,9 +61,7 @@ class Session:
         self.out = out or (geojson if "version" in self.run else None)
         self.warning = not_of_this_slide(self.run, slide)
         self.asking = asking or Asking()
-        if self.asking.slide_mpp is None and not self.warning:
-            # As the outlines were made: the file of the slide may state no scale, or a wrong one.
-            self.asking = replace(self.asking, slide_mpp=mpp_of(self.run))
+        take_scale(slide, self.run)
         self._beside = geojson or Path(_geojson_name(Path(slide.source).name))
         self._stamp = _stamp(out) if out else stamp
         self._saves, self._unsaved = 0, False
@@ -79,9 +75,9 @@ class Session:
 
     @property
     def mpp(self) -> tuple[float, float] | None:
-        supplied = self.asking.slide_mpp
+        """Microns per level-0 pixel, (x, y), in which it measures and asks; None where nobody knows them."""
         try:
-            return self.slide.mpp if supplied is None else supplied_mpp(supplied)
+            return self.slide.mpp
         except MissingMppError:
             return None
 
