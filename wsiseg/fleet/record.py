@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from wsiseg import __version__
 from wsiseg.errors import FleetError, OutputError, QueryError
-from wsiseg.files import atomic_write, remove_leftovers
+from wsiseg.files import atomic_write, make_folder, remove_leftovers
 from wsiseg.fleet.claim import one_at_a_time
 from wsiseg.fleet.jobs import Job
 from wsiseg.formats import DEFAULT, FORMATS
@@ -194,13 +194,6 @@ def request_fingerprint(job: Job, settings: Settings) -> str:
         "settings": {key: v for key, v in asdict(settings).items() if key not in _HOW_FAST},
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-
-
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
 
 
 def write_run(out: Path, jobs: Sequence[Job], settings: Settings) -> list[Record]:

@@ -23,7 +23,7 @@ import numpy as np
 
 from wsiseg import __version__
 from wsiseg.errors import OutputError
-from wsiseg.files import atomic_write
+from wsiseg.files import atomic_write, make_folder
 from wsiseg.tiles.shard import ZSTD_LEVEL, decode_chunk, encode_chunk, encode_shard, read_chunk, read_index
 from wsiseg.tiles.store import TileStore
 
@@ -123,13 +123,13 @@ class Embeddings:
         self._write_metadata(part)
         rows = self._kept(part, shard, range(SHARD_TILES)) | added
         file = self._shard_file(part, shard)
-        _make_folder(file.parent)
+        make_folder(file.parent)
         with atomic_write(file) as out:
             out.writelines(encode_shard([rows.get(place) for place in range(SHARD_TILES)], SHARD_TILES))
 
     def _write_metadata(self, part: str) -> None:
         """The groups and the array's `zarr.json`, from the outside in; each only once."""
-        _make_folder(self.folder / part)
+        make_folder(self.folder / part)
         for group, about in ((self.folder.parent, {}), (self.folder, {"wsiseg": self._about})):
             if not (group / "zarr.json").exists():
                 said = {"zarr_format": 3, "node_type": "group", "attributes": about}
@@ -184,10 +184,3 @@ def _array_metadata(tiles: int, shapes: list[tuple[int, ...]]) -> bytes:
         attributes={"shapes": [list(shape) for shape in shapes]},
     )
     return memory["zarr.json"].to_bytes()
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error

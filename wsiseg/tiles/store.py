@@ -27,7 +27,7 @@ import numpy as np
 
 from wsiseg import __version__
 from wsiseg.errors import OutputError, StoreError
-from wsiseg.files import atomic_write
+from wsiseg.files import atomic_write, make_folder
 from wsiseg.slide.opening import check_unchanged
 from wsiseg.slide.source import is_url
 from wsiseg.tiles.ahead import map_ahead, read_ahead
@@ -195,7 +195,9 @@ def write_store(
     folder = Path(path)
     level = slide.level_for_mpp(grid.spec.mpp)[0]
     wanted = StoreAttributes.of(grid, level=level, software=f"wsiseg {__version__}", pixels=pixels)
-    _make_folder(folder)
+    if folder.is_file():
+        raise StoreError(f"{folder} is a file, not a tile store: choose another --out")
+    make_folder(folder)
     with _sole_writer(folder):
         if not (folder / "zarr.json").exists():
             _write_skeleton(folder, grid, wanted)
@@ -248,7 +250,7 @@ def _write_missing_shards(
                 if progress:
                     progress(done, total)
             file = _shard_file(folder, shard)
-            _make_folder(file.parent)
+            make_folder(file.parent)
             with atomic_write(file) as out:
                 out.writelines(encode_shard(parts, SHARD_TILES))
 
@@ -386,15 +388,6 @@ def _require_same(folder: Path, stored: StoreAttributes, grid: Grid) -> None:
     wanted = StoreAttributes.of(grid, level=stored.level, software=stored.software)
     if reason := explain_difference(stored, wanted):
         raise StoreError(f"{folder} cannot be used: {reason}; choose another store, or delete this one")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise StoreError(f"{folder} is a file, not a tile store: choose another --out") from error
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
 @contextmanager
