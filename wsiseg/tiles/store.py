@@ -13,7 +13,6 @@ is whole, and the finished store is the same byte for byte.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +30,7 @@ from wsiseg.files import atomic_write, make_folder
 from wsiseg.slide.opening import check_unchanged
 from wsiseg.slide.source import is_url
 from wsiseg.tiles.ahead import map_ahead, read_ahead
-from wsiseg.tiles.attributes import StoreAttributes, explain_difference, parse_attributes
+from wsiseg.tiles.attributes import StoreAttributes, explain_difference, read_attributes, write_group
 from wsiseg.tiles.grid import Grid, SlideIdentity
 from wsiseg.tiles.shard import ZSTD_LEVEL, decode_chunk, encode_chunk, encode_shard, read_chunk, read_index
 from wsiseg.tiles.stream import READ_AHEAD_BATCHES, WORKERS, Batches, OnBadTile, SlideTiles, batch_indices
@@ -68,7 +67,7 @@ class TileStore:
             StoreError: no store, incomplete, malformed, or of another slide or grid.
         """
         folder = Path(path)
-        attributes = _read_attributes(folder)
+        attributes = read_attributes(folder)
         if not attributes.complete:
             raise StoreError(f"{folder} is incomplete: run `wsiseg tile` again, it goes on where it stopped")
         if grid is not None:
@@ -163,14 +162,6 @@ class TileStore:
         )
 
 
-def is_store(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` is a tile store, finished or not, of this or another format; reads one small file."""
-    try:
-        return bool(_group_attributes(Path(path))["kind"] == "wsiseg tiles")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
 def write_store(
     slide: Slide,
     grid: Grid,
@@ -201,7 +192,7 @@ def write_store(
     with _sole_writer(folder):
         if not (folder / "zarr.json").exists():
             _write_skeleton(folder, grid, wanted)
-        stored = _read_attributes(folder)
+        stored = read_attributes(folder)
         _require_same(folder, stored, grid)
         if stored.pixels != pixels:
             has = "pixels" if stored.pixels else "coordinates only"
@@ -221,7 +212,7 @@ def write_store(
         finished = replace(stored, complete=True, left_out=_left_out(folder, len(grid)) if pixels else ())
         if stored != finished:
             check_unchanged(slide, all_read=not finished.left_out)
-            _write_group(folder, finished)
+            write_group(folder, {"wsiseg": finished.to_json()})
     return TileStore.open(folder, on_bad_tile=on_bad_tile)
 
 
@@ -333,7 +324,7 @@ def _write_skeleton(folder: Path, grid: Grid, attributes: StoreAttributes) -> No
                 array[...] = values
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
-    _write_group(folder, attributes)
+    write_group(folder, {"wsiseg": attributes.to_json()})
 
 
 def _is_leftover(entry: Path) -> bool:
@@ -341,29 +332,6 @@ def _is_leftover(entry: Path) -> bool:
     if entry.name in ARRAYS and entry.is_dir():
         return all(part.name in ("zarr.json", "c") or part.suffix == ".partial" for part in entry.iterdir())
     return entry.name.startswith(".") and entry.suffix == ".tmp"
-
-
-def _write_group(folder: Path, attributes: StoreAttributes) -> None:
-    group = {"zarr_format": 3, "node_type": "group", "attributes": {"wsiseg": attributes.to_json()}}
-    with atomic_write(folder / "zarr.json") as file:
-        file.write(json.dumps(group, indent=2).encode())
-
-
-def _group_attributes(folder: Path) -> Any:
-    return json.loads((folder / "zarr.json").read_bytes())["attributes"]["wsiseg"]
-
-
-def _read_attributes(folder: Path) -> StoreAttributes:
-    try:
-        raw = _group_attributes(folder)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise StoreError(f"no tile store at {folder}: make one with `wsiseg tile`") from error
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreError(f"{folder} is not a tile store: its zarr.json cannot be read") from error
-    try:
-        return parse_attributes(raw)
-    except StoreError as error:
-        raise StoreError(f"{folder}: {error}") from error
 
 
 def _read_grid(folder: Path, attributes: StoreAttributes) -> Grid:
