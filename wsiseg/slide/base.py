@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -37,6 +37,15 @@ class Header:
     associated_images: tuple[str, ...] = ()
     icc_profile: bytes | None = None
     properties: Mapping[str, str] = field(default_factory=dict)
+
+
+def stated_bounds(properties: Mapping[str, Any], library: str) -> tuple[int, int, int, int] | None:
+    """x, y, width, height of the scanned part, where the properties that `library` gives state all of them."""
+    stated: list[Any] = [properties.get(f"{library}.bounds-{name}") for name in ("x", "y", "width", "height")]
+    if None in stated:
+        return None
+    x, y, width, height = map(int, stated)
+    return x, y, width, height
 
 
 class Slide(ABC):
