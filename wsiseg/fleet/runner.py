@@ -27,8 +27,8 @@ from wsiseg.fleet.record import (
     last_done,
     output_name,
     output_path,
-    write_run,
 )
+from wsiseg.fleet.run_files import write_run
 from wsiseg.fleet.work import (
     checked_model,
     content_fingerprint,
