@@ -69,8 +69,6 @@ class Session:
         self._draft_path = draft_path(self.out or free_name(self._beside))
         self._basis = basis_of(slide.fingerprint, np.array([a.geometry for a in self.annotations], object))
         self._draft = read_draft(self._draft_path, self._basis, self._written)  # of a session that ended without saving
-        self._classes = with_classes({}, self.annotations)
-        self._ids = {annotation.id for annotation in self.annotations}
         self._lock = threading.Lock()
 
     @property
@@ -111,7 +109,7 @@ class Session:
     def packed(self, first: int = 0) -> bytes:
         """The annotations from index `first` on, for the page to draw."""
         with self._lock:
-            return pack(self.annotations[first:], self._classes, first)
+            return pack(self.annotations[first:], class_numbers(self.annotations), first)
 
     def details(self, index: int) -> dict[str, Any] | None:
         """What is known of one annotation, as it was read or found; its description as words."""
@@ -135,10 +133,9 @@ class Session:
         is one object, the earlier one.
         """
         with self._lock:
-            new = [annotation for annotation in result.annotations if annotation.id not in self._ids]
+            known = {annotation.id for annotation in self.annotations}
+            new = [annotation for annotation in result.annotations if annotation.id not in known]
             new = not_outlined(new, self.annotations)
-            self._ids.update(annotation.id for annotation in new)
-            self._classes = with_classes(self._classes, new)
             self.annotations = [*self.annotations, *new]
             self.run = merged_run(self.run, result.run)
             self._unsaved = self._unsaved or bool(new)
@@ -197,8 +194,6 @@ class Session:
             if draft is None or (draft.found and len(self.annotations) > self._written):
                 raise ViewerError("there are no earlier changes that could be taken up any more")
             self.annotations, self.run = [*self.annotations, *draft.found], draft.run
-            self._ids.update(annotation.id for annotation in draft.found)
-            self._classes = with_classes(self._classes, draft.found)
             self._unsaved = True
         return {"edits": draft.edits.to_json(), "found": len(draft.found)}
 
@@ -235,10 +230,10 @@ def merged_run(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     return {**before, **now, "queries": queries, "parameters": {**kept, "mpp": asked_at}}
 
 
-def with_classes(known: dict[str, int], annotations: Sequence[Annotation]) -> dict[str, int]:
-    """name → index of the known classes, and after them those that `annotations` bring."""
-    names = dict.fromkeys([*known, *(annotation.classification for annotation in annotations)])
-    return {name: index for index, name in enumerate(names)}
+def class_numbers(annotations: Sequence[Annotation]) -> dict[str, int]:
+    """name → number, in the order in which classes first come: those that are known keep theirs as more come."""
+    names = dict.fromkeys(annotation.classification for annotation in annotations)
+    return {name: number for number, name in enumerate(names)}
 
 
 def free_name(wanted: Path) -> Path:
