@@ -74,6 +74,15 @@ def test_markers_are_not_tissue(thumbnail: np.ndarray, colour: str) -> None:
     assert (found & wanted & ~inked).sum() > 0.88 * (wanted & ~inked).sum()
 
 
+def test_blood_is_tissue_though_it_is_as_red_as_ink(thumbnail: np.ndarray) -> None:
+    """Ink is even, blood is not."""
+    ink = np.array((154, 31, 39))
+    grain = np.random.default_rng(0).normal(1, 0.15, (100, 100, 1))
+    for pool, share in ((ink * grain, 1), (ink, 0)):
+        thumbnail[40:140, 40:140] = np.clip(pool, 0, 255)
+        assert find_tissue(thumbnail, UM_PER_PX)[45:135, 45:135].mean() == pytest.approx(share, abs=0.02)
+
+
 def test_padding_and_coverslip_are_not_tissue(thumbnail: np.ndarray) -> None:
     wanted = truth(thumbnail)
     thumbnail[:90] = thumbnail[:, 1100:] = 0
