@@ -42,7 +42,7 @@ def command(
     wsiseg convert corrected.geojson --slide slide.svs --format asap > out.xml
     """
     from wsiseg import formats
-    from wsiseg.belonging import slide_facts
+    from wsiseg.belonging import slide_facts, take_scale
     from wsiseg.files import check_apart
     from wsiseg.geojson import read_collection
     from wsiseg.slide import open_slide
@@ -55,6 +55,7 @@ def command(
     if slide is not None:
         with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
             warn_if_foreign(run, opened)
+            take_scale(opened, run)
             run = {**run, "slide": slide_facts(SlideIdentity.of(opened))}
     if origin is not None:
         run = {**run, "origin": origin}

@@ -36,7 +36,7 @@ def command(
     backend: str | None,
 ) -> None:
     """Draw the outlines of GEOJSON over SLIDE, with a legend and a scale bar."""
-    from wsiseg.belonging import origin_of
+    from wsiseg.belonging import origin_of, take_scale
     from wsiseg.files import check_apart
     from wsiseg.geojson import read_collection
     from wsiseg.render import overlay
@@ -49,6 +49,7 @@ def command(
     origin = origin or origin_of(run)
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
         warn_if_foreign(run, opened)
+        take_scale(opened, run)
         picture = overlay(opened, kept, origin=origin, max_px=max_px)
     save_picture(picture, out)
     rejected = f", without {len(annotations) - len(kept):,} that were rejected" if len(kept) < len(annotations) else ""

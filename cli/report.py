@@ -23,7 +23,7 @@ def command(slide: str, geojson: Path, out: Path, origin: Any, slide_mpp: Any, b
     It shows the slide with its outlines, areas and counts by class, sizes of objects, the most confident and the
     most doubtful outlines with what the model said, and what made them.
     """
-    from wsiseg.belonging import mpp_of, origin_of
+    from wsiseg.belonging import origin_of, take_scale
     from wsiseg.files import atomic_write, check_apart
     from wsiseg.geojson import read_collection
     from wsiseg.report import write_report
@@ -32,9 +32,8 @@ def command(slide: str, geojson: Path, out: Path, origin: Any, slide_mpp: Any, b
     check_apart(out, slide, geojson)
     annotations, run = read_collection(geojson)
     origin = origin or origin_of(run)
-    # As the outlines were made: the file of the slide may state no scale, or a wrong one.
-    slide_mpp = slide_mpp or mpp_of(run)
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened, atomic_write(out) as file:
         warn_if_foreign(run, opened)
+        take_scale(opened, run)
         write_report(opened, annotations, run, file, origin=origin)
     click.echo(f"wsiseg: reported on {len(annotations):,} annotations in {out}", err=True)

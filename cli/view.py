@@ -49,7 +49,7 @@ def command(
         check_writable(out)
         check_apart(out, slide)
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
-        asking = Asking(model=model, device=device, slide_mpp=slide_mpp)
+        asking = Asking(model=model, device=device)
         session = Session(opened, geojson, out=out, origin=origin, asking=asking)
         warn_if_foreign(session.run, opened)
         serve(

@@ -13,9 +13,10 @@ import wsiseg
 from wsiseg.errors import StoreError
 from wsiseg.first_pass import FACTOR, coarser
 from wsiseg.slide import open_slide
+from wsiseg.slide.scale import m_size
 from wsiseg.testing import FakeModel, disk, synthetic_slide
 from wsiseg.tiles import Grid, GridSpec, plan_grid, write_store
-from wsiseg.tiles.grid import SlideIdentity, m_length, tile_starts
+from wsiseg.tiles.grid import SlideIdentity, tile_starts
 
 MODEL = FakeModel(mpp=0.5)
 
@@ -68,7 +69,7 @@ def test_far_tiles_cover_all_near_ones(data: st.DataObject) -> None:
     size = data.draw(st.integers(16, 300))
     spec = GridSpec(mpp, size, data.draw(st.integers(0, size // 2)))
     slide = SlideIdentity("s", "f", "v", width, height, mpp_x, mpp_y)
-    m_width, m_height = m_length(width, mpp_x, mpp), m_length(height, mpp_y, mpp)
+    m_width, m_height = m_size(width, mpp / mpp_x), m_size(height, mpp / mpp_y)
     x, y = (tile_starts(length, size, spec.overlap) for length in (m_width, m_height))
     lattice = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     kept = lattice[:: data.draw(st.integers(1, 5))]

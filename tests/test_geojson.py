@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import json
@@ -306,6 +307,7 @@ def test_what_is_not_geojson_is_one_error(tmp_path: Path, data: bytes) -> None:
     assert check_dialect(tmp_path / "a.geojson") != []
     with pytest.raises(GeoJSONError, match="cannot read"):
         read_geojson(tmp_path / "missing.geojson")
+    assert gc.isenabled()  # which is off while a file is read
 
 
 def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:

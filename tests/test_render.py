@@ -11,6 +11,7 @@ import shapely
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from wsiseg.belonging import slide_facts
 from wsiseg.cli.main import main
 from wsiseg.geojson import Annotation, annotation_id, write_geojson
 from wsiseg.qupath import Color
@@ -18,6 +19,7 @@ from wsiseg.render import overlay, scale_bar_um
 from wsiseg.review import REVIEW
 from wsiseg.slide import open_slide
 from wsiseg.testing import MARKERS, disk, synthetic_slide
+from wsiseg.tiles import SlideIdentity
 
 GREEN: Color = (0, 255, 60)
 MARKER = next(iter(MARKERS))
@@ -40,7 +42,8 @@ def render(*arguments: object) -> Result:
 @pytest.mark.parametrize("origin", ["qupath", "slide"])
 def test_outlines_lie_on_what_they_outline(tmp_path: Path, bounds, origin) -> None:
     path = tmp_path / ("s.tif" if bounds is None else "s.scn")
-    truth = synthetic_slide(path, {MARKER: [disk(600, 400, 150)]}, l0_bounds_xy=bounds)[MARKER][0]
+    parts = [disk(600, 400, 150), disk(300, 650, 80)]  # of one outline
+    truth = shapely.MultiPolygon(synthetic_slide(path, {MARKER: parts}, l0_bounds_xy=bounds)[MARKER])
     shift = bounds if bounds and origin == "qupath" else (0, 0)
     drawn = annotation(shapely.transform(truth, lambda l0_xy: l0_xy - shift))
     rejected = replace(annotation(shapely.box(300, 300, 700, 700)), metadata={REVIEW: "rejected"})
@@ -57,9 +60,8 @@ def test_outlines_lie_on_what_they_outline(tmp_path: Path, bounds, origin) -> No
     y, x = np.nonzero(is_color(picture, GREEN))
     on_line = y > 120  # below the legend
     points = shapely.points(x[on_line] + 0.5, y[on_line] + 0.5)
-    edge = shapely.transform(truth.exterior, lambda l0_xy: l0_xy * scale)
-    assert len(points) > 100
-    assert shapely.distance(points, edge).max() < 3
+    edge = shapely.transform(truth.boundary, lambda l0_xy: l0_xy * scale)
+    assert shapely.hausdorff_distance(shapely.MultiPoint(points), edge) < 3
 
 
 def test_every_class_is_in_the_legend(sample_slide: Path) -> None:
@@ -89,12 +91,20 @@ def test_the_scale_bar_is_as_long_as_it_says(sample_slide: Path) -> None:
     assert ink * um_per_px == pytest.approx(scale_bar_um(picture.width * um_per_px), rel=0.01)
 
 
-def test_a_slide_without_scale_has_no_scale_bar(tmp_path: Path) -> None:
+def test_the_scale_bar_is_in_the_scale_that_the_outlines_were_made_with(tmp_path: Path) -> None:
     synthetic_slide(tmp_path / "s.tif", {}, mpp=None)
     with open_slide(tmp_path / "s.tif") as slide:
-        overlay(slide, [], max_px=300)
+        bare = np.asarray(overlay(slide, [], max_px=300))
     with open_slide(tmp_path / "s.tif", slide_mpp=0.5) as slide:
-        overlay(slide, [], max_px=300)
+        with_bar = np.asarray(overlay(slide, [], max_px=300))
+        made_on = {"slide": slide_facts(SlideIdentity.of(slide))}
+    assert (bare != with_bar).any()
+    for run, expected in (({}, bare), (made_on, with_bar)):
+        with open(tmp_path / "a.geojson", "wb") as file:
+            write_geojson([], file, run=run)
+        shown = render(tmp_path / "s.tif", tmp_path / "a.geojson", "--out", tmp_path / "o.png", "--max-px", 300)
+        assert shown.exit_code == 0
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "o.png")), expected)
 
 
 @pytest.mark.parametrize(

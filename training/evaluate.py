@@ -24,7 +24,8 @@ from wsiseg.inference.devices import copies_of, in_turn
 from wsiseg.inference.shots import InContext, Shot
 from wsiseg.mask.canvas import Canvas
 from wsiseg.slide.resample import resample_region
-from wsiseg.tiles.grid import m_length, tile_starts
+from wsiseg.slide.scale import m_size
+from wsiseg.tiles.grid import tile_starts
 from wsiseg.training.figures import Case, Report, summarise
 from wsiseg.training.metrics import NAN, bleu4, hd95, overlap, token_f1
 from wsiseg.training.shots import ShotPool, draw_shots
@@ -53,7 +54,7 @@ def answer(model: Segmenter, image: np.ndarray, mpp: float | None, query: str) -
     model_mpp = model.mpp_for(query)
     scale = model_mpp / mpp if mpp else 1.0  # image pixels per model pixel
     height, width = image.shape[:2]
-    m_width, m_height = (m_length(length, 1.0, scale) for length in (width, height))
+    m_width, m_height = (m_size(length, scale) for length in (width, height))
     m_xy = [
         (int(m_x), int(m_y))
         for m_y in tile_starts(m_height, model.tile_size, model.overlap)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,12 +63,15 @@ def place_of(run: Mapping[str, Any]) -> Place:
     return Place(str(facts.get("source", "")), width, height, (mpp_x, mpp_y), origin)
 
 
-def mpp_of(run: Mapping[str, Any]) -> tuple[float, float] | None:
-    """The microns per level-0 pixel (x, y) that `run`, the member `wsiseg` of a GeoJSON, was made with; or None."""
-    try:
-        return place_of(run).mpp
-    except GeoJSONError:
-        return None
+def take_scale(slide: Slide, run: Mapping[str, Any]) -> None:
+    """Give `slide` the scale with which its outlines were made; `run` is the member `wsiseg` of their GeoJSON.
+
+    The file of the slide may state none, or a wrong one. A scale that was supplied when the slide was opened stays,
+    and so does that of a slide on which the outlines were not made.
+    """
+    if slide.supplied_mpp is None and not not_of_this_slide(run, slide):
+        with suppress(GeoJSONError):
+            slide.supplied_mpp = place_of(run).mpp
 
 
 def origin_of(run: Mapping[str, Any]) -> Origin:

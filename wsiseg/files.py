@@ -102,6 +102,14 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: Callable[[Path], bo
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
 
 
+def make_folder(folder: Path) -> None:
+    """With those above it, unless it is there. OutputError if that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+
+
 def remove_leftovers(path: Path, *, older_s: float = 0.0) -> None:
     """What killed processes have left of writing `path`.
 

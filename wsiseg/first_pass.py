@@ -15,8 +15,9 @@ import numpy as np
 from wsiseg.errors import StoreError
 from wsiseg.inference import Segmenter
 from wsiseg.inference.answers import answers
+from wsiseg.slide.scale import m_size
 from wsiseg.tiles import Grid, SlideTiles, TileSource
-from wsiseg.tiles.grid import m_length, tile_starts
+from wsiseg.tiles.grid import tile_starts
 
 FACTOR = 2  # µm per pixel of the first look, over those of the second
 _THRESHOLD = 0.1  # of its probability: it may be unsure
@@ -62,8 +63,8 @@ def worth_asking(
 def coarser(grid: Grid) -> Grid:
     """Tiles of `FACTOR` times the µm per pixel that cover those of `grid`."""
     spec, slide = replace(grid.spec, mpp=FACTOR * grid.spec.mpp), grid.slide
-    m_width = m_length(slide.l0_width, slide.mpp_x, spec.mpp)
-    m_height = m_length(slide.l0_height, slide.mpp_y, spec.mpp)
+    l0_per_x, l0_per_y = (FACTOR * per for per in grid.l0_per_m)
+    m_width, m_height = m_size(slide.l0_width, l0_per_x), m_size(slide.l0_height, l0_per_y)
     far = Grid(spec, slide, m_width, m_height, np.empty((0, 2), np.int64), np.empty(0, np.float32))
     wanted = _empty_map(far)
     for m_xy in grid.m_xy:
@@ -79,10 +80,10 @@ def _empty_map(far: Grid) -> np.ndarray:
     return np.zeros((math.ceil(far.m_height / _CELL), math.ceil(far.m_width / _CELL)), bool)
 
 
-def _cells(m_xy: np.ndarray, m_size: float, margin: int = 0) -> tuple[slice, slice]:
+def _cells(m_xy: np.ndarray, tile_size: float, margin: int = 0) -> tuple[slice, slice]:
     """The squares that a tile touches, and `margin` more on each side."""
     x, y = (
-        slice(max(0, math.floor(start / _CELL) - margin), math.ceil((start + m_size) / _CELL) + margin)
+        slice(max(0, math.floor(start / _CELL) - margin), math.ceil((start + tile_size) / _CELL) + margin)
         for start in m_xy.tolist()
     )
     return y, x

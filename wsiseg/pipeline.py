@@ -172,11 +172,14 @@ def segment(
                 add = partial(found.add, queries.index(q))
                 said[q] = annotate(q, outlines, said[q], tiles.grid, segmenter, examples, origin, add)
         check_source(opened, len(skipped), total)
-    chosen: dict[str, Any] = {"threshold": threshold, "min_area_um2": min_area_um2}
-    chosen |= {} if simplify_um is None else {"simplify_um": simplify_um}
-    chosen |= {"separated": apart} if apart else {}
-    chosen |= {} if region is None else {"region": list(map(float, region))}
-    chosen |= {"first_pass": True} if first_pass else {}
+    chosen = {
+        "threshold": threshold,
+        "min_area_um2": min_area_um2,
+        "simplify_um": simplify_um,
+        "separated": apart or None,
+        "region": None if region is None else list(map(float, region)),
+        "first_pass": first_pass or None,
+    }
     notes = [f"{len(skipped)} of {total} tiles could not be read and were left out"] if skipped else []
     notes += [f"the first pass left out {planned - total} of {planned} tiles"] if first_pass else []
     where = "" if region is None else " in the region"
@@ -268,20 +271,17 @@ def _record(
     skipped: list[list[float]],
     cautions: list[str],
 ) -> dict[str, Any]:
-    """What made the result, with the parameters that were `chosen`: the member `wsiseg` of the GeoJSON."""
-    slide = passes[0][0].grid.slide
+    """What made the result: the member `wsiseg` of the GeoJSON. chosen: parameters, None where left as they are."""
+    mpp = {q: tiles.grid.spec.mpp for tiles, asked in passes for q in asked}
+    shown = [{"image": clean_text(e.name), "fingerprint": e.fingerprint} for e in examples]
     return {
         "version": __version__,
-        "slide": slide_facts(slide),
+        "slide": slide_facts(passes[0][0].grid.slide),
         "model": {"name": model.name, "fingerprint": model.fingerprint},
         "queries": queries,
         "origin": origin,
-        "parameters": {"mpp": {q: tiles.grid.spec.mpp for tiles, asked in passes for q in asked}, **chosen},
+        "parameters": {"mpp": mpp, **{key: value for key, value in chosen.items() if value is not None}},
         **({"skipped_tiles": skipped} if skipped else {}),
         **({"cautions": cautions} if cautions else {}),
-        **(
-            {"examples": [{"image": clean_text(e.name), "fingerprint": e.fingerprint} for e in examples]}
-            if examples
-            else {}
-        ),
+        **({"examples": shown} if shown else {}),
     }

@@ -14,6 +14,7 @@ import json
 import math
 import re
 import uuid
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,7 @@ def clean_name(text: str) -> str:
     return " ".join(clean_text(text, 4 * MAX_NAME).split())[:MAX_NAME].strip()
 
 
+@lru_cache(1024)  # thousands of objects have the same few
 def clean_class(text: str) -> str:
     """A class as QuPath writes it. ":" derives a class from another, a final "*" has QuPath's commands ignore it.
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from wsiseg.errors import MissingMppError, WsisegError
 from wsiseg.geojson import Annotation
 from wsiseg.mask.regions import Origin, l0_origin
+from wsiseg.mask.shapes import rings_of
 from wsiseg.qupath import Color
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _draw_outlines(picture: Image.Image, polygons: np.ndarray, colors: Sequence[
     for color in dict.fromkeys(colors):
         lines = Image.new("L", size)
         draw = ImageDraw.Draw(lines)
-        for ring in shapely.get_rings(polygons[[c == color for c in colors]]):
+        for ring in rings_of(polygons[[c == color for c in colors]])[0]:
             xy = shapely.get_coordinates(ring) * _OVERSAMPLING
             draw.line(xy.ravel().tolist(), fill=255, width=line_px * _OVERSAMPLING, joint="curve")
         picture.paste(color, mask=lines.reduce(_OVERSAMPLING))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from wsiseg.inference import Segmenter, TileMask
+from wsiseg.slide.tissue import otsu
 from wsiseg.training.data.annotate import TISSUE_OPTICAL_DENSITY
 
 # Optical density per unit of stain in (R, G, B): Ruifrok & Johnston 2001, table 1, haematoxylin and eosin.
@@ -107,18 +108,3 @@ def haematoxylin_density(rgb: np.ndarray) -> np.ndarray:
     residual = np.cross(h, e)
     unmix = np.linalg.inv(np.stack([h, e, residual / np.linalg.norm(residual)]))  # (OD, stain)
     return optical_density(rgb) @ unmix[:, 0].astype(np.float32)
-
-
-def otsu(values: np.ndarray, bins: int = 256) -> float:
-    """The threshold that maximises the variance between the two classes it makes (Otsu 1979).
-
-    Returns the upper edge of the last bin of the lower class; the value itself when all values are equal.
-    """
-    counts, edges = np.histogram(values, bins)
-    centres = (edges[:-1] + edges[1:]) / 2
-    lower = np.cumsum(counts)[:-1]
-    upper = counts.sum() - lower
-    sums = np.cumsum(counts * centres)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        between = lower * upper * (sums[:-1] / lower - (sums[-1] - sums[:-1]) / upper) ** 2
-    return float(edges[1 + int(np.nanargmax(between))]) if np.ptp(values) else float(values.flat[0])

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.quality.shared_state import parser_for, spread, view
-from wsiseg.inference import Segmenter, TileMask
+from benchmarks.quality.structure import drawn, parser_for, spread, view
+from wsiseg.inference import Segmenter
 from wsiseg.model import load_model
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.metrics import dice, overlap
@@ -55,12 +55,6 @@ def compare(model: Segmenter, tiles: np.ndarray, there: np.ndarray, query: str, 
             + _figures(fine & let_in[:, None, None], there)
         )
     return "\n".join(lines)
-
-
-def drawn(answers: list[TileMask], size: int, threshold: float = 0.5) -> np.ndarray:
-    """The outlines (N, size, size) bool of tiles; nothing where the model was silent."""
-    silence = np.zeros((size, size), bool)
-    return np.stack([silence if a.probability is None else a.probability > threshold for a in answers])
 
 
 def from_afar(tiles: np.ndarray) -> np.ndarray:

@@ -10,20 +10,16 @@ more likely for this tile than the chain of a silent one?
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 import torch
 
+from benchmarks.quality.structure import parser_for, spread, view
 from wsiseg.inference import IMAGE_TOKENS, MASK_FEATURES
 from wsiseg.inference.decode import decode, encode_prefix
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model import load_model
 from wsiseg.model.prompt import PromptTokens
-from wsiseg.slide.resample import resample_region
-from wsiseg.training.data.store import QuadrupletStore, Sample
+from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.metrics import dice, overlap
 
 SPEAKERS, BATCH = 6, 16
@@ -50,23 +46,6 @@ def main() -> None:
     views = [view(store.sample(i), arguments.concept, mpp, model.tile_size) for i in indices]
     tiles, truth = (np.stack(part) for part in zip(*views, strict=True))
     print(compare(model, tiles, truth, arguments.query, mpp))
-
-
-def parser_for(page: str) -> argparse.ArgumentParser:
-    """What the scripts that look at a structure of a set ask for; the first line of `page` says what they do."""
-    parser = argparse.ArgumentParser(description=page.splitlines()[0])
-    parser.add_argument("store", type=Path)
-    parser.add_argument("--split", default="val")
-    parser.add_argument("--source", required=True)
-    parser.add_argument("--concept", required=True)
-    return parser
-
-
-def samples_with(store: QuadrupletStore, arguments: argparse.Namespace) -> list[Sample]:
-    """`--images` samples from all over the set that show the structure."""
-    indices = store.indices(split=arguments.split, source=arguments.source)
-    known = [i for i in indices if arguments.concept in store.records[i].present]
-    return [store.sample(i) for i in spread(known, arguments.images)]
 
 
 @torch.inference_mode()
@@ -119,29 +98,9 @@ def log_likelihood(
     return logits.gather(-1, torch.tensor(chain).expand(count, -1)[..., None])[..., 0].sum(1).numpy()
 
 
-def view(sample: Sample, concept: str, mpp: float, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The middle of an image as a tile (size, size, 3), and where the structure is in it (size, size) bool."""
-    height, width = sample.image.shape[:2]
-    scale = mpp / (sample.mpp or mpp)
-    m_x, m_y = (max(0, int((length / scale - size) / 2)) for length in (width, height))
-
-    def read(x: int, y: int, w: int, h: int) -> np.ndarray:
-        return sample.image[y : y + h, x : x + w]
-
-    tile = resample_region(read, (width, height), (scale, scale), m_x, m_y, size, size)
-    layer = sample.layers.get(concept, np.zeros((height, width))) > 0
-    y, x = (((np.arange(size) + 0.5 + start) * scale).astype(int) for start in (m_y, m_x))
-    inside = (y < height)[:, None] & (x < width)
-    return tile, layer[np.minimum(y, height - 1)][:, np.minimum(x, width - 1)] & inside
-
-
 def _figures(masks: np.ndarray, truth: np.ndarray, there: np.ndarray) -> str:
     found = np.mean([dice(overlap(m, t)) for m, t in zip(masks[there], truth[there], strict=True)])
     return f"Dice {found:.3f}" + (f", area drawn in vain {masks[~there].mean():.3f}" if (~there).any() else "")
-
-
-def spread(items: Sequence[int], count: int) -> list[int]:
-    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
 
 
 if __name__ == "__main__":

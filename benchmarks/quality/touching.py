@@ -19,7 +19,8 @@ import shapely
 from PIL import Image
 
 import wsiseg
-from benchmarks.quality.shared_state import parser_for, samples_with
+from benchmarks.quality.structure import parser_for, samples_with
+from wsiseg.inference import Segmenter
 from wsiseg.mask.raster import paint
 from wsiseg.training.data.store import QuadrupletStore, Sample
 
@@ -51,7 +52,7 @@ def main() -> None:
         print(f"{how:>12}: {figures(tallies)}")
 
 
-def _outlines(sample: Sample, query: str, model: wsiseg.Segmenter) -> Iterator[list[shapely.Geometry]]:
+def _outlines(sample: Sample, query: str, model: Segmenter) -> Iterator[list[shapely.Geometry]]:
     """As drawn, and cut at necks; the model is asked once, and its answers kept in `work`."""
     with tempfile.TemporaryDirectory() as folder:
         path, work = Path(folder, "image.png"), Path(folder, "work")

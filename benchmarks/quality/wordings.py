@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.quality.first_pass import drawn
-from benchmarks.quality.shared_state import parser_for, samples_with, view
+from benchmarks.quality.structure import drawn, parser_for, samples_with, view
 from wsiseg.inference import Segmenter
 from wsiseg.model import load_model
 from wsiseg.training.data.chatter import no_word

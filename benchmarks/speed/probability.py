@@ -25,7 +25,7 @@ def probability_map(path: Path) -> Path:
     return path
 
 
-def tiles(path: Path) -> list[tuple[int, int]]:
+def tiles() -> list[tuple[int, int]]:
     """The corners (x, y) of the tiles that cover the map, in row-major order."""
     starts = range(0, SIDE - OVERLAP, TILE - OVERLAP)
     return [(x, y) for y in starts for x in starts]

@@ -42,7 +42,7 @@ def _some_tiles(source: Path) -> list[np.ndarray]:
 def with_canvas(source: Path, folder: Path, every: int = 1) -> None:
     given = _some_tiles(source)
     with Canvas(SIDE, SIDE, TILE, OVERLAP, folder) as canvas:
-        for i, (x, y) in enumerate(tiles(source)):
+        for i, (x, y) in enumerate(tiles()):
             canvas.add(x, y, given[i % 64] if i % every == 0 else None)
         canvas.finish()
         for _ in canvas.bands():
@@ -68,7 +68,7 @@ def with_arrays(source: Path, folder: Path) -> None:
 def _accumulate(source: Path, total: np.ndarray, count: np.ndarray) -> None:
     given = _some_tiles(source)
     weights = np.outer(tile_weights(TILE, OVERLAP), tile_weights(TILE, OVERLAP))
-    for i, (x, y) in enumerate(tiles(source)):
+    for i, (x, y) in enumerate(tiles()):
         total[y : y + TILE, x : x + TILE] += given[i % 64] * weights
         count[y : y + TILE, x : x + TILE] += weights
     for y in range(0, SIDE, 256):

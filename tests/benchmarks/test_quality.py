@@ -18,7 +18,6 @@ from benchmarks.quality.baselines import (
     ClosedSet,
     StainThreshold,
     haematoxylin_density,
-    otsu,
 )
 from benchmarks.quality.unet import UNet, count_parameters, width_for
 from wsiseg.errors import DataError
@@ -38,19 +37,6 @@ def test_deconvolution_recovers_how_much_haematoxylin_there_is() -> None:
     haematoxylin, eosin = np.meshgrid(np.linspace(0, 0.9, 10), np.linspace(0, 0.5, 6))
     found = haematoxylin_density(stained(haematoxylin, eosin))
     assert found == pytest.approx(haematoxylin, abs=0.02)  # bytes are rounded
-
-
-def test_otsu_is_the_threshold_of_least_variance_within_the_classes() -> None:
-    rng = np.random.default_rng(1)
-    values = np.concatenate([rng.normal(0.2, 0.05, 700), rng.normal(0.8, 0.1, 300)])
-
-    def within(threshold: float) -> float:
-        low, high = values[values <= threshold], values[values > threshold]
-        return len(low) * low.var() + len(high) * high.var()
-
-    best = min(within(t) for t in np.linspace(values.min(), values.max(), 2000)[1:-1])
-    assert within(otsu(values)) <= 1.02 * best
-    assert otsu(np.full(5, 0.3)) == 0.3
 
 
 def test_the_stain_threshold_finds_nuclei_and_never_glass() -> None:

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 
 import geopandas
@@ -16,6 +17,7 @@ from click.testing import Result as Shown
 import wsiseg.model
 from tests.fleet.slides import small_slides
 from wsiseg import Result, formats, segment
+from wsiseg.belonging import place_of
 from wsiseg.cli.main import main
 from wsiseg.errors import FleetError, OutputError
 from wsiseg.fleet import Settings, work
@@ -155,6 +157,17 @@ def test_an_export_of_qupath_is_converted_with_the_slide_beside_it(result: Resul
     expected = io.BytesIO()
     formats.stream(read_collection(tmp_path / "export.geojson")[0], result.run, expected, "asap")
     assert shown.stdout_bytes == expected.getvalue()
+
+
+def test_a_slide_that_moved_keeps_the_scale_in_which_its_outlines_were_made(result: Result, tmp_path: Path) -> None:
+    moved, made_with = tmp_path / "moved.scn", (0.4, 0.4)
+    shutil.copy(result.run["slide"]["source"], moved)
+    run_at = {**result.run, "slide": {**result.run["slide"], "mpp": list(made_with)}}
+    formats.write(result.annotations, run_at, tmp_path / "o.geojson")
+    for scale, expected in (((), made_with), (("--slide-mpp", "0.25"), (0.25, 0.25))):
+        shown = run("convert", tmp_path / "o.geojson", "--slide", moved, *scale, "--out", tmp_path / "moved.geojson")
+        assert shown.exit_code == 0
+        assert place_of(read_collection(tmp_path / "moved.geojson")[1]).mpp == expected
 
 
 def test_what_was_rejected_is_left_out_where_it_could_not_be_told(result: Result, tmp_path: Path) -> None:

@@ -154,6 +154,13 @@ def test_small_rings_are_left_out_before_they_are_polygons(seed: int, smooth: bo
     assert len(polygons(1e6)) == 0
 
 
+def test_a_pixel_may_enclose_nearly_two_where_the_outline_is_smooth() -> None:
+    """What is left out before vertices are placed is only what can in no case be large enough."""
+    peak = np.zeros((5, 5), np.uint8)
+    peak[2, 2] = 255
+    assert shapely.area(contour([(0, peak)], 5, 1, min_area=1.9)) == pytest.approx([2], abs=0.01)
+
+
 # Long before the scan has come to its end
 
 

@@ -97,6 +97,10 @@ def test_areas_are_in_the_scale_that_the_outlines_were_made_with(slide_path: Pat
         row = re.search(r"olive\s+3\s+([\d.]+) mm²", Reader((tmp_path / "r.html").read_text()).text)
         assert row
         assert float(row[1]) == pytest.approx(sum(areas) * factor / 1e6, rel=0.03)
+    result.run["slide"]["fingerprint"] = "another"  # of whose scale nothing is known here
+    result.write(tmp_path / "o.geojson")
+    assert report(slide_path, tmp_path / "o.geojson", "--out", tmp_path / "r.html").exit_code == 0
+    assert "0.5 µm/px" in Reader((tmp_path / "r.html").read_text()).text
 
 
 def test_rejected_outlines_count_only_as_rejected(slide_path: Path, geojson: Path, tmp_path: Path) -> None:

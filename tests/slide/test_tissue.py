@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from tests.slide.make import smooth
 from wsiseg.slide import open_slide, tissue, tissue_mask
-from wsiseg.slide.tissue import find_tissue
+from wsiseg.slide.tissue import find_tissue, otsu
 
 UM_PER_PX = 10.0  # a thumbnail of a slide of 12 x 8 mm
 GLASS = (243, 242, 244)
@@ -72,6 +72,15 @@ def test_markers_are_not_tissue(thumbnail: np.ndarray, colour: str) -> None:
     wanted = truth(thumbnail)
     assert (found & ~wanted).sum() < 0.01 * wanted.sum()
     assert (found & wanted & ~inked).sum() > 0.88 * (wanted & ~inked).sum()
+
+
+def test_blood_is_tissue_though_it_is_as_red_as_ink(thumbnail: np.ndarray) -> None:
+    """Ink is even, blood is not."""
+    ink = np.array((154, 31, 39))
+    grain = np.random.default_rng(0).normal(1, 0.15, (100, 100, 1))
+    for pool, share in ((ink * grain, 1), (ink, 0)):
+        thumbnail[40:140, 40:140] = np.clip(pool, 0, 255)
+        assert find_tissue(thumbnail, UM_PER_PX)[45:135, 45:135].mean() == pytest.approx(share, abs=0.02)
 
 
 def test_padding_and_coverslip_are_not_tissue(thumbnail: np.ndarray) -> None:
@@ -138,3 +147,16 @@ def test_closing_and_filling_equal_their_definitions(seed: int, radius: int, sha
     inside = np.s_[radius + 1 : -radius - 1, radius + 1 : -radius - 1]
     np.testing.assert_array_equal(tissue._close(mask, radius), closed[inside])
     np.testing.assert_array_equal(tissue._fill_small_holes(mask, mask.size), ndimage.binary_fill_holes(mask))
+
+
+def test_otsu_is_the_threshold_of_least_variance_within_the_classes() -> None:
+    rng = np.random.default_rng(1)
+    values = np.concatenate([rng.normal(0.2, 0.05, 700), rng.normal(0.8, 0.1, 300)])
+
+    def within(threshold: float) -> float:
+        low, high = values[values <= threshold], values[values > threshold]
+        return len(low) * low.var() + len(high) * high.var()
+
+    best = min(within(t) for t in np.linspace(values.min(), values.max(), 2000)[1:-1])
+    assert within(otsu(values)) <= 1.02 * best
+    assert otsu(np.full(5, 0.3)) == 0

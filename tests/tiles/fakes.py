@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wsiseg.slide.scale import m_size
+
 
 @dataclass
 class FakeMask:
@@ -28,6 +30,10 @@ class FakeSlide:
     fail_after: int | None = None
     seconds_per_tile: float = 0.0
     reads: int = 0
+
+    def m_dimensions(self, mpp: float) -> tuple[int, int]:
+        width, height = (m_size(size, mpp / own) for size, own in zip(self.dimensions, self.mpp, strict=True))
+        return width, height
 
     def level_for_mpp(self, mpp: float) -> tuple[int, tuple[float, float]]:
         return 0, (mpp / self.mpp[0], mpp / self.mpp[1])

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.tiles.fakes import FakeMask, FakeSlide, all_tissue
 from wsiseg.errors import StoreError
-from wsiseg.tiles.grid import GridSpec, m_length, plan_grid, tile_starts, tissue_fractions, touching
+from wsiseg.slide.scale import m_size
+from wsiseg.tiles.grid import GridSpec, plan_grid, tile_starts, tissue_fractions, touching
 
 
 @given(st.integers(1, 5000), st.integers(1, 600), st.data())
@@ -26,10 +27,10 @@ def test_tiles_cover_an_axis_and_share_exactly_the_overlap(length: int, tile: in
 
 
 def test_model_length_rounds_up_but_not_for_a_rounding_error() -> None:
-    assert m_length(1000, 0.25, 0.5) == 500
-    assert m_length(1001, 0.25, 0.5) == 501
-    assert m_length(3, 0.1, 0.3) == 1  # 0.1 * 3 / 0.3 is a little above 1 in floating point
-    assert m_length(1, 0.1, 10.0) == 1
+    assert m_size(1000, 0.5 / 0.25) == 500
+    assert m_size(1001, 0.5 / 0.25) == 501
+    assert m_size(3, 0.3 / 0.1) == 1  # 3 / (0.3 / 0.1) is a little above 1 in floating point
+    assert m_size(1, 10.0 / 0.1) == 1
 
 
 @given(

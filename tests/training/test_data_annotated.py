@@ -15,7 +15,7 @@ from wsiseg.errors import DataError
 from wsiseg.geojson import Annotation, write_geojson
 from wsiseg.slide import open_slide
 from wsiseg.testing import synthetic_slide
-from wsiseg.training.data.annotated import read_export, samples_of
+from wsiseg.training.data.annotated import AnnotatedSlide, read_export, samples_of
 from wsiseg.training.data.store import QuadrupletStore
 
 MPP = 0.998  # two level-0 pixels of the sample slide
@@ -65,6 +65,17 @@ def test_layers_lie_where_they_were_drawn(export: Path, sample_slide: Path) -> N
     assert {sample.image.shape for sample in others} == {(512, 512, 3)}
     assert all("gland" in sample.absent and not sample.layers for sample in others)
     assert {sample.split for sample in samples} in ({"train"}, {"val"})
+
+
+@pytest.mark.parametrize("corner", [101, 103])  # between two pixels of the samples
+def test_what_was_drawn_keeps_its_size_wherever_its_corner_lies(sample_slide: Path, corner: int) -> None:
+    region = drawn("Region*", shapely.box(corner, corner, corner + 400, corner + 300))
+    square = drawn("Gland", shapely.box(corner + 40, corner + 60, corner + 140, corner + 160))
+    [sample] = samples_of([AnnotatedSlide(sample_slide, [region, square], None, "P7")], MPP, "mine")
+    assert (sample.layers["gland"] > 0).sum() == 50 * 50
+    with open_slide(sample_slide) as slide:  # no edge of it is blanked
+        m_corner = (corner - 1) // 2
+        assert np.array_equal(sample.image, slide.read_at_mpp(m_corner, m_corner, 200, 150, slide.mpp[0] * 2))
 
 
 def test_without_a_region_the_box_around_all_counts(export: Path, caplog: pytest.LogCaptureFixture) -> None:

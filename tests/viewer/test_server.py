@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -289,9 +291,9 @@ def test_a_slide_has_the_scale_in_which_its_outlines_were_made(slide_path: Path,
     segment(slide_path, "olive", model=MODEL, slide_mpp=0.25).write(path)
     with open_slide(slide_path) as slide:
         assert Session(slide).describe()["mpp"] == (0.5, 0.5)
-        session = Session(slide, path)
-        assert session.describe()["mpp"] == session.asking.slide_mpp == (0.25, 0.25)
-        assert Session(slide, path, asking=Asking(slide_mpp=1.0)).describe()["mpp"] == (1.0, 1.0)
+        assert Session(slide, path).describe()["mpp"] == (0.25, 0.25)
+    with open_slide(slide_path, slide_mpp=1.0) as slide:
+        assert Session(slide, path).describe()["mpp"] == (1.0, 1.0)
 
 
 def test_the_file_says_where_its_coordinates_begin(slide_path: Path, geojson: Path) -> None:
@@ -342,6 +344,36 @@ def test_the_browser_is_not_told_the_token_where_ps_shows_it(
     monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
     with leading_to("http://127.0.0.1:1/t/") as file:
         assert file is None
+
+
+SLOW = """
+import asyncio
+from wsiseg.viewer import serve
+
+def make_app(session, *, token, port):
+    async def app(scope, receive, send):
+        assert scope["type"] == "http"
+        print("asked", flush=True)
+        await asyncio.sleep(60)
+    return app
+
+serve(None, app="__main__", browse=False, tell=lambda address: print(address, flush=True))
+"""
+
+
+def test_it_ends_without_a_word_though_something_is_under_way() -> None:
+    """A tile of a slide on a slow disk, say."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        address = server.stdout.readline().strip()
+        host, port, token = re.fullmatch(r"http://([\d.]+):(\d+)(/.*)", address).groups()  # type: ignore[union-attr]
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(f"GET {token} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+            assert server.stdout.readline() == "asked\n"
+            server.terminate()
+            assert server.communicate(timeout=30) == ("", "")
 
 
 def other_address() -> str:

@@ -23,6 +23,7 @@ from wsiseg.errors import DataError, MissingMppError
 from wsiseg.fleet.jobs import IMAGE_SUFFIXES, SLIDE_SUFFIXES
 from wsiseg.geojson import Annotation, read_geojson
 from wsiseg.mask import l0_origin
+from wsiseg.mask.raster import paint
 from wsiseg.qupath import query_class
 from wsiseg.slide import open_slide
 from wsiseg.tiles.grid import tile_starts
@@ -142,7 +143,8 @@ def _tiles(entry: AnnotatedSlide, classes: list[str], mpp: float, source: str) -
             m_regions = np.array([shapely.box(*shapely.total_bounds(to_m(entry.structures)))])
         m_polygons, of_class = to_m(entry.structures), [_concept(a) for a in entry.structures]
         for m_region in m_regions:
-            left, top, right, bottom = (round(side) for side in m_region.bounds)
+            # Of the pixels whose centres lie in it, as `raster` has them.
+            left, top, right, bottom = (math.ceil(side - 0.5) for side in m_region.bounds)
             width, height = (min(TILE_PX, max(1, length)) for length in (right - left, bottom - top))
             for m_y in _starts(top, bottom, height):
                 for m_x in _starts(left, right, width):
@@ -183,12 +185,5 @@ def _is_region(annotation: Annotation) -> bool:
 def raster(m_geometry: shapely.Geometry, m_x: int, m_y: int, width: int, height: int) -> np.ndarray:
     """Pixels (height, width) bool whose centres lie in the geometry; m_x, m_y is the corner of the first."""
     out = np.zeros((height, width), bool)
-    if not m_geometry.intersects(shapely.box(m_x, m_y, m_x + width, m_y + height)):
-        return out
-    left, top, right, bottom = m_geometry.bounds
-    columns = slice(max(0, math.floor(left) - m_x), min(width, math.ceil(right) - m_x))
-    rows = slice(max(0, math.floor(top) - m_y), min(height, math.ceil(bottom) - m_y))
-    y, x = np.mgrid[rows, columns] + 0.5
-    shapely.prepare(m_geometry)
-    out[rows, columns] = shapely.contains_xy(m_geometry, x + m_x, y + m_y)
+    paint(np.array([m_geometry], object), np.array([True]), out, m_x, m_y)
     return out

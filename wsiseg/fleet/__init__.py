@@ -3,14 +3,15 @@
     jobs = fleet.jobs_in_folder("slides", ["outline the nuclei"])   # or fleet.read_manifest("slides.csv")
     records = fleet.run(jobs, "results", fleet.Settings(threshold=0.6))
 
-`jobs` says what to do, `work` does one slide, `claim` keeps two processes apart, `record` remembers, `runner` goes
-through all of them; `tiling` makes tile stores of them.
+`jobs` says what to do, `work` does one slide, `claim` keeps two processes apart, `record` remembers, `run_files`
+tell all of it, `runner` goes through all of them; `tiling` makes tile stores of them.
 """
 
 from __future__ import annotations
 
 from wsiseg.fleet.jobs import Job, jobs_in_folder, read_manifest, slurm_shard, take_shard
-from wsiseg.fleet.record import Record, Settings, read_run
+from wsiseg.fleet.record import Record, Settings
+from wsiseg.fleet.run_files import read_run
 from wsiseg.fleet.runner import Report, run
 from wsiseg.fleet.tiling import tile_slide, tile_slides
 

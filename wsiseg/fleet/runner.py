@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from wsiseg import formats
 from wsiseg.errors import FleetError, OutputError, WsisegError
+from wsiseg.files import make_folder
 from wsiseg.fleet.claim import ClaimHeldError
 from wsiseg.fleet.jobs import Job, take_shard
 from wsiseg.fleet.record import (
@@ -24,11 +25,10 @@ from wsiseg.fleet.record import (
     claim_path,
     current,
     last_done,
-    make_folder,
     output_name,
     output_path,
-    write_run,
 )
+from wsiseg.fleet.run_files import write_run
 from wsiseg.fleet.work import (
     checked_model,
     content_fingerprint,

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from wsiseg.errors import OutputError
+from wsiseg.files import make_folder
 from wsiseg.fleet.claim import ClaimHeldError, claimed
 from wsiseg.fleet.jobs import Job
-from wsiseg.fleet.record import make_folder
 from wsiseg.fleet.work import sentence
 from wsiseg.slide import open_slide
 from wsiseg.tiles import GridSpec, OnBadTile, TileStore, plan_grid, write_store

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from wsiseg import formats
 from wsiseg.errors import ModelError, SlideError, WsisegError
-from wsiseg.files import remove_leftovers
+from wsiseg.files import make_folder, remove_leftovers
 from wsiseg.fleet.claim import claimed
 from wsiseg.fleet.jobs import Job
 from wsiseg.fleet.record import (
@@ -27,7 +27,6 @@ from wsiseg.fleet.record import (
     claim_path,
     digest,
     last_done,
-    make_folder,
     output_name,
     output_path,
     read_record,

@@ -18,6 +18,7 @@ import shapely
 
 from wsiseg.belonging import place_of
 from wsiseg.geojson import Annotation, safe_polygons
+from wsiseg.mask.shapes import rings_of
 from wsiseg.qupath import Color, clean_class, clean_name
 
 NO_GROUP = "None"
@@ -55,12 +56,9 @@ def _rings(annotations: Sequence[Annotation], *, holes: bool) -> Iterator[tuple[
     """All shells, or all holes, as (n, 2) corners of which the first is not repeated."""
     for first in range(0, len(annotations), _BATCH):
         batch = annotations[first : first + _BATCH]
-        parts, owner = shapely.get_parts(safe_polygons(batch, first), return_index=True)
-        rings, part = shapely.get_rings(parts, return_index=True)
-        is_hole = np.zeros(len(rings), bool)
-        is_hole[1:] = part[1:] == part[:-1]  # a polygon's first ring is its shell
+        rings, owner, is_hole = rings_of(safe_polygons(batch, first))
         for i in np.flatnonzero(is_hole == holes):
-            yield batch[owner[part[i]]], shapely.get_coordinates(rings[i])[:-1]
+            yield batch[owner[i]], shapely.get_coordinates(rings[i])[:-1]
 
 
 def _annotation(annotation: Annotation, group: str, xy: np.ndarray) -> bytes:

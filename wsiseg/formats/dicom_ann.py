@@ -25,6 +25,7 @@ from wsiseg import __version__
 from wsiseg.belonging import place_of
 from wsiseg.errors import OutputError
 from wsiseg.geojson import Annotation, safe_polygons
+from wsiseg.mask.shapes import rings_of
 from wsiseg.qupath import clean_class, clean_name
 from wsiseg.review import EDITED
 from wsiseg.slide.dicom import files_of_series, series_uid
@@ -112,10 +113,7 @@ def _groups(
     name: str, members: list[Annotation], run: Mapping[str, Any], l0_origin: np.ndarray, first: int
 ) -> list[AnnotationGroup]:
     """The outlines of a class, numbered `first`, and their holes if there are any."""
-    parts, owner = shapely.get_parts(safe_polygons(members), return_index=True)
-    rings, part = shapely.get_rings(parts, return_index=True)
-    is_hole = np.zeros(len(rings), bool)
-    is_hole[1:] = part[1:] == part[:-1]  # a polygon's first ring is its shell
+    rings, owner, is_hole = rings_of(safe_polygons(members))
     corners = [(shapely.get_coordinates(ring)[:-1] + l0_origin).astype(np.float32) for ring in rings]
     label = _long_string(name) or "no class"
     shared: dict[str, Any] = {
@@ -131,7 +129,7 @@ def _groups(
             uid=highdicom.UID(),
             label=label,
             graphic_data=[corners[i] for i in np.flatnonzero(~is_hole)],
-            measurements=_measurements(members, np.flatnonzero(np.diff(owner, prepend=-1)), len(parts)),
+            measurements=_measurements(members, owner[~is_hole]),
             **shared,
         )
     ]
@@ -149,10 +147,11 @@ def _groups(
     return groups
 
 
-def _measurements(members: list[Annotation], first_part: np.ndarray, parts: int) -> list[Measurements]:
-    found = []
+def _measurements(members: list[Annotation], owner: np.ndarray) -> list[Measurements]:
+    """Of polygons (P,), each the first or a further part of the outline `owner` (P,); these are told of the first."""
+    first_part, found = np.flatnonzero(np.diff(owner, prepend=-1)), []
     for key in dict.fromkeys(key for a in members for key, value in a.measurements.items() if np.isfinite(value)):
-        values = np.full(parts, np.nan)
+        values = np.full(len(owner), np.nan)
         values[first_part] = [a.measurements.get(key, np.nan) for a in members]
         values[np.isinf(values)] = np.nan
         name, unit = _KNOWN.get(key) or (_own_code(_long_string(key) or "unnamed"), codes.UCUM.NoUnits)

@@ -16,7 +16,8 @@ from wsiseg.errors import MissingMppError, QueryError, SlideError
 from wsiseg.inference import Segmenter
 from wsiseg.slide import open_slide
 from wsiseg.slide.resample import resample_region
-from wsiseg.tiles.grid import m_length, tile_starts
+from wsiseg.slide.scale import m_size
+from wsiseg.tiles.grid import tile_starts
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ class Shot:
         """
         height, width = self.mask.shape
         scale = mpp / self.mpp if self.mpp else 1.0
-        m_width, m_height = m_length(width, 1.0, scale), m_length(height, 1.0, scale)
+        m_width, m_height = m_size(width, scale), m_size(height, scale)
         image = resample_region(
             lambda x, y, w, h: self.image[y : y + h, x : x + w],
             (width, height),

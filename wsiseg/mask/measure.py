@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
+from wsiseg.mask.shapes import rings_of
 from wsiseg.mask.trace import Bands
 
 
@@ -73,9 +74,8 @@ def crossings(
 
 def edges(polygons: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All edges of all rings, holes running against their shell: owner (e,), x (e, 2), y (e, 2)."""
-    parts, part_owner = shapely.get_parts(shapely.orient_polygons(polygons), return_index=True)
-    rings, ring_part = shapely.get_rings(parts, return_index=True)
+    rings, owner, _ = rings_of(shapely.orient_polygons(polygons))
     xy, ring = shapely.get_coordinates(rings, return_index=True)
     inner = np.flatnonzero(ring[1:] == ring[:-1])
     ends = np.stack([inner, inner + 1], axis=1)
-    return part_owner[ring_part[ring[inner]]], xy[ends, 0], xy[ends, 1]
+    return owner[ring[inner]], xy[ends, 0], xy[ends, 1]

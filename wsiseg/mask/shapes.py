@@ -1,4 +1,4 @@
-"""What is done to many polygons at once before they are written: simplify, repair."""
+"""What is done to many polygons at once: take their rings, simplify, repair."""
 
 from __future__ import annotations
 
@@ -7,6 +7,17 @@ import shapely
 
 GRID_L0 = 0.01
 """QuPath ≥ 0.6 snaps coordinates to this grid (level-0 pixels), and refuses what is not valid on it."""
+
+
+def rings_of(polygons: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rings (R,) of Polygons and MultiPolygons (N,), part by part, the shell of each part first.
+
+    Also the polygon of each ring, (R,) int, and whether the ring is a hole, (R,) bool. `shapely.get_rings` alone has
+    none of a MultiPolygon.
+    """
+    parts, owner = shapely.get_parts(polygons, return_index=True)
+    rings, part = shapely.get_rings(parts, return_index=True)
+    return rings, owner[part], np.diff(part, prepend=-1) == 0
 
 
 def simplify(polygons: np.ndarray, tolerance: float) -> np.ndarray:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -39,6 +39,15 @@ class Header:
     properties: Mapping[str, str] = field(default_factory=dict)
 
 
+def stated_bounds(properties: Mapping[str, Any], library: str) -> tuple[int, int, int, int] | None:
+    """x, y, width, height of the scanned part, where the properties that `library` gives state all of them."""
+    stated: list[Any] = [properties.get(f"{library}.bounds-{name}") for name in ("x", "y", "width", "height")]
+    if None in stated:
+        return None
+    x, y, width, height = map(int, stated)
+    return x, y, width, height
+
+
 class Slide(ABC):
     """An open slide. A context manager; reads may run in several threads at once.
 
@@ -46,6 +55,7 @@ class Slide(ABC):
         source: path or URL as given. backend: "openslide", "tiffslide" or "image". vendor: "aperio", …
         level_dimensions: (width, height) per level. level_downsamples: as the backend states them.
         level_scales: level-0 pixels per level pixel, (x, y) per level, with scanners' whole factors restored.
+        stated_mpp: microns per level-0 pixel, (x, y), as the file has them. supplied_mpp: what is taken in their place.
         l0_bounds: x, y, width, height of the scanned part, where the slide states it (OpenSlide bounds).
         fingerprint: of the content; the same whichever backend reads it and wherever it lies.
     """
@@ -67,7 +77,7 @@ class Slide(ABC):
         self.associated_images = header.associated_images
         self.icc_profile = header.icc_profile
         self.properties = header.properties
-        self._supplied_mpp = None if slide_mpp is None else supplied_mpp(slide_mpp)
+        self.supplied_mpp = None if slide_mpp is None else supplied_mpp(slide_mpp)
         l0_width, l0_height = self.dimensions
         self.level_scales = tuple(
             (level_scale(l0_width, width, downsample), level_scale(l0_height, height, downsample))
@@ -86,7 +96,7 @@ class Slide(ABC):
         Raises:
             MissingMppError: the slide states none, or an absurd one, and none was supplied.
         """
-        return self._supplied_mpp or checked_mpp(self.source, self.stated_mpp)
+        return self.supplied_mpp or checked_mpp(self.source, self.stated_mpp)
 
     def l0_per_m(self, mpp: float) -> tuple[float, float]:
         """Level-0 pixels per pixel of the m_ plane at `mpp`, (x, y)."""

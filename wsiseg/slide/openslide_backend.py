@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from wsiseg.errors import PixelError, SlideError
-from wsiseg.slide.base import Header, Slide
+from wsiseg.slide.base import Header, Slide, stated_bounds
 from wsiseg.slide.dicom import files_of_series
 from wsiseg.slide.resample import WHITE
 from wsiseg.slide.scale import stated_mpp, tidy
@@ -93,7 +93,6 @@ def _open(source: str) -> openslide.OpenSlide:
 
 def _header(source: str, handle: openslide.OpenSlide) -> Header:
     properties = dict(handle.properties)
-    bounds = tuple(properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height"))
     is_tiff = head(source)[:4] in TIFF_MAGICS
     if is_tiff:
         _check_tiles(source)
@@ -104,7 +103,7 @@ def _header(source: str, handle: openslide.OpenSlide) -> Header:
         fingerprint=fingerprint(source) if is_tiff else _fingerprint_of_parts(source, properties),
         mpp=stated_mpp(properties.get("openslide.mpp-x"), properties.get("openslide.mpp-y")),
         objective_power=tidy(properties.get("openslide.objective-power")),
-        l0_bounds=None if None in bounds else tuple(int(value) for value in bounds),  # type: ignore
+        l0_bounds=stated_bounds(properties, "openslide"),
         associated_images=tuple(handle.associated_images),
         icc_profile=handle._profile,
         properties=properties,

@@ -89,5 +89,5 @@ def snapped(scale: float, length_px: int) -> float:
 
 
 def m_size(l0_size: int, l0_per_m: float) -> int:
-    """Pixels that an axis of level 0 fills on the m_ plane."""
-    return math.ceil(l0_size / l0_per_m - 1e-6)
+    """Pixels that an axis of level 0 fills on the m_ plane, at least one."""
+    return max(1, math.ceil(l0_size / l0_per_m - 1e-6))

@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 
 from wsiseg.errors import PixelError, SlideError
-from wsiseg.slide.base import Header, Slide
+from wsiseg.slide.base import Header, Slide, stated_bounds
 from wsiseg.slide.remote import RemoteFile
 from wsiseg.slide.resample import WHITE
 from wsiseg.slide.scale import stated_mpp, tidy
@@ -115,7 +115,6 @@ def _header(source: str, handle: Any) -> Header:
     if handle.ts_tifffile.is_ome:
         ome_x, ome_y = ome_mpp(handle.ts_tifffile.ome_metadata or "", handle.dimensions)
         mpp_x, mpp_y = ome_x or mpp_x, ome_y or mpp_y
-    bounds = tuple(properties.get(f"tiffslide.bounds-{name}") for name in ("x", "y", "width", "height"))
     return Header(
         vendor=vendor,
         level_dimensions=handle.level_dimensions,
@@ -123,7 +122,7 @@ def _header(source: str, handle: Any) -> Header:
         fingerprint=fingerprint(source),
         mpp=stated_mpp(mpp_x, mpp_y),
         objective_power=tidy(properties.get("tiffslide.objective-power")),
-        l0_bounds=None if None in bounds else tuple(int(value) for value in bounds),  # type: ignore
+        l0_bounds=stated_bounds(properties, "tiffslide"),
         associated_images=tuple(handle.associated_images),
         icc_profile=handle._profile,
         properties={key: str(value) for key, value in properties.items() if value is not None},

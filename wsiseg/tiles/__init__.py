@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from wsiseg.tiles.attributes import is_store
 from wsiseg.tiles.embeddings import Embeddings
 from wsiseg.tiles.grid import Grid, GridSpec, SlideIdentity, plan_grid, touching
-from wsiseg.tiles.store import TileStore, is_store, write_store
+from wsiseg.tiles.store import TileStore
 from wsiseg.tiles.stream import OnBadTile, SlideTiles, TileSource
+from wsiseg.tiles.write import write_store
 
 __all__ = [
     "Embeddings",

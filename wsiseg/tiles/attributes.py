@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from wsiseg.errors import StoreError
+from wsiseg.files import atomic_write
 from wsiseg.strict import record_of
 from wsiseg.tiles.grid import Grid, GridSpec, SlideIdentity
 
@@ -50,6 +54,40 @@ class StoreAttributes:
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": KIND, "format": FORMAT, **asdict(self)}
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is a tile store, finished or not, of this or another format; reads one small file."""
+    try:
+        return bool(zarr_attributes(Path(path))["wsiseg"]["kind"] == KIND)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def read_attributes(folder: Path) -> StoreAttributes:
+    """Of the store in `folder`. StoreError: there is none, or one of another format, or damaged."""
+    try:
+        raw = zarr_attributes(folder)["wsiseg"]
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StoreError(f"no tile store at {folder}: make one with `wsiseg tile`") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StoreError(f"{folder} is not a tile store: its zarr.json cannot be read") from error
+    try:
+        return parse_attributes(raw)
+    except StoreError as error:
+        raise StoreError(f"{folder}: {error}") from error
+
+
+def zarr_attributes(folder: Path) -> Any:
+    """Of a Zarr group or array. Raises OSError, ValueError, KeyError, TypeError: it is none."""
+    return json.loads((folder / "zarr.json").read_bytes())["attributes"]
+
+
+def write_group(folder: Path, attributes: dict[str, Any]) -> None:
+    """The `zarr.json` that makes a group of `folder`. OutputError: it cannot be written."""
+    group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    with atomic_write(folder / "zarr.json") as file:
+        file.write(json.dumps(group, indent=2).encode())
 
 
 def parse_attributes(raw: object) -> StoreAttributes:

@@ -12,7 +12,6 @@ know is computed again. Nothing here is needed: whatever cannot be read or writt
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -23,7 +22,8 @@ import numpy as np
 
 from wsiseg import __version__
 from wsiseg.errors import OutputError
-from wsiseg.files import atomic_write
+from wsiseg.files import atomic_write, make_folder
+from wsiseg.tiles.attributes import write_group, zarr_attributes
 from wsiseg.tiles.shard import ZSTD_LEVEL, decode_chunk, encode_chunk, encode_shard, read_chunk, read_index
 from wsiseg.tiles.store import TileStore
 
@@ -123,18 +123,16 @@ class Embeddings:
         self._write_metadata(part)
         rows = self._kept(part, shard, range(SHARD_TILES)) | added
         file = self._shard_file(part, shard)
-        _make_folder(file.parent)
+        make_folder(file.parent)
         with atomic_write(file) as out:
             out.writelines(encode_shard([rows.get(place) for place in range(SHARD_TILES)], SHARD_TILES))
 
     def _write_metadata(self, part: str) -> None:
         """The groups and the array's `zarr.json`, from the outside in; each only once."""
-        _make_folder(self.folder / part)
+        make_folder(self.folder / part)
         for group, about in ((self.folder.parent, {}), (self.folder, {"wsiseg": self._about})):
             if not (group / "zarr.json").exists():
-                said = {"zarr_format": 3, "node_type": "group", "attributes": about}
-                with atomic_write(group / "zarr.json") as file:
-                    file.write(json.dumps(said, indent=2).encode())
+                write_group(group, about)
         if self._stored_shapes(part) is None:
             with atomic_write(self.folder / part / "zarr.json") as file:
                 file.write(_array_metadata(self.tiles, self._shapes[part]))
@@ -146,8 +144,7 @@ class Embeddings:
 
     def _stored_shapes(self, part: str) -> list[tuple[int, ...]] | None:
         try:
-            said = json.loads((self.folder / part / "zarr.json").read_bytes())
-            return [tuple(int(n) for n in shape) for shape in said["attributes"]["shapes"]]
+            return [tuple(int(n) for n in shape) for shape in zarr_attributes(self.folder / part)["shapes"]]
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -184,10 +181,3 @@ def _array_metadata(tiles: int, shapes: list[tuple[int, ...]]) -> bytes:
         attributes={"shapes": [list(shape) for shape in shapes]},
     )
     return memory["zarr.json"].to_bytes()
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error

@@ -58,10 +58,6 @@ class GridSpec:
         for name in ("mpp", "min_tissue"):  # 1 and 1.0 are one grid, but two texts in a fingerprint
             object.__setattr__(self, name, float(getattr(self, name)))
 
-    @property
-    def m_stride(self) -> int:
-        return self.tile_size - self.overlap
-
 
 @dataclass(frozen=True)
 class SlideIdentity:
@@ -131,11 +127,6 @@ class Grid:
         return hashlib.sha256(said.encode() + b"\0" + corners).hexdigest()
 
 
-def m_length(l0_length: int, mpp_slide: float, mpp: float) -> int:
-    """Model pixels along one axis, as `Slide.read_at_mpp` counts them."""
-    return max(1, math.ceil(l0_length * mpp_slide / mpp - 1e-6))
-
-
 def tile_starts(length: int, tile_size: int, overlap: int) -> np.ndarray:
     """Starts (n,) int64 of tiles that cover 0..length on one axis.
 
@@ -195,8 +186,7 @@ def plan_grid(slide: Slide, spec: GridSpec, *, tissue: TissueMask | None = None)
             "%s has %.4g µm per pixel at best: tiles at %.4g are enlarged and show no more detail",
             identity.source, identity.mpp_x, spec.mpp,
         )  # fmt: skip
-    m_width = m_length(identity.l0_width, identity.mpp_x, spec.mpp)
-    m_height = m_length(identity.l0_height, identity.mpp_y, spec.mpp)
+    m_width, m_height = slide.m_dimensions(spec.mpp)
     m_x = tile_starts(m_width, spec.tile_size, spec.overlap)
     m_y = tile_starts(m_height, spec.tile_size, spec.overlap)
     if tissue is None:

@@ -6,7 +6,7 @@ imagecodecs (libjpeg-turbo, without the GIL) when the first patch asks for it, a
 A row of patches therefore holds only the native tiles that the next row shares with it.
 
 The pixels equal OpenSlide's byte for byte, because this road is taken only where that is so: a plain tiled
-TIFF (`aperio`, `generic-tiff`) without bounds, 8-bit RGB or YCbCr JPEG in one plane, no tile missing, a level
+TIFF (`aperio`, `generic-tiff`), 8-bit RGB or YCbCr JPEG in one plane, no tile missing, a level
 whose downsample is a whole number (OpenSlide blends on others), and whose largest tile was decoded both ways
 and found equal. Everything else is left to the slide.
 
@@ -112,9 +112,7 @@ def _is_whole(jpeg: bytes) -> bool:
 def open_native_level(slide: Slide, level: int) -> NativeLevel | None:
     """The level for decoding once, or None where the slide has to read it itself. The caller closes it."""
     file = slide.native_source()
-    if file is None or slide.l0_bounds:
-        return None
-    if not float(slide.level_downsamples[level]).is_integer():
+    if file is None or not float(slide.level_downsamples[level]).is_integer():
         return None
     try:
         tiff = tifffile.TiffFile(file)

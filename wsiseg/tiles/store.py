@@ -1,4 +1,4 @@
-"""Tiles in a Zarr v3 store: written once, resumed after any interruption, read many times.
+"""Tiles in a Zarr v3 store, read many times; `write.py` writes it.
 
     slide.zarr/zarr.json          group; attribute `wsiseg`: slide, grid, software, complete
     slide.zarr/pixels             (N, H, W, 3) uint8, shards of 64 patches, one zstd-1 chunk per patch
@@ -6,35 +6,27 @@
     slide.zarr/tissue             (N,) float32
 
 A store without pixels holds coordinates only, and reads the slide again when tiles are asked for.
-A store is built in three steps, each whole or absent: the arrays' metadata, sealed by the group's
-`zarr.json`; one shard after another; `complete` in the group. Killed anywhere, the next run goes on from what
-is whole, and the finished store is the same byte for byte.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsiseg import __version__
-from wsiseg.errors import OutputError, StoreError
-from wsiseg.files import atomic_write
-from wsiseg.slide.opening import check_unchanged
+from wsiseg.errors import StoreError
 from wsiseg.slide.source import is_url
-from wsiseg.tiles.ahead import map_ahead, read_ahead
-from wsiseg.tiles.attributes import StoreAttributes, explain_difference, parse_attributes
+from wsiseg.tiles.ahead import read_ahead
+from wsiseg.tiles.attributes import StoreAttributes, explain_difference, read_attributes
 from wsiseg.tiles.grid import Grid, SlideIdentity
-from wsiseg.tiles.shard import ZSTD_LEVEL, decode_chunk, encode_chunk, encode_shard, read_chunk, read_index
-from wsiseg.tiles.stream import READ_AHEAD_BATCHES, WORKERS, Batches, OnBadTile, SlideTiles, batch_indices
+from wsiseg.tiles.shard import decode_chunk, read_chunk, read_index
+from wsiseg.tiles.stream import READ_AHEAD_BATCHES, Batches, OnBadTile, SlideTiles, batch_indices
 
 if TYPE_CHECKING:
     import zarr
@@ -42,7 +34,6 @@ if TYPE_CHECKING:
     from wsiseg.slide import Slide
 
 SHARD_TILES = 64
-ARRAYS = ("pixels", "m_xy", "tissue")
 
 
 class TileStore:
@@ -68,11 +59,11 @@ class TileStore:
             StoreError: no store, incomplete, malformed, or of another slide or grid.
         """
         folder = Path(path)
-        attributes = _read_attributes(folder)
+        attributes = read_attributes(folder)
         if not attributes.complete:
             raise StoreError(f"{folder} is incomplete: run `wsiseg tile` again, it goes on where it stopped")
         if grid is not None:
-            _require_same(folder, attributes, grid)
+            require_same(folder, attributes, grid)
         return cls(folder, _read_grid(folder, attributes), attributes, on_bad_tile)
 
     @property
@@ -124,10 +115,10 @@ class TileStore:
         runs = np.flatnonzero(np.diff(wanted // SHARD_TILES, prepend=-1, append=-1))
         for first, stop in pairwise(runs):
             shard = int(wanted[first]) // SHARD_TILES
-            file = _shard_file(self.path, shard)
+            file = shard_file(self.path, shard)
             try:
                 with open(file, "rb") as opened:
-                    index = _whole_index(opened, _shard_tiles(shard, len(self.grid)), gaps=True)
+                    index = shard_index(opened, shard_tiles(shard, len(self.grid)))
                     for place, tile in zip(wanted[first:stop] % SHARD_TILES, out[first:stop], strict=True):
                         decode_chunk(read_chunk(opened, index, place), tile)
             except (OSError, RuntimeError, ValueError) as error:
@@ -163,205 +154,21 @@ class TileStore:
         )
 
 
-def is_store(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` is a tile store, finished or not, of this or another format; reads one small file."""
-    try:
-        return bool(_group_attributes(Path(path))["kind"] == "wsiseg tiles")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def write_store(
-    slide: Slide,
-    grid: Grid,
-    path: str | os.PathLike[str],
-    *,
-    pixels: bool = True,
-    on_bad_tile: OnBadTile = "stop",
-    progress: Callable[[int, int], None] | None = None,
-) -> TileStore:
-    """Read all tiles of `grid` into a store at `path`, or finish the one begun there.
-
-    pixels: False stores the coordinates only.
-    on_bad_tile: "skip" leaves out tiles that cannot be decoded; the store's attribute `left_out` lists them.
-    progress: called with (tiles in the store, tiles in all). Memory: one compressed shard and a few tiles.
-
-    Raises:
-        StoreError: `path` is something else, a store of another slide or grid, one begun by another version
-            of wsiseg, or one that another process is writing.
-        OutputError: it cannot be written. What is whole stays, and the next run goes on from there.
-        SlideError: the slide cannot be read, or changed meanwhile.
-    """
-    folder = Path(path)
-    level = slide.level_for_mpp(grid.spec.mpp)[0]
-    wanted = StoreAttributes.of(grid, level=level, software=f"wsiseg {__version__}", pixels=pixels)
-    _make_folder(folder)
-    with _sole_writer(folder):
-        if not (folder / "zarr.json").exists():
-            _write_skeleton(folder, grid, wanted)
-        stored = _read_attributes(folder)
-        _require_same(folder, stored, grid)
-        if stored.pixels != pixels:
-            has = "pixels" if stored.pixels else "coordinates only"
-            raise StoreError(f"{folder} cannot be used: it holds {has}; choose another store, or delete this one")
-        if not stored.complete and stored.software != wanted.software:
-            raise StoreError(
-                f"{folder} was begun by {stored.software} and this is {wanted.software}: "
-                "delete it, or finish it with the version that began it"
-            )
-        # Not below `embeddings`: a query may be writing there at this moment.
-        for leftover in (*folder.glob(".*.tmp"), *(folder / "pixels").rglob(".*.tmp")):
-            leftover.unlink()
-        if pixels:
-            # Without leave to skip, what was left out before is tried again.
-            gaps = on_bad_tile == "skip"
-            _write_missing_shards(SlideTiles(slide, grid, on_bad_tile), folder, gaps, progress)
-        finished = replace(stored, complete=True, left_out=_left_out(folder, len(grid)) if pixels else ())
-        if stored != finished:
-            check_unchanged(slide, all_read=not finished.left_out)
-            _write_group(folder, finished)
-    return TileStore.open(folder, on_bad_tile=on_bad_tile)
-
-
-def _write_missing_shards(
-    source: SlideTiles, folder: Path, gaps: bool, progress: Callable[[int, int], None] | None
-) -> None:
-    total = len(source.grid)
-    missing = [
-        shard
-        for shard in range(-(-total // SHARD_TILES))
-        if not _is_whole(_shard_file(folder, shard), _shard_tiles(shard, total), gaps)
-    ]
-    wanted = [shard * SHARD_TILES + place for shard in missing for place in range(_shard_tiles(shard, total))]
-    done = total - len(wanted)
-    if progress:
-        progress(done, total)
-    with (
-        closing(source.tiles(wanted)) as tiles,
-        closing(map_ahead(_encoded, tiles, workers=WORKERS, ahead=2 * WORKERS)) as patches,
-    ):
-        for shard in missing:
-            parts = []
-            for patch in islice(patches, _shard_tiles(shard, total)):
-                parts.append(patch)
-                done += 1
-                if progress:
-                    progress(done, total)
-            file = _shard_file(folder, shard)
-            _make_folder(file.parent)
-            with atomic_write(file) as out:
-                out.writelines(encode_shard(parts, SHARD_TILES))
-
-
-def _encoded(tile: np.ndarray | None) -> bytes | None:
-    return None if tile is None else encode_chunk(tile)
-
-
-def _left_out(folder: Path, total: int) -> tuple[int, ...]:
-    """The tiles without pixels, of shards that are all there."""
-    gaps: list[int] = []
-    for shard in range(-(-total // SHARD_TILES)):
-        with open(_shard_file(folder, shard), "rb") as file:
-            index = _whole_index(file, _shard_tiles(shard, total), gaps=True)
-        absent = np.flatnonzero(index[: _shard_tiles(shard, total), 0] == -1)
-        gaps.extend((shard * SHARD_TILES + absent).tolist())
-    return tuple(gaps)
-
-
-def _shard_file(folder: Path, shard: int) -> Path:
+def shard_file(folder: Path, shard: int) -> Path:
     return folder / "pixels" / "c" / str(shard) / "0" / "0" / "0"
 
 
-def _is_whole(file: Path, tiles: int, gaps: bool) -> bool:
-    try:
-        with open(file, "rb") as shard:
-            _whole_index(shard, tiles, gaps)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _whole_index(shard: IO[bytes], tiles: int, gaps: bool) -> np.ndarray:
-    """As `read_index`. Raises ValueError unless it holds just its first `tiles` chunks; with `gaps`, some of them."""
-    index = read_index(shard, SHARD_TILES)
-    if index is None or (not gaps and (index[:tiles] == -1).any()) or (index[tiles:] != -1).any():
+def shard_index(file: IO[bytes], tiles: int) -> np.ndarray:
+    """As `read_index`, of an open shard of so many `tiles`: (tiles, 2). ValueError: it is none."""
+    index = read_index(file, SHARD_TILES)
+    if index is None or (index[tiles:] != -1).any():
         raise ValueError("its index is not that of a whole shard")
-    return index
+    return index[:tiles]
 
 
-def _shard_tiles(shard: int, total: int) -> int:
+def shard_tiles(shard: int, total: int) -> int:
+    """How many of the `total` tiles of a store lie in a shard."""
     return min(SHARD_TILES, total - shard * SHARD_TILES)
-
-
-def _write_skeleton(folder: Path, grid: Grid, attributes: StoreAttributes) -> None:
-    """The arrays' metadata and the coordinates, then the group's `zarr.json`, which makes it a store."""
-    foreign = [entry.name for entry in folder.iterdir() if not _is_leftover(entry)]
-    if foreign:
-        raise StoreError(f"{folder} is a folder with other things in it ({foreign[0]}): choose another --out")
-    import zarr
-    from zarr.codecs import ZstdCodec
-
-    tiles, size = len(grid), grid.spec.tile_size
-    try:
-        for name in ARRAYS:  # what an interrupted run left
-            shutil.rmtree(folder / name, ignore_errors=True)
-        if attributes.pixels:
-            zarr.create_array(
-                folder / "pixels",
-                shape=(tiles, size, size, 3),
-                chunks=(1, size, size, 3),
-                shards=(SHARD_TILES, size, size, 3),
-                dtype="uint8",
-                compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
-                dimension_names=("tile", "y", "x", "rgb"),
-                config={"write_empty_chunks": True},
-            )
-        for name, values in (
-            ("m_xy", grid.m_xy.astype(np.int64)),
-            ("tissue", grid.tissue.astype(np.float32)),
-        ):
-            array = zarr.create_array(
-                folder / name,
-                shape=values.shape,
-                chunks=(max(1, tiles), *values.shape[1:]),
-                dtype=values.dtype,
-                config={"write_empty_chunks": True},
-            )
-            if tiles:
-                array[...] = values
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
-    _write_group(folder, attributes)
-
-
-def _is_leftover(entry: Path) -> bool:
-    """Whether an interrupted run left this; a folder of the user's may be called `tissue` or `pixels`, too."""
-    if entry.name in ARRAYS and entry.is_dir():
-        return all(part.name in ("zarr.json", "c") or part.suffix == ".partial" for part in entry.iterdir())
-    return entry.name.startswith(".") and entry.suffix == ".tmp"
-
-
-def _write_group(folder: Path, attributes: StoreAttributes) -> None:
-    group = {"zarr_format": 3, "node_type": "group", "attributes": {"wsiseg": attributes.to_json()}}
-    with atomic_write(folder / "zarr.json") as file:
-        file.write(json.dumps(group, indent=2).encode())
-
-
-def _group_attributes(folder: Path) -> Any:
-    return json.loads((folder / "zarr.json").read_bytes())["attributes"]["wsiseg"]
-
-
-def _read_attributes(folder: Path) -> StoreAttributes:
-    try:
-        raw = _group_attributes(folder)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise StoreError(f"no tile store at {folder}: make one with `wsiseg tile`") from error
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreError(f"{folder} is not a tile store: its zarr.json cannot be read") from error
-    try:
-        return parse_attributes(raw)
-    except StoreError as error:
-        raise StoreError(f"{folder}: {error}") from error
 
 
 def _read_grid(folder: Path, attributes: StoreAttributes) -> Grid:
@@ -382,35 +189,8 @@ def _read_grid(folder: Path, attributes: StoreAttributes) -> Grid:
     return grid
 
 
-def _require_same(folder: Path, stored: StoreAttributes, grid: Grid) -> None:
+def require_same(folder: Path, stored: StoreAttributes, grid: Grid) -> None:
+    """StoreError unless the store in `folder` is of this grid of this slide."""
     wanted = StoreAttributes.of(grid, level=stored.level, software=stored.software)
     if reason := explain_difference(stored, wanted):
         raise StoreError(f"{folder} cannot be used: {reason}; choose another store, or delete this one")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise StoreError(f"{folder} is a file, not a tile store: choose another --out") from error
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
-
-
-@contextmanager
-def _sole_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system takes back from a killed process."""
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such lock; shards are whole there all the same
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(f"{folder} is being written by another process: wait for it") from error
-        yield
-    finally:
-        os.close(handle)

@@ -17,10 +17,9 @@ import shapely
 
 from wsiseg.errors import ViewerError
 from wsiseg.geojson import Annotation
-from wsiseg.mask.shapes import repair
+from wsiseg.mask.shapes import repair, rings_of
 from wsiseg.qupath import Color
 from wsiseg.review import EDITED, REVIEW, REVIEWS
-from wsiseg.viewer.packing import oriented_rings
 
 _OF_OUTLINE = re.compile(
     r"(Cell: )?(Area|Perimeter|Length|Solidity|Circularity|Eccentricity|M(ax|in) (diameter|caliper))"
@@ -91,7 +90,7 @@ def _with_outline(
     annotation: Annotation, rings: Sequence[np.ndarray], mpp: tuple[float, float] | None
 ) -> Annotation:
     """The same object with another outline, measured anew. What else was measured of the old one is dropped."""
-    before, _ = oriented_rings(np.array([annotation.geometry], object))
+    before, _, _ = rings_of(np.array([annotation.geometry], object))
     if len(before) != len(rings):
         raise ViewerError(f'the changed outline of "{annotation.name}" has {len(rings)} rings, not {len(before)}')
     parts, left = [], list(rings)

@@ -23,6 +23,7 @@ import orjson
 import shapely
 
 from wsiseg.geojson import Annotation
+from wsiseg.mask.shapes import rings_of
 from wsiseg.qupath import Color
 from wsiseg.review import REVIEW, REVIEWS
 
@@ -33,7 +34,7 @@ def pack(annotations: Sequence[Annotation], classes: Mapping[str, int], first: i
     classes: name → index, at least of the classes of the annotations. first: index of the first annotation.
     """
     polygons = shapely.orient_polygons(np.array([a.geometry for a in annotations], object))
-    rings, owner = oriented_rings(polygons)
+    rings, owner, _ = rings_of(polygons)
     lengths = shapely.get_num_coordinates(rings)
     closing = np.cumsum(lengths) - 1
     xy = np.delete(shapely.get_coordinates(rings), closing, axis=0)
@@ -63,10 +64,3 @@ def pack(annotations: Sequence[Annotation], classes: Mapping[str, int], first: i
     return b"".join(
         [len(header).to_bytes(4, "little"), header, *(np.asarray(c, kind).tobytes() for kind, c in columns)]
     )
-
-
-def oriented_rings(polygons: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rings (R,) of polygons (N,), part by part, each part's shell first; and the polygon (R,) of each."""
-    parts, part_owner = shapely.get_parts(polygons, return_index=True)
-    rings, ring_part = shapely.get_rings(parts, return_index=True)
-    return rings, part_owner[ring_part]

@@ -65,7 +65,7 @@ class Query:
                 session.slide.source,
                 self.query,
                 model=model,
-                slide_mpp=session.asking.slide_mpp,
+                slide_mpp=session.mpp,
                 backend=session.slide.backend,
                 origin=session.origin,
                 region=self.region,

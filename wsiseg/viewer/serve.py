@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import socket
 import tempfile
@@ -55,7 +56,24 @@ def serve(
         with led as file:
             if file is not None:
                 threading.Thread(target=webbrowser.open, args=(file.as_uri(),), daemon=True).start()
-            uvicorn.Server(config).run(sockets=[bound])
+            server = uvicorn.Server(config)
+            with _silent_while(lambda: server.should_exit):
+                server.run(sockets=[bound])
+
+
+@contextmanager
+def _silent_while(ending: Callable[[], bool]) -> Iterator[None]:
+    """uvicorn would show the traceback of every request that the end cuts off, such as a tile from a slow disk."""
+
+    def heard(_: logging.LogRecord) -> bool:
+        return not ending()
+
+    log = logging.getLogger("uvicorn.error")
+    log.addFilter(heard)
+    try:
+        yield
+    finally:
+        log.removeFilter(heard)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 
 from wsiseg import __version__
-from wsiseg.belonging import mpp_of, not_of_this_slide, origin_of
+from wsiseg.belonging import not_of_this_slide, origin_of, take_scale
 from wsiseg.errors import MissingMppError, ViewerError
 from wsiseg.files import packed_write
 from wsiseg.geojson import Annotation, read_collection, safe_polygons, write_geojson
@@ -21,7 +21,6 @@ from wsiseg.mask.regions import Origin, l0_origin
 from wsiseg.qupath import DESCRIPTION, clean_text, words_of
 from wsiseg.result import Result
 from wsiseg.slide import Slide
-from wsiseg.slide.scale import supplied_mpp
 from wsiseg.viewer.deepzoom import OVERLAP_PX, TILE_PX, DeepZoom
 from wsiseg.viewer.draft import Draft, basis_of, draft_of, draft_path, read_draft, write_draft
 from wsiseg.viewer.edits import Edits, apply, is_of_outline
@@ -36,7 +35,6 @@ class Asking:
 
     model: Segmenter | str | None = None
     device: str | None = None
-    slide_mpp: float | tuple[float, float] | None = None
 
 
 class Session:
@@ -63,9 +61,7 @@ class Session:
         self.out = out or (geojson if "version" in self.run else None)
         self.warning = not_of_this_slide(self.run, slide)
         self.asking = asking or Asking()
-        if self.asking.slide_mpp is None and not self.warning:
-            # As the outlines were made: the file of the slide may state no scale, or a wrong one.
-            self.asking = replace(self.asking, slide_mpp=mpp_of(self.run))
+        take_scale(slide, self.run)
         self._beside = geojson or Path(_geojson_name(Path(slide.source).name))
         self._stamp = _stamp(out) if out else stamp
         self._saves, self._unsaved = 0, False
@@ -73,15 +69,13 @@ class Session:
         self._draft_path = draft_path(self.out or free_name(self._beside))
         self._basis = basis_of(slide.fingerprint, np.array([a.geometry for a in self.annotations], object))
         self._draft = read_draft(self._draft_path, self._basis, self._written)  # of a session that ended without saving
-        self._classes = with_classes({}, self.annotations)
-        self._ids = {annotation.id for annotation in self.annotations}
         self._lock = threading.Lock()
 
     @property
     def mpp(self) -> tuple[float, float] | None:
-        supplied = self.asking.slide_mpp
+        """Microns per level-0 pixel, (x, y), in which it measures and asks; None where nobody knows them."""
         try:
-            return self.slide.mpp if supplied is None else supplied_mpp(supplied)
+            return self.slide.mpp
         except MissingMppError:
             return None
 
@@ -115,7 +109,7 @@ class Session:
     def packed(self, first: int = 0) -> bytes:
         """The annotations from index `first` on, for the page to draw."""
         with self._lock:
-            return pack(self.annotations[first:], self._classes, first)
+            return pack(self.annotations[first:], class_numbers(self.annotations), first)
 
     def details(self, index: int) -> dict[str, Any] | None:
         """What is known of one annotation, as it was read or found; its description as words."""
@@ -139,10 +133,9 @@ class Session:
         is one object, the earlier one.
         """
         with self._lock:
-            new = [annotation for annotation in result.annotations if annotation.id not in self._ids]
+            known = {annotation.id for annotation in self.annotations}
+            new = [annotation for annotation in result.annotations if annotation.id not in known]
             new = not_outlined(new, self.annotations)
-            self._ids.update(annotation.id for annotation in new)
-            self._classes = with_classes(self._classes, new)
             self.annotations = [*self.annotations, *new]
             self.run = merged_run(self.run, result.run)
             self._unsaved = self._unsaved or bool(new)
@@ -201,8 +194,6 @@ class Session:
             if draft is None or (draft.found and len(self.annotations) > self._written):
                 raise ViewerError("there are no earlier changes that could be taken up any more")
             self.annotations, self.run = [*self.annotations, *draft.found], draft.run
-            self._ids.update(annotation.id for annotation in draft.found)
-            self._classes = with_classes(self._classes, draft.found)
             self._unsaved = True
         return {"edits": draft.edits.to_json(), "found": len(draft.found)}
 
@@ -239,10 +230,10 @@ def merged_run(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     return {**before, **now, "queries": queries, "parameters": {**kept, "mpp": asked_at}}
 
 
-def with_classes(known: dict[str, int], annotations: Sequence[Annotation]) -> dict[str, int]:
-    """name → index of the known classes, and after them those that `annotations` bring."""
-    names = dict.fromkeys([*known, *(annotation.classification for annotation in annotations)])
-    return {name: index for index, name in enumerate(names)}
+def class_numbers(annotations: Sequence[Annotation]) -> dict[str, int]:
+    """name → number, in the order in which classes first come: those that are known keep theirs as more come."""
+    names = dict.fromkeys(annotation.classification for annotation in annotations)
+    return {name: number for number, name in enumerate(names)}
 
 
 def free_name(wanted: Path) -> Path:

@@ -1,0 +1,57 @@
+"""What the scripts share that look at one structure of a set: their options, its images, and a tile of each."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wsiseg.inference import TileMask
+from wsiseg.slide.resample import resample_region
+from wsiseg.training.data.store import QuadrupletStore, Sample
+
+
+def parser_for(page: str) -> argparse.ArgumentParser:
+    """What they ask for; the first line of `page` says what they do."""
+    parser = argparse.ArgumentParser(description=page.splitlines()[0])
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--source", required=True)
+    parser.add_argument("--concept", required=True)
+    return parser
+
+
+def samples_with(store: QuadrupletStore, arguments: argparse.Namespace) -> list[Sample]:
+    """`--images` samples from all over the set that show the structure."""
+    indices = store.indices(split=arguments.split, source=arguments.source)
+    known = [i for i in indices if arguments.concept in store.records[i].present]
+    return [store.sample(i) for i in spread(known, arguments.images)]
+
+
+def spread(items: Sequence[int], count: int) -> list[int]:
+    """At most `count` of the items, evenly over all."""
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
+
+
+def view(sample: Sample, concept: str, mpp: float, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The middle of an image as a tile (size, size, 3), and where the structure is in it (size, size) bool."""
+    height, width = sample.image.shape[:2]
+    scale = mpp / (sample.mpp or mpp)
+    m_x, m_y = (max(0, int((length / scale - size) / 2)) for length in (width, height))
+
+    def read(x: int, y: int, w: int, h: int) -> np.ndarray:
+        return sample.image[y : y + h, x : x + w]
+
+    tile = resample_region(read, (width, height), (scale, scale), m_x, m_y, size, size)
+    layer = sample.layers.get(concept, np.zeros((height, width))) > 0
+    y, x = (((np.arange(size) + 0.5 + start) * scale).astype(int) for start in (m_y, m_x))
+    inside = (y < height)[:, None] & (x < width)
+    return tile, layer[np.minimum(y, height - 1)][:, np.minimum(x, width - 1)] & inside
+
+
+def drawn(answers: list[TileMask], size: int, threshold: float = 0.5) -> np.ndarray:
+    """The outlines (N, size, size) bool of tiles; nothing where the model was silent."""
+    silence = np.zeros((size, size), bool)
+    return np.stack([silence if a.probability is None else a.probability > threshold for a in answers])
