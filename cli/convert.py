@@ -42,18 +42,21 @@ def command(
     wsiseg convert corrected.geojson --slide slide.svs --format asap > out.xml
     """
     from wsiseg import formats
-    from wsiseg.belonging import slide_facts
+    from wsiseg.belonging import mpp_of, slide_facts
     from wsiseg.files import check_apart
     from wsiseg.geojson import read_collection
     from wsiseg.slide import open_slide
     from wsiseg.tiles import SlideIdentity
 
+    if slide is None and (slide_mpp or backend):
+        raise click.UsageError("--slide-mpp and --backend are for the slide: give it with --slide.")
     output_format = output_format or formats.format_of(out)
     formats.check_path(output_format, None if out == "-" else out)
     check_apart(out, slide)
     annotations, run = read_collection(geojson)
     if slide is not None:
-        with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
+        # As the outlines were made: the file of the slide may state no scale, or a wrong one.
+        with open_slide(slide, backend=backend, slide_mpp=slide_mpp or mpp_of(run)) as opened:
             warn_if_foreign(run, opened)
             run = {**run, "slide": slide_facts(SlideIdentity.of(opened))}
     if origin is not None:

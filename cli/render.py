@@ -36,7 +36,7 @@ def command(
     backend: str | None,
 ) -> None:
     """Draw the outlines of GEOJSON over SLIDE, with a legend and a scale bar."""
-    from wsiseg.belonging import origin_of
+    from wsiseg.belonging import mpp_of, origin_of
     from wsiseg.files import check_apart
     from wsiseg.geojson import read_collection
     from wsiseg.render import overlay
@@ -47,6 +47,7 @@ def command(
     annotations, run = read_collection(geojson)
     kept = [annotation for annotation in annotations if is_kept(annotation.metadata)]
     origin = origin or origin_of(run)
+    slide_mpp = slide_mpp or mpp_of(run)  # of the scale bar: as the outlines were made
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
         warn_if_foreign(run, opened)
         picture = overlay(opened, kept, origin=origin, max_px=max_px)

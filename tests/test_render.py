@@ -89,12 +89,17 @@ def test_the_scale_bar_is_as_long_as_it_says(sample_slide: Path) -> None:
     assert ink * um_per_px == pytest.approx(scale_bar_um(picture.width * um_per_px), rel=0.01)
 
 
-def test_a_slide_without_scale_has_no_scale_bar(tmp_path: Path) -> None:
-    synthetic_slide(tmp_path / "s.tif", {}, mpp=None)
-    with open_slide(tmp_path / "s.tif") as slide:
-        overlay(slide, [], max_px=300)
-    with open_slide(tmp_path / "s.tif", slide_mpp=0.5) as slide:
-        overlay(slide, [], max_px=300)
+def test_the_scale_bar_is_of_the_scale_that_the_outlines_were_made_with(tmp_path: Path) -> None:
+    """--slide-mpp was given, as the file states none or a wrong one. Nobody knows a scale: there is no bar."""
+    made_at_2 = {"slide": {"dimensions": [1200, 800], "mpp": [2.0, 2.0]}}
+    for stated, run, um_per_px in ((None, {}, None), (None, made_at_2, 2.0), ((0.5, 0.5), made_at_2, 2.0)):
+        synthetic_slide(tmp_path / "s.tif", {}, mpp=stated)
+        with open(tmp_path / "a.geojson", "wb") as file:
+            write_geojson([], file, run=run)
+        assert render(tmp_path / "s.tif", tmp_path / "a.geojson", "--out", tmp_path / "o.png").exit_code == 0
+        corner = np.asarray(Image.open(tmp_path / "o.png"))[-60:, :600]
+        ink = (corner == 20).all(axis=-1).sum(axis=1).max()
+        assert ink == (0 if um_per_px is None else scale_bar_um(1200 * um_per_px) / um_per_px)
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,20 @@ def test_an_export_of_qupath_is_converted_with_the_slide_beside_it(result: Resul
     assert shown.stdout_bytes == expected.getvalue()
 
 
+def test_what_is_converted_keeps_the_scale_that_it_was_made_with(result: Result, tmp_path: Path) -> None:
+    """Also with --slide: the slide had moved, and --slide-mpp was given, as its file states a wrong scale."""
+    source = result.run["slide"]["source"]
+    made = {**result.run, "slide": {**result.run["slide"], "mpp": [1.0, 1.0]}}
+    formats.write(result.annotations, made, tmp_path / "o.geojson")
+    for options, mpp in (((), 1.0), (("--slide-mpp", 0.25), 0.25)):
+        run("convert", tmp_path / "o.geojson", "--slide", source, "--out", tmp_path / "c", *options)
+        assert read_collection(tmp_path / "c")[1]["slide"]["mpp"] == [mpp, mpp]
+    shown = run("convert", tmp_path / "o.geojson", "--slide-mpp", 0.25, "--out", tmp_path / "no")
+    assert shown.exit_code == 2
+    assert "give it with --slide" in shown.stderr
+    assert not (tmp_path / "no").exists()
+
+
 def test_what_was_rejected_is_left_out_where_it_could_not_be_told(result: Result, tmp_path: Path) -> None:
     result.write(tmp_path / "found.geojson")
     annotations, said = read_collection(tmp_path / "found.geojson")
