@@ -6,6 +6,7 @@ is imported when that command is called.
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import sys
@@ -70,6 +71,8 @@ class LazyGroup(click.Group):
         `segment` over many slides exits with 3 when some of them failed.
         """
         extra["standalone_mode"] = False
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: Windows' code pages lack letters of names
         try:
             with _sigterm_as_interrupt():
                 result = super().main(args, prog_name or "wsiseg", **extra)
@@ -84,6 +87,9 @@ class LazyGroup(click.Group):
         except click.ClickException as error:
             context = getattr(error, "ctx", None)
             hint = f" (see `{context.command_path} --help`)" if context else ""
+            if context and "unexpected extra argument" in error.format_message():
+                takes_folders = context.info_name in ("segment", "tile")
+                hint = f"; a path with spaces needs quotes{', many slides go by their folder' * takes_folders}{hint}"
             self.fail(error.format_message() + hint, error.exit_code)
         except WsisegError as error:
             self.fail(str(error), error.exit_code)
