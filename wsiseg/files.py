@@ -108,7 +108,7 @@ def remove_leftovers(path: Path, *, older_s: float = 0.0) -> None:
     older_s: only what nobody has touched for so many seconds; 0 is for who knows that nobody else is writing.
     """
     for leftover in path.parent.glob(f".{glob.escape(path.name[:200])}.*.tmp"):
-        with suppress(FileNotFoundError):  # another process removes it too
+        with suppress(OSError):  # another process removes it too, or it is somebody else's
             if not older_s or time.time() - leftover.stat().st_mtime > older_s:
                 _remove(leftover)
 
