@@ -41,6 +41,7 @@ from wsiseg.inference import Segmenter
 from wsiseg.model import BUNDLED
 
 POLL_S = 1.0
+PATIENCE_S = 10.0  # until it is told that a scheduler has no worker
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +179,11 @@ def _on_cluster(
     except (OSError, ValueError, TypeError) as error:
         raise FleetError(f"no Dask scheduler answers at {scheduler}: start one with `dask scheduler`") from error
     with client:
-        client.wait_for_workers(1)
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE_S)
+        except TimeoutError:
+            log.warning("the Dask scheduler at %s has no worker yet: waiting for the first", scheduler)
+            client.wait_for_workers(1)
         # Where workers offer GPUs a slide takes one, so that a worker without has nothing to do.
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         resources = {"GPU": 1} if any("GPU" in worker["resources"] for worker in workers) else None
