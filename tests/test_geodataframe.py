@@ -11,7 +11,7 @@ import wsiseg
 from wsiseg.qupath import DESCRIPTION
 from wsiseg.testing import FakeModel, disk, ring, stripe, synthetic_slide
 
-geopandas = pytest.importorskip("geopandas", reason="needs geopandas: pip install 'wsiseg[geopandas]'")
+geopandas = pytest.importorskip("geopandas", reason='needs geopandas: pip install "wsiseg[geopandas]"')
 
 MODEL = FakeModel(mpp=1.0)
 SHAPES = {"olive": [disk(300, 300, 100), ring(800, 300, 120, 60)], "orange": [stripe(200, 600, 700, 40)]}

@@ -107,7 +107,7 @@ def test_what_cannot_be_written_is_told_before_the_model_is_asked(
         (("--format", "ome-zarr", "--out", tmp_path / "mine"), "something else is there"),
         (("--format", "asap", "--out", tmp_path / "mine"), "it is a folder"),
         (("--out", tmp_path / "out.dcm"), "is not a DICOM slide"),
-        (("--out", tmp_path / "out.parquet"), "geoparquet needs pyarrow: `pip install 'wsiseg[formats]'`"),
+        (("--out", tmp_path / "out.parquet"), 'geoparquet needs pyarrow: `pip install "wsiseg[formats]"`'),
     ):
         shown = run("segment", small, "--query", "the olive", *options)
         assert shown.exit_code == 1

@@ -173,7 +173,7 @@ def _on_cluster(
     try:
         from distributed import Client, as_completed
     except ImportError as error:
-        raise FleetError("--scheduler needs Dask's scheduler: `pip install 'wsiseg[cluster]'`") from error
+        raise FleetError('--scheduler needs the scheduler of Dask: `pip install "wsiseg[cluster]"`') from error
     try:
         client = Client(scheduler, timeout="10s", set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
