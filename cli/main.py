@@ -29,7 +29,7 @@ COMMANDS = {
     "info": "Show levels, microns per pixel, bounds and vendor of a slide.",
     "thumbnail": "Write a small picture of a slide, or of its tissue.",
     "tile": "Stream patches of slides into Zarr stores, to query many times.",
-    "render": "Draw a GeoJSON over its slide, as PNG.",
+    "render": "Draw a GeoJSON over its slide: a PNG or JPEG.",
     "view": "Look at a slide in a browser: ask, review and correct outlines.",
     "report": "Write one HTML page on what was found.",
     "convert": "Write the outlines of a GeoJSON in another format.",
@@ -85,12 +85,7 @@ class LazyGroup(click.Group):
             click.echo("wsiseg: terminated" if terminated else "wsiseg: interrupted", err=True)
             sys.exit(143 if terminated else 130)
         except click.ClickException as error:
-            context = getattr(error, "ctx", None)
-            hint = f" (see `{context.command_path} --help`)" if context else ""
-            if context and "unexpected extra argument" in error.format_message():
-                takes_folders = context.info_name in ("segment", "tile")
-                hint = f"; a path with spaces needs quotes{', many slides go by their folder' * takes_folders}{hint}"
-            self.fail(error.format_message() + hint, error.exit_code)
+            self.fail(error.format_message() + self.hint(error), error.exit_code)
         except WsisegError as error:
             self.fail(str(error), error.exit_code)
         except BrokenPipeError:
@@ -100,6 +95,20 @@ class LazyGroup(click.Group):
             self.fail(f"{type(error).__name__}: {error} (run `wsiseg --debug …` for the traceback)", 1)
         # click returns the code of an explicit `ctx.exit(code)`; commands themselves return None
         sys.exit(result if isinstance(result, int) else 0)
+
+    def hint(self, error: click.ClickException) -> str:
+        """What to do about wrong usage."""
+        context = getattr(error, "ctx", None)
+        if context is None:
+            return ""
+        if isinstance(error, click.NoSuchOption) and any(error.option_name in option.opts for option in self.params):
+            command = context.command_path.removeprefix("wsiseg ")
+            return f" It goes before the command: `wsiseg {error.option_name} {command} …`"
+        see = f" (see `{context.command_path} --help`)"
+        if "unexpected extra argument" in error.format_message():
+            folders = ", many slides go by their folder" if context.info_name in ("segment", "tile") else ""
+            return f"; a path with spaces needs quotes{folders}{see}"
+        return see
 
     def fail(self, message: str, exit_code: int) -> NoReturn:
         if self.debug:

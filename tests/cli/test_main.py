@@ -58,6 +58,7 @@ def test_version() -> None:
         (["nope"], "No such command 'nope'"),
         (["segment"], "Missing argument 'SOURCE'"),
         (["segment", "Case", "1.svs", "--query", "q"], "a path with spaces needs quotes, many slides"),
+        (["info", "x.svs", "-v"], "No such option '-v'. It goes before the command: `wsiseg -v info …`"),
         (["segment", "x.svs", "--query", "q", "--origin", "moon"], "Invalid value for '--origin'"),
         (["segment", "x.svs", "--query", "q", "--slide-mpp", "0,1"], "not one or two positive numbers"),
     ],
