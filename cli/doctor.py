@@ -24,6 +24,12 @@ EXTRAS = {
     "accelerate": "train",
     "tensorboard": "train",
     "yaml": "train",
+    "aiohttp": "url",
+    "geopandas": "geopandas",
+    "distributed": "cluster",
+    "bitsandbytes": "quantised",
+    "httpx": "annotate",
+    "wandb": "wandb",
 }
 
 

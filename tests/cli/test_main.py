@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 
 from wsiseg import __version__
 from wsiseg.cli import main as cli
+from wsiseg.cli.doctor import EXTRAS
 from wsiseg.errors import SlideError
 from wsiseg.testing import synthetic_slide
 
@@ -139,6 +141,11 @@ def test_doctor_says_what_is_here() -> None:
         assert "`wsiseg segment` cannot run here" in shown.stderr
     else:
         assert "`wsiseg segment` can run here" in shown.stdout
+
+
+def test_doctor_looks_for_every_extra() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert set(EXTRAS.values()) == project["optional-dependencies"].keys() - {"benchmark", "docs", "dev"}
 
 
 def test_doctor_knows_a_torchvision_of_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
