@@ -48,6 +48,8 @@ def command(
     from wsiseg.slide import open_slide
     from wsiseg.tiles import SlideIdentity
 
+    if slide is None and (slide_mpp or backend):
+        raise click.UsageError("--slide-mpp and --backend are for the slide: give it with --slide.")
     output_format = output_format or formats.format_of(out)
     formats.check_path(output_format, None if out == "-" else out)
     check_apart(out, slide)

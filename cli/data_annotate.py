@@ -92,7 +92,7 @@ def annotate_command(
         try:
             from wsiseg.training.annotate.endpoint import Endpoint
         except ImportError as error:
-            raise EndpointError(f"--endpoint needs {error.name}: `pip install 'wsiseg[annotate]'`") from error
+            raise EndpointError(f'--endpoint needs {error.name}: `pip install "wsiseg[annotate]"`') from error
 
         key = os.environ.get(api_key_env)
         server = Endpoint(endpoint, key, Pace(requests_per_minute), timeout_s=timeout, answer_tokens=answer_tokens)

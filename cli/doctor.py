@@ -24,6 +24,12 @@ EXTRAS = {
     "accelerate": "train",
     "tensorboard": "train",
     "yaml": "train",
+    "aiohttp": "url",
+    "geopandas": "geopandas",
+    "distributed": "cluster",
+    "bitsandbytes": "quantised",
+    "httpx": "annotate",
+    "wandb": "wandb",
 }
 
 
@@ -91,7 +97,7 @@ def bundled_model() -> str:
 
 
 def extra(module: str, name: str) -> Finding:
-    missing = f"not installed: `pip install 'wsiseg[{name}]'`"
+    missing = f'not installed: `pip install "wsiseg[{name}]"`'
     return Finding(
         module, find_spec(module) is not None, "installed" if find_spec(module) else missing, False
     )

@@ -6,6 +6,7 @@ is imported when that command is called.
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import sys
@@ -28,7 +29,7 @@ COMMANDS = {
     "info": "Show levels, microns per pixel, bounds and vendor of a slide.",
     "thumbnail": "Write a small picture of a slide, or of its tissue.",
     "tile": "Stream patches of slides into Zarr stores, to query many times.",
-    "render": "Draw a GeoJSON over its slide, as PNG.",
+    "render": "Draw a GeoJSON over its slide: a PNG or JPEG.",
     "view": "Look at a slide in a browser: ask, review and correct outlines.",
     "report": "Write one HTML page on what was found.",
     "convert": "Write the outlines of a GeoJSON in another format.",
@@ -70,6 +71,8 @@ class LazyGroup(click.Group):
         `segment` over many slides exits with 3 when some of them failed.
         """
         extra["standalone_mode"] = False
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: Windows' code pages lack letters of names
         try:
             with _sigterm_as_interrupt():
                 result = super().main(args, prog_name or "wsiseg", **extra)
@@ -82,9 +85,7 @@ class LazyGroup(click.Group):
             click.echo("wsiseg: terminated" if terminated else "wsiseg: interrupted", err=True)
             sys.exit(143 if terminated else 130)
         except click.ClickException as error:
-            context = getattr(error, "ctx", None)
-            hint = f" (see `{context.command_path} --help`)" if context else ""
-            self.fail(error.format_message() + hint, error.exit_code)
+            self.fail(error.format_message() + self.hint(error), error.exit_code)
         except WsisegError as error:
             self.fail(str(error), error.exit_code)
         except BrokenPipeError:
@@ -94,6 +95,20 @@ class LazyGroup(click.Group):
             self.fail(f"{type(error).__name__}: {error} (run `wsiseg --debug …` for the traceback)", 1)
         # click returns the code of an explicit `ctx.exit(code)`; commands themselves return None
         sys.exit(result if isinstance(result, int) else 0)
+
+    def hint(self, error: click.ClickException) -> str:
+        """What to do about wrong usage."""
+        context = getattr(error, "ctx", None)
+        if context is None:
+            return ""
+        if isinstance(error, click.NoSuchOption) and any(error.option_name in option.opts for option in self.params):
+            command = context.command_path.removeprefix("wsiseg ")
+            return f" It goes before the command: `wsiseg {error.option_name} {command} …`"
+        see = f" (see `{context.command_path} --help`)"
+        if "unexpected extra argument" in error.format_message():
+            folders = ", many slides go by their folder" if context.info_name in ("segment", "tile") else ""
+            return f"; a path with spaces needs quotes{folders}{see}"
+        return see
 
     def fail(self, message: str, exit_code: int) -> NoReturn:
         if self.debug:

@@ -47,7 +47,7 @@ class SlideMpp(click.ParamType):
         except ValueError:
             self.fail(f"{value!r} is not a number such as 0.25, or two such as 0.25,0.26", param, ctx)
         if len(numbers) > 2 or not all(0 < number < float("inf") for number in numbers):
-            self.fail(f"{value!r} is not one or two positive numbers", param, ctx)
+            self.fail(f"{value!r} is not one or two positive numbers, such as 0.25 or 0.25,0.26", param, ctx)
         return numbers[0] if len(numbers) == 1 else numbers
 
 

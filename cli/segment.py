@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,7 +202,7 @@ def segment_one(
 ) -> None:
     from wsiseg import formats
     from wsiseg.errors import OutputError
-    from wsiseg.files import check_apart, check_writable
+    from wsiseg.files import check_apart, check_writable, remove_leftovers
     from wsiseg.inference.shots import read_shot
     from wsiseg.pipeline import segment
 
@@ -218,16 +219,19 @@ def segment_one(
     shots = [read_shot(*example) for example in examples]
     work = work_folder(out)
     said = "the same command goes on from there" if work else "with --out FILE the same command could go on from there"
-    with told_when_stopped(said), progress_bar("segment") as progress:
-        result = segment(source, queries, examples=shots, progress=progress, work=work, **options)
-    if reasoning is not None:
-        result.write_reasoning(reasoning)
-    if out == "-":
-        write_stdout(partial(formats.stream, result.annotations, result.run, name=output_format))
-    else:
-        result.write(out, output_format)
+    begun = time.time()
+    with told_when_stopped(said):
+        with progress_bar("segment") as progress:
+            result = segment(source, queries, examples=shots, progress=progress, work=work, **options)
+        if reasoning is not None:
+            result.write_reasoning(reasoning)
+        if out == "-":
+            write_stdout(partial(formats.stream, result.annotations, result.run, name=output_format))
+        else:
+            result.write(out, output_format)
     if work:
         shutil.rmtree(work, ignore_errors=True)
+        remove_leftovers(Path(out), older_s=time.time() - begun)  # not what another run is writing there now
 
 
 def work_folder(out: str) -> Path | None:

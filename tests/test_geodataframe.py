@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from shapely.geometry import shape
 
 import wsiseg
-from wsiseg.qupath import DESCRIPTION
+from wsiseg import formats
+from wsiseg.geojson import read_geojson
+from wsiseg.qupath import DESCRIPTION, class_color
 from wsiseg.testing import FakeModel, disk, ring, stripe, synthetic_slide
 
-geopandas = pytest.importorskip("geopandas", reason="needs geopandas: pip install 'wsiseg[geopandas]'")
+geopandas = pytest.importorskip("geopandas", reason='needs geopandas: pip install "wsiseg[geopandas]"')
 
 MODEL = FakeModel(mpp=1.0)
 SHAPES = {"olive": [disk(300, 300, 100), ring(800, 300, 120, 60)], "orange": [stripe(200, 600, 700, 40)]}
@@ -67,3 +71,16 @@ def test_a_table_can_be_saved_and_read_back(slide: Path, tmp_path: Path) -> None
     assert back.geometry.geom_equals(table.geometry, align=False).all()
     assert list(back["Area µm^2"]) == pytest.approx(list(table["Area µm^2"]))
     assert list(back["query"]) == list(table["query"])
+
+
+def test_a_geojson_that_went_through_geopandas_is_read_as_before(slide: Path, tmp_path: Path) -> None:
+    """It makes a column of every property, null where an object has none, and moves the ids among them."""
+    found = wsiseg.segment(slide, QUERIES, model=MODEL).annotations
+    no_class = replace(found[2], classification="", color=class_color(""))
+    mixed = [found[0], replace(found[1], name="", metadata={}, measurements={}), no_class]
+    formats.write(mixed, {}, tmp_path / "a.geojson")
+    geopandas.read_file(tmp_path / "a.geojson").to_file(tmp_path / "b.geojson", driver="GeoJSON")
+    assert read_geojson(tmp_path / "b.geojson") == read_geojson(tmp_path / "a.geojson")
+    bare = {"type": "Feature", "geometry": found[0].geometry.__geo_interface__, "properties": None}
+    (tmp_path / "c.geojson").write_text(json.dumps(bare))
+    assert read_geojson(tmp_path / "c.geojson")[0].name == ""

@@ -13,11 +13,12 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from shapely import Polygon
 
 import wsiseg
 from wsiseg.annotate import most_covered
-from wsiseg.errors import FleetError, MissingMppError, QueryError, StoreError
+from wsiseg.errors import FleetError, MissingMppError, QueryError, SlideError, StoreError
 from wsiseg.fleet import Settings
 from wsiseg.inference import TileMask
 from wsiseg.pipeline import segment
@@ -284,6 +285,12 @@ def test_a_region_gives_the_outlines_of_the_whole_slide_from_few_tiles(folder: P
     assert beside.notes == [
         f'"{QUERIES[0]}": seen in 1 of 1 tiles, but nothing in the region passes threshold and minimum area'
     ]
+
+
+def test_a_picture_in_memory_is_told_what_to_do() -> None:
+    for picture in (np.zeros((64, 64, 3), np.uint8), Image.new("RGB", (64, 64)), b"slide.tif"):
+        with pytest.raises(SlideError, match=r"its path or URL, not as \w+: save a picture as PNG"):
+            segment(picture, "olive", model=MODEL, slide_mpp=0.5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ def _at_wandb(out: Path, step: int, recipe: Recipe) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise DataError("`wandb` in the recipe needs a package: pip install 'wsiseg[wandb]'") from error
+        raise DataError('`wandb` in the recipe needs a package: pip install "wsiseg[wandb]"') from error
     kept = out / "wandb-run"
     if not step or not kept.exists():
         kept.write_text(secrets.token_hex(8))

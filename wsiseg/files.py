@@ -52,7 +52,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     except OSError as error:
         if isinstance(error, WsisegError):
             raise
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+        raise _unwritable(target, error) from error
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: Callable[[Path], bo
     except OSError as error:
         if isinstance(error, WsisegError):
             raise
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+        raise _unwritable(target, error) from error
 
 
 def make_folder(folder: Path) -> None:
@@ -116,7 +116,7 @@ def remove_leftovers(path: Path, *, older_s: float = 0.0) -> None:
     older_s: only what nobody has touched for so many seconds; 0 is for who knows that nobody else is writing.
     """
     for leftover in path.parent.glob(f".{glob.escape(path.name[:200])}.*.tmp"):
-        with suppress(FileNotFoundError):  # another process removes it too
+        with suppress(OSError):  # another process removes it too, or it is somebody else's
             if not older_s or time.time() - leftover.stat().st_mtime > older_s:
                 _remove(leftover)
 
@@ -148,7 +148,13 @@ def check_writable(path: str | os.PathLike[str], *, replaces: Callable[[Path], b
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+        raise _unwritable(target, error) from error
+
+
+def _unwritable(target: Path, error: OSError) -> OutputError:
+    folder = target.parent
+    reason = (error.strerror or error) if folder.is_dir() else f"there is no folder {folder}"
+    return OutputError(f"cannot write {target}: {reason}")
 
 
 def _check_unprotected(target: Path) -> None:

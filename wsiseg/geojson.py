@@ -33,7 +33,7 @@ from wsiseg.qupath import OBJECT_TYPES, Color, class_color, clean_class, clean_n
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "annotation.wsiseg")
 _BATCH = 1024
 _PROPERTIES = {
-    "objectType", "name", "color", "classification", "isLocked", "measurements", "metadata", "childObjects",
+    "objectType", "name", "color", "classification", "isLocked", "measurements", "metadata", "childObjects", "id",
 }  # fmt: skip
 _log = logging.getLogger(__name__)
 
@@ -285,9 +285,10 @@ def _annotations(
     """One feature and its children. shape, nucleus: its geometries where they are built already."""
     if not isinstance(feature, dict) or feature.get("type") != "Feature":
         raise GeoJSONError("not a Feature")
-    properties = feature.get("properties", {})
+    properties = {} if feature.get("properties") is None else feature["properties"]
     if not isinstance(properties, dict):
         raise GeoJSONError(f"properties are not an object: {_short(properties)}")
+    properties = {key: value for key, value in properties.items() if value is not None}
     object_type = properties.get("objectType", "annotation")
     if object_type not in OBJECT_TYPES:
         raise GeoJSONError(f"object type {_short(object_type)} is not one of {OBJECT_TYPES}")
@@ -298,7 +299,7 @@ def _annotations(
     if nucleus is None and feature.get("nucleusGeometry") is not None:
         nucleus = _geometry(feature["nucleusGeometry"])
     yield Annotation(
-        id=_id(feature.get("id")),
+        id=_id(feature.get("id", properties.get("id"))),  # geopandas moves it
         geometry=_geometry(feature.get("geometry")) if shape is None else shape,
         name=name,
         classification=classification,

@@ -55,6 +55,9 @@ def open_source(
     on_bad_tile: OnBadTile,
 ) -> Slide | TileStore:
     """A slide, which `stack` will close, or a tile store. Raises SlideError, MissingMppError, StoreError."""
+    if not isinstance(source, str | os.PathLike):
+        said = f"a slide is given as its path or URL, not as {type(source).__name__}"
+        raise SlideError(f"{said}: save a picture as PNG, and give slide_mpp")
     if not is_store(source):
         slide = stack.enter_context(open_slide(source, backend=backend, slide_mpp=slide_mpp))
         _ = slide.mpp  # raises MissingMppError

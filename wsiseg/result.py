@@ -131,7 +131,7 @@ class Result:
         try:
             import geopandas
         except ImportError as error:
-            raise WsisegError("to_geodataframe needs geopandas: `pip install 'wsiseg[geopandas]'`") from error
+            raise WsisegError('to_geodataframe needs geopandas: `pip install "wsiseg[geopandas]"`') from error
         rows = [
             {
                 "id": str(a.id),

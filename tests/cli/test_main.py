@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import click
@@ -14,7 +17,9 @@ from click.testing import CliRunner
 
 from wsiseg import __version__
 from wsiseg.cli import main as cli
+from wsiseg.cli.doctor import EXTRAS
 from wsiseg.errors import SlideError
+from wsiseg.testing import synthetic_slide
 
 
 def wsiseg(*args: str) -> subprocess.CompletedProcess[str]:
@@ -54,6 +59,8 @@ def test_version() -> None:
     [
         (["nope"], "No such command 'nope'"),
         (["segment"], "Missing argument 'SOURCE'"),
+        (["segment", "Case", "1.svs", "--query", "q"], "a path with spaces needs quotes, many slides"),
+        (["info", "x.svs", "-v"], "No such option '-v'. It goes before the command: `wsiseg -v info …`"),
         (["segment", "x.svs", "--query", "q", "--origin", "moon"], "Invalid value for '--origin'"),
         (["segment", "x.svs", "--query", "q", "--slide-mpp", "0,1"], "not one or two positive numbers"),
     ],
@@ -116,6 +123,16 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
     assert done.stderr == ""
 
 
+def test_a_code_page_without_its_letters_is_no_error(tmp_path: Path) -> None:
+    """As on Windows, where stdout is a file or a pipe."""
+    synthetic_slide(tmp_path / "слайд.tif", {}, l0_width=64, l0_height=64)
+    args = [sys.executable, "-m", "wsiseg.cli.main", "info", "слайд.tif"]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(args, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0].endswith(r"\u0441\u043b\u0430\u0439\u0434.tif")
+
+
 def test_doctor_says_what_is_here() -> None:
     shown = CliRunner().invoke(cli.main, ["doctor"])
     for word in (f"wsiseg {__version__}", "torch", "openslide", "tiffslide", "cpu", "bundled model"):
@@ -124,6 +141,11 @@ def test_doctor_says_what_is_here() -> None:
         assert "`wsiseg segment` cannot run here" in shown.stderr
     else:
         assert "`wsiseg segment` can run here" in shown.stdout
+
+
+def test_doctor_looks_for_every_extra() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert set(EXTRAS.values()) == project["optional-dependencies"].keys() - {"benchmark", "docs", "dev"}
 
 
 def test_doctor_knows_a_torchvision_of_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:

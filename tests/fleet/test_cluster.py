@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from tests.fleet.slides import TellingModel, outlines, small_slides
 from wsiseg.errors import FleetError
-from wsiseg.fleet import Settings, jobs_in_folder, run
+from wsiseg.fleet import Settings, jobs_in_folder, run, runner
 
 pytest.importorskip("distributed")
 ROOT = Path(__file__).parents[2]
@@ -97,3 +98,12 @@ def test_no_scheduler_is_one_sentence(tmp_path: Path) -> None:
     jobs = jobs_in_folder(small_slides(tmp_path / "slides"), ["the olive"])
     with pytest.raises(FleetError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1"):
         run(jobs, tmp_path / "out", SETTINGS, scheduler="tcp://127.0.0.1:1")
+
+
+def test_a_scheduler_without_a_worker_is_told(scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(runner.log, "warning", Mock(side_effect=KeyboardInterrupt))
+    jobs = jobs_in_folder(small_slides(tmp_path / "slides"), ["the olive"])
+    with pytest.raises(KeyboardInterrupt):
+        run(jobs, tmp_path / "out", SETTINGS, scheduler=scheduler)
+    assert "has no worker yet" in runner.log.warning.call_args[0][0]

@@ -180,3 +180,10 @@ def test_a_slurm_array_says_which_shard() -> None:
     assert slurm_shard(array(5, 5, 5, 1)) == (1, 1)  # one task of an array, sent again: it does what is missing
     with pytest.raises(FleetError, match="leave no gaps"):
         slurm_shard(array(3, 1, 7, 3))
+
+
+def test_a_job_takes_a_query_as_segment_does() -> None:
+    assert Job("/a.svs", "a.svs", " the glands").queries == ("the glands",)  # type: ignore[arg-type]
+    assert Job("/a.svs", "a.svs", ["the glands", "nuclei"] * 2).queries == ("the glands", "nuclei")  # type: ignore[arg-type]
+    with pytest.raises(QueryError):
+        Job("/a.svs", "a.svs", ("nuclei", " "))

@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import os
-import shutil
 from pathlib import Path
 
 import geopandas
@@ -17,7 +16,6 @@ from click.testing import Result as Shown
 import wsiseg.model
 from tests.fleet.slides import small_slides
 from wsiseg import Result, formats, segment
-from wsiseg.belonging import place_of
 from wsiseg.cli.main import main
 from wsiseg.errors import FleetError, OutputError
 from wsiseg.fleet import Settings, work
@@ -109,7 +107,7 @@ def test_what_cannot_be_written_is_told_before_the_model_is_asked(
         (("--format", "ome-zarr", "--out", tmp_path / "mine"), "something else is there"),
         (("--format", "asap", "--out", tmp_path / "mine"), "it is a folder"),
         (("--out", tmp_path / "out.dcm"), "is not a DICOM slide"),
-        (("--out", tmp_path / "out.parquet"), "geoparquet needs pyarrow: `pip install 'wsiseg[formats]'`"),
+        (("--out", tmp_path / "out.parquet"), 'geoparquet needs pyarrow: `pip install "wsiseg[formats]"`'),
     ):
         shown = run("segment", small, "--query", "the olive", *options)
         assert shown.exit_code == 1
@@ -159,15 +157,18 @@ def test_an_export_of_qupath_is_converted_with_the_slide_beside_it(result: Resul
     assert shown.stdout_bytes == expected.getvalue()
 
 
-def test_a_slide_that_moved_keeps_the_scale_in_which_its_outlines_were_made(result: Result, tmp_path: Path) -> None:
-    moved, made_with = tmp_path / "moved.scn", (0.4, 0.4)
-    shutil.copy(result.run["slide"]["source"], moved)
-    run_at = {**result.run, "slide": {**result.run["slide"], "mpp": list(made_with)}}
-    formats.write(result.annotations, run_at, tmp_path / "o.geojson")
-    for scale, expected in (((), made_with), (("--slide-mpp", "0.25"), (0.25, 0.25))):
-        shown = run("convert", tmp_path / "o.geojson", "--slide", moved, *scale, "--out", tmp_path / "moved.geojson")
-        assert shown.exit_code == 0
-        assert place_of(read_collection(tmp_path / "moved.geojson")[1]).mpp == expected
+def test_what_is_converted_keeps_the_scale_that_it_was_made_with(result: Result, tmp_path: Path) -> None:
+    """Also with --slide: the slide had moved, and --slide-mpp was given, as its file states a wrong scale."""
+    source = result.run["slide"]["source"]
+    made = {**result.run, "slide": {**result.run["slide"], "mpp": [1.0, 1.0]}}
+    formats.write(result.annotations, made, tmp_path / "o.geojson")
+    for options, mpp in (((), 1.0), (("--slide-mpp", 0.25), 0.25)):
+        run("convert", tmp_path / "o.geojson", "--slide", source, "--out", tmp_path / "c", *options)
+        assert read_collection(tmp_path / "c")[1]["slide"]["mpp"] == [mpp, mpp]
+    shown = run("convert", tmp_path / "o.geojson", "--slide-mpp", 0.25, "--out", tmp_path / "no")
+    assert shown.exit_code == 2
+    assert "give it with --slide" in shown.stderr
+    assert not (tmp_path / "no").exists()
 
 
 def test_what_was_rejected_is_left_out_where_it_could_not_be_told(result: Result, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +77,19 @@ def test_paper_preset_has_the_published_size() -> None:
     assert sum(p.numel() for p in model.mask_head.mask_decoder.parameters()) == 4_058_340
 
 
-def test_a_saved_model_is_the_same_model(tmp_path: Path) -> None:
+def test_a_model_that_was_saved_or_sent_to_another_process_is_the_same(tmp_path: Path) -> None:
     model = small_model(seed=3)
     save_model(model, tmp_path / "m")
     again = load_folder(tmp_path / "m")
     tiles = np.random.default_rng(0).integers(0, 255, (3, 128, 128, 3), dtype=np.uint8)
-    one = PathChatSegmenter(model, name="a", fingerprint="a").segment_tiles(tiles, "glands", 1.0)
-    two = PathChatSegmenter(again, name="a", fingerprint="a").segment_tiles(tiles, "glands", 1.0)
-    assert [a.reasoning for a in one] == [b.reasoning for b in two]
+    segmenter = PathChatSegmenter(model, name="a", fingerprint="a")
+    sent = pickle.loads(pickle.dumps(segmenter))
+    assert (sent.name, sent.fingerprint) == ("a", "a")
+    one, *others = (
+        [answer.reasoning for answer in each.segment_tiles(tiles, "glands", 1.0)]
+        for each in (segmenter, PathChatSegmenter(again, name="a", fingerprint="a"), sent)
+    )
+    assert others == [one, one]
 
 
 def test_a_folder_that_was_written_anew_has_another_fingerprint(tmp_path: Path) -> None:

@@ -125,10 +125,13 @@ def test_shares_are_of_the_scanned_part_and_no_folder_or_signature_is_told(tmp_p
     synthetic_slide(tmp_path / "s.scn", {}, l0_bounds_xy=(334, 222))
     quarter = Annotation(uuid.uuid4(), shapely.box(0, 0, 600, 400), "a", "a", (1, 2, 3))
     with open(tmp_path / "o.geojson", "wb") as file:
-        write_geojson([quarter], file, run={"slide": {"source": "https://host/mrs-doe/s.scn?signature=x"}})
+        shown = [{"image": "/slides/mrs-doe/crop.png", "fingerprint": "0a"}]
+        made_of = {"slide": {"source": "https://host/mrs-doe/s.scn?signature=x"}, "examples": shown}
+        write_geojson([quarter], file, run=made_of)
     assert report(tmp_path / "s.scn", tmp_path / "o.geojson", "--out", tmp_path / "r.html").exit_code == 0
     page = (tmp_path / "r.html").read_text()
     assert "<td>25 %</td>" in page
+    assert "examples · 1 · image</th><td>crop.png</td>" in page
     for private in (str(tmp_path), "mrs-doe", "signature"):
         assert private not in page
 

@@ -15,7 +15,7 @@ from wsiseg.errors import PixelError, SlideError
 from wsiseg.slide import Slide, open_slide, remote
 from wsiseg.slide.tiffslide_backend import TiffSlideSlide
 
-pytest.importorskip("aiohttp", reason="needs aiohttp: pip install 'wsiseg[url]'")
+pytest.importorskip("aiohttp", reason='needs aiohttp: pip install "wsiseg[url]"')
 
 
 class Server(ThreadingHTTPServer):

@@ -88,7 +88,7 @@ def test_a_run_that_weights_and_biases_refuses_does_not_start(
     arguments = ["--stage", "sft", "--data", str(store), "--model", str(start), "--out", str(tmp_path / "run")]
     done = CliRunner().invoke(command, [*arguments, "wandb=glands", "workers=0"])
     assert done.exit_code != 0
-    assert "pip install 'wsiseg[wandb]'" in str(done.exception)
+    assert 'pip install "wsiseg[wandb]"' in str(done.exception)
     assert not read_figures(tmp_path / "run", "train")
 
 

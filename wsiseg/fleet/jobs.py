@@ -35,6 +35,7 @@ class Job:
     """One slide to segment.
 
     source: absolute path or URL. name: path of its files within the output folder, without a suffix.
+    queries: one text, or several; none for a slide that is only to be tiled. QueryError: one is empty.
     slide_mpp: microns per level-0 pixel where the file does not say. label: copied to the summary.
     slide_fingerprint: of the slide that must be found there; None takes any.
     """
@@ -45,6 +46,10 @@ class Job:
     slide_mpp: Mpp | None = None
     label: str = ""
     slide_fingerprint: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.queries:
+            object.__setattr__(self, "queries", tuple(clean_queries(self.queries)))
 
 
 def jobs_in_folder(

@@ -41,6 +41,7 @@ from wsiseg.inference import Segmenter
 from wsiseg.model import BUNDLED
 
 POLL_S = 1.0
+PATIENCE_S = 10.0  # until it is told that a scheduler has no worker
 
 log = logging.getLogger(__name__)
 
@@ -172,13 +173,17 @@ def _on_cluster(
     try:
         from distributed import Client, as_completed
     except ImportError as error:
-        raise FleetError("--scheduler needs Dask's scheduler: `pip install 'wsiseg[cluster]'`") from error
+        raise FleetError('--scheduler needs the scheduler of Dask: `pip install "wsiseg[cluster]"`') from error
     try:
         client = Client(scheduler, timeout="10s", set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise FleetError(f"no Dask scheduler answers at {scheduler}: start one with `dask scheduler`") from error
     with client:
-        client.wait_for_workers(1)
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE_S)
+        except TimeoutError:
+            log.warning("the Dask scheduler at %s has no worker yet: waiting for the first", scheduler)
+            client.wait_for_workers(1)
         # Where workers offer GPUs a slide takes one, so that a worker without has nothing to do.
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         resources = {"GPU": 1} if any("GPU" in worker["resources"] for worker in workers) else None

@@ -84,7 +84,7 @@ def check_packages(name: str) -> None:
     """OutputError if one is missing."""
     needs = FORMATS[name].needs
     if needs and find_spec(needs) is None:
-        raise OutputError(f"{name} needs {needs}: `pip install 'wsiseg[formats]'`")
+        raise OutputError(f'{name} needs {needs}: `pip install "wsiseg[formats]"`')
 
 
 def write(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 from weakref import WeakMethod
 
@@ -53,6 +53,11 @@ class PathChatSegmenter:
         self._views = _remembered(self._view_shots, 4)
         self._prototypes = _remembered(self._compare_shots, 4)
         self._trust = _remembered(self._try_on_shots, 16)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process, as the workers of a cluster, go the weights and examples; who listens stays here."""
+        again = partial(PathChatSegmenter, name=self.name, fingerprint=self.fingerprint, shots=self.shots)
+        return again, (self.model,)
 
     def with_shots(self, shots: Sequence[Shot]) -> PathChatSegmenter:
         """See `InContext`. The weights are shared."""

@@ -33,7 +33,7 @@ def quantise_language(model: PathChatSegR1, weights: Weights, device: str) -> Pa
     try:
         import bitsandbytes as bnb
     except ImportError as error:
-        raise ModelError(f"{weights} weights need bitsandbytes: pip install 'wsiseg[quantised]'") from error
+        raise ModelError(f'{weights} weights need bitsandbytes: pip install "wsiseg[quantised]"') from error
     # It says at every multiplication that 8 bits are made from 16.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     language: Any = model.vlm.model.language_model

@@ -27,6 +27,7 @@ from wsiseg.slide import Slide
 _OVERVIEW_PX, _CLOSE_UP_PX = 1100, 300
 _CLOSE_UPS = 6
 _SURROUNDINGS = 3.0  # side of a close-up, in sides of its object
+_PATHS = ("source", "image")  # members of `run` that name a file
 _LEAST_L0 = 100  # px; a nucleus needs some neighbours to be judged
 
 
@@ -143,9 +144,6 @@ def _card(
 
 
 def _made_by(slide: Slide, run: Mapping[str, Any], origin: Origin) -> list[tuple[str, str]]:
-    made = dict(run)
-    if isinstance(facts := made.get("slide"), dict) and isinstance(facts.get("source"), str):
-        made["slide"] = {**facts, "source": _file_name(facts["source"])}
     rows = [
         ("slide", _file_name(slide.source)),
         ("slide fingerprint", slide.fingerprint),
@@ -153,7 +151,7 @@ def _made_by(slide: Slide, run: Mapping[str, Any], origin: Origin) -> list[tuple
         ("0,0 of the coordinates", "the corner of the whole slide" if origin == "slide" else "as in QuPath"),
         ("report by wsiseg", __version__),
     ]
-    return rows + [row for key, value in made.items() if key != "origin" for row in _flat(f"outlines: {key}", value)]
+    return rows + [row for key, value in run.items() if key != "origin" for row in _flat(f"outlines: {key}", value)]
 
 
 def _file_name(source: str) -> str:
@@ -164,10 +162,14 @@ def _file_name(source: str) -> str:
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """A JSON value as rows of a table, one for each leaf; lists in one line."""
+    """A JSON value as rows of a table, one for each leaf; lists of leaves in one line."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from _flat(f"{name} · {key}", item)
+            is_path = key in _PATHS and isinstance(item, str)
+            yield from _flat(f"{name} · {key}", _file_name(item) if is_path else item)
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for number, item in enumerate(value, start=1):
+            yield from _flat(f"{name} · {number}", item)
     elif isinstance(value, list):
         yield name, ", ".join(map(str, value))
     else:

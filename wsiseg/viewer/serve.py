@@ -36,7 +36,7 @@ def serve(
 
         make_app = import_module(app).make_app
     except ImportError as error:
-        raise ViewerError(f"the page needs {error.name}: `pip install 'wsiseg[view]'`") from error
+        raise ViewerError(f'the page needs {error.name}: `pip install "wsiseg[view]"`') from error
     try:
         bound = socket.create_server(("127.0.0.1", port))
     except (OSError, OverflowError) as error:
