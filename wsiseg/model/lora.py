@@ -55,6 +55,13 @@ def merge_adapter(model: PathChatSegR1, adapter: Path) -> None:
     merged = wrapped.merge_and_unload(safe_merge=True)
     if merged is not base:
         raise ModelError(f"{adapter}: peft did not give the model back; this peft version is not supported")
+    tables = model.vlm.get_input_embeddings().weight, model.vlm.lm_head.weight
+    if model.config.text.tie_word_embeddings and tables[0] is not tables[1]:
+        # A model folder holds one table: the other, trained as well, would be left out.
+        raise ModelError(
+            f"{adapter} trains input and output tables of a tied model apart (modules_to_save); train single rows "
+            "(trainable_token_indices), or both as one (ensure_weight_tying)"
+        )
 
 
 def merge_folder(model: str, adapter: Path, out: Path) -> PathChatConfig:
