@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -176,6 +177,18 @@ def test_a_start_for_training_is_not_passed_off_as_a_model(built: Built) -> None
 def test_an_existing_folder_is_left_alone(built: Built) -> None:
     with pytest.raises(OutputError, match="exists already"):
         build(built.parts, built.folder)
+
+
+def test_a_full_disk_leaves_nothing_behind(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Trap: what safetensors cannot write is no OSError of Python's; and half a folder is in the way of the next try.
+    def full(state: dict[str, torch.Tensor], path: Path, **_: object) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OutputError, match=r"cannot write .*No space left on device"):
+        build(built.parts, tmp_path / "models" / "m")
+    assert not list((tmp_path / "models").iterdir())
 
 
 def edit_json(path: Path, **changes: object) -> None:
