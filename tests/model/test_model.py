@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -189,10 +190,15 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(monkeypatch: pytest.Mo
         assert sizes["_encode"] == [7]
 
 
-def test_a_query_that_is_too_long_is_refused() -> None:
-    segmenter = PathChatSegmenter(small_model(), name="a", fingerprint="a")
-    with pytest.raises(QueryError, match="shorten"):
-        segmenter.segment_tiles(np.zeros((1, 128, 128, 3), np.uint8), "gland " * 400, 1.0)
+def test_a_query_that_is_longer_than_the_model_was_taught_is_refused() -> None:
+    # Trap: a small model does not fail on it, it writes nonsense and outlines empty tiles.
+    model, tiles = small_model(), np.zeros((1, 128, 128, 3), np.uint8)
+    model.config = dataclasses.replace(model.config, max_query_tokens=60)
+    segmenter = PathChatSegmenter(model, name="a", fingerprint="a")
+    assert len(model.prompt(2 * "glands ", 1.0).before) <= 60 < len(model.prompt(10 * "glands ", 1.0).before) < 120
+    assert segmenter.segment_tiles(tiles, 2 * "glands ", 1.0)
+    with pytest.raises(QueryError, match="shorten it to 68 % or less"):
+        segmenter.segment_tiles(tiles, 10 * "glands ", 1.0)
 
 
 def _truncate(path: Path) -> None:

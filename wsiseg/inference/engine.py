@@ -22,7 +22,6 @@ from wsiseg.tiles import Embeddings
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-_MAX_QUERY_TOKENS = 256
 # What convolutions make of more tiles than this overflows a CPU's caches: 16 at once cost 2.7 times as much as 4 by 4.
 _CPU_TILES = 4
 
@@ -171,13 +170,17 @@ class PathChatSegmenter:
     def _encode_prefix(self, query: str, mpp: float) -> Prefix:
         model = self.model
         asked = model.prompt(query, mpp)
-        if len(asked.before) > _MAX_QUERY_TOKENS:
-            raise QueryError(f"the query takes {len(asked.before)} tokens; shorten it to {_MAX_QUERY_TOKENS} or fewer")
+        length, most = len(asked.before), model.config.max_query_tokens
+        if length > most:
+            raise QueryError(
+                f"the query is too long for the model {self.name} ({length} tokens, it reads {most}): shorten it to "
+                f"{100 * most // length} % or less"
+            )
         if not self.shots or not model.config.shots_in_context:
             return encode_prefix(model, asked)
         prompt, read_at_once = model.prompt(query, mpp, len(self.shots)), model.config.text.max_position_embeddings
-        length = sum(map(len, prompt.shared)) + (len(self.shots) + 1) * model.config.image_token_count
-        if length + len(prompt.after) + model.config.max_new_tokens > read_at_once:
+        shown = sum(map(len, prompt.shared)) + (len(self.shots) + 1) * model.config.image_token_count
+        if shown + len(prompt.after) + model.config.max_new_tokens > read_at_once:
             raise QueryError(f"{len(self.shots)} examples are too many for the {read_at_once} tokens of the model")
         tiles, _ = self._views(mpp)
         return encode_prefix(model, prompt, model.image_tokens(tiles_to_tensor(tiles, model.device)))
