@@ -233,6 +233,11 @@ def load_config(path: Path) -> PathChatConfig:
         raise ModelError(f"{path} is not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise ModelError(f"{path} must hold a JSON object")
+    if kind := raw.get("model_type", raw.get("architecture")):  # of transformers, of timm
+        raise ModelError(
+            f"{path} describes published weights ({kind}), not a model of wsiseg; `wsiseg models build` makes one of "
+            "such parts, to be trained"
+        )
     parts = {"pathology": PathologyEncoderConfig, "image": ImageEncoderConfig, "text": LanguageModelConfig}
     for key, part in parts.items():
         if key in raw:

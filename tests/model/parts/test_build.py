@@ -172,6 +172,8 @@ def test_a_start_for_training_is_not_passed_off_as_a_model(built: Built) -> None
     assert all(part.licence in card and part.sha256[:16] in card for part in config.parts)
     with pytest.raises(ModelError, match="start for training: its projector and Seg-Adapter and <SEG> token"):
         load_model(built.folder)
+    with pytest.raises(ModelError, match=r"published weights \(qwen2_5_vl\), not a model of wsiseg"):
+        load_model(built.parts / "qwen")
 
 
 def test_an_existing_folder_is_left_alone(built: Built) -> None:
@@ -227,8 +229,8 @@ NORM = "model.norm.weight"
         (lambda p: (p / "dinov2/preprocessor_config.json").unlink(), "preprocessor_config.json is missing"),
         (lambda p: edit_sam(p, lambda s: s.pop("mask_decoder.iou_token.weight")), "MedSAM .*missing: .*iou_token"),
         (lambda p: edit_sam(p, lambda s: s.pop("image_encoder.pos_embed")), "not a SAM checkpoint"),
-        (lambda p: (p / "medsam_vit_b.pth").write_bytes(b"no"), "damaged, or holds more than weights"),
-        (lambda p: torch.save({"a": Path()}, p / "medsam_vit_b.pth"), "holds more than weights, and is not loaded"),
+        (lambda p: (p / "medsam_vit_b.pth").write_bytes(b"<html>"), r"damaged, or no checkpoint .*weights$"),
+        (lambda p: torch.save({"a": Path()}, p / "medsam_vit_b.pth"), "is not loaded: .*holds more than weights"),
     ],
 )
 def test_a_part_that_does_not_fit_is_refused_by_name(built: Built, tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
