@@ -204,6 +204,12 @@ def edit_shard(parts: Path, number: int, edit) -> None:  # type: ignore[no-untyp
     save_file(state, path)
 
 
+def untie(parts: Path) -> None:
+    """As peft does to Qwen2.5-VL 3B through `modules_to_save`; its older versions leave config.json as it was."""
+    edit_json(parts / "qwen/config.json", tie_word_embeddings=True)
+    edit_shard(parts, 1, lambda s: s.update({"lm_head.weight": torch.randn(ROWS, 64).bfloat16()}))
+
+
 def edit_sam(parts: Path, edit) -> None:  # type: ignore[no-untyped-def]
     state = torch.load(parts / "medsam_vit_b.pth", weights_only=True)
     edit(state)
@@ -224,6 +230,7 @@ NORM = "model.norm.weight"
         (lambda p: edit_json(p / "qwen/config.json", intermediate_size=98), r"language model .*\(96, 64\), not \(98"),
         (lambda p: edit_shard(p, 1, lambda s: s.update(extra=torch.zeros(1))), "unexpected: vlm.extra"),
         (lambda p: edit_shard(p, 1, lambda s: s.update({k: v.char() for k, v in s.items()})), "wrong dtype: .*int8"),
+        (lambda p: untie(p), "tie_word_embeddings.* but the weights hold two that differ"),
         (lambda p: edit_json(p / "qwen/config.json", vocab_size=262), "no spare row for <SEG>"),
         (lambda p: edit_json(p / "dinov2/config.json", model_type="vit"), "must be a DINOv2-type one"),
         (lambda p: (p / "dinov2/preprocessor_config.json").unlink(), "preprocessor_config.json is missing"),
