@@ -190,6 +190,19 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(monkeypatch: pytest.Mo
         assert sizes["_encode"] == [7]
 
 
+def test_a_device_without_room_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    segmenter = PathChatSegmenter(small_model(), name="a", fingerprint="a")
+    monkeypatch.setattr(segmenter, "_encode", full)
+    with pytest.raises(ModelError, match=r"cpu has no room for one tile beside the model: .*--weights 8bit"):
+        segmenter.segment_tiles(np.zeros((2, 128, 128, 3), np.uint8), "glands", 1.0)
+    monkeypatch.setattr("wsiseg.model.folder.load_folder", full)
+    with pytest.raises(ModelError, match=r"cpu has no room for the model in .*tiny"):
+        load_model(device="cpu")
+
+
 def test_a_query_that_is_longer_than_the_model_was_taught_is_refused() -> None:
     # Trap: a small model does not fail on it, it writes nonsense and outlines empty tiles.
     model, tiles = small_model(), np.zeros((1, 128, 128, 3), np.uint8)

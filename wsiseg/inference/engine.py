@@ -11,11 +11,12 @@ from weakref import WeakMethod
 import numpy as np
 import torch
 
-from wsiseg.errors import QueryError
+from wsiseg.errors import ModelError, QueryError
 from wsiseg.inference import IMAGE_TOKENS, MASK_FEATURES, TileMask
 from wsiseg.inference.decode import Completion, Prefix, decode, encode_prefix
 from wsiseg.inference.features import TileFeatures
 from wsiseg.inference.shots import Shot
+from wsiseg.model import no_room
 from wsiseg.model.pathchat import PathChatSegR1, layout, tiles_to_tensor
 from wsiseg.model.prototypes import Prototypes, prototypes
 from wsiseg.tiles import Embeddings
@@ -84,6 +85,7 @@ class PathChatSegmenter:
 
         Raises:
             QueryError: the query is too long for the model.
+            ModelError: its device has no memory for a single tile.
         """
         features = self.look(np.arange(len(tiles)), tiles.shape[1:3], lambda: tiles)
         return self.answer(features, query, mpp)
@@ -99,16 +101,16 @@ class PathChatSegmenter:
         return TileFeatures(self._encode, indices, size, read, kept, self.model.device)
 
     def answer(self, features: TileFeatures, query: str, mpp: float) -> list[TileMask]:
-        """See `Encoder`. Raises QueryError as `segment_tiles`."""
+        """See `Encoder`. Raises QueryError, ModelError as `segment_tiles`."""
         answers: list[TileMask] = []
         while len(answers) < len(features):
             rows = range(len(features))[len(answers) :][: self._largest]
             try:
                 answers += self._answer(features, rows, query, mpp, [a.reasoning for a in answers])
                 continue
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError as error:
                 if len(rows) == 1:
-                    raise
+                    raise ModelError(no_room(self.device, "one tile beside the model")) from error
             # Only here: the error, while it is handled, holds what the batch had in memory.
             self._largest = len(rows) // 2
             torch.cuda.empty_cache()

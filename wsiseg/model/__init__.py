@@ -28,7 +28,7 @@ def load_model(
 
     Raises:
         ModelError: unknown name, folder without a model, damaged weights, weights that no one has trained yet,
-            unknown device, bitsandbytes missing.
+            unknown device, too little memory on it, bitsandbytes missing.
     """
     folder = model_folder(name_or_folder)
     import torch
@@ -55,13 +55,24 @@ def load_model(
     models = []
     for name in devices:
         dtype = running_dtype(folder, name)
-        if weights == "full":
-            models.append(load_folder(folder, device=name, dtype=dtype))
-        else:
-            models.append(quantise_language(load_folder(folder, dtype=dtype), weights, name))
+        try:
+            if weights == "full":
+                models.append(load_folder(folder, device=name, dtype=dtype))
+            else:
+                models.append(quantise_language(load_folder(folder, dtype=dtype), weights, name))
+        except torch.OutOfMemoryError as error:
+            raise ModelError(no_room(name, f"the model in {folder}")) from error
     fingerprint = folder_fingerprint(folder) + ("" if weights == "full" else f"-{weights}")
     copies = [PathChatSegmenter(model, name=model.config.name, fingerprint=fingerprint) for model in models]
     return copies[0] if len(copies) == 1 else SeveralDevices(copies)
+
+
+def no_room(device: object, what: str) -> str:
+    """What to tell whose device has too little memory."""
+    return (
+        f"{device} has no room for {what}: end what else runs there, take smaller weights (--weights 8bit or 4bit), or "
+        "another device; docs/models.md says what fits where"
+    )
 
 
 def model_folder(name_or_folder: str | os.PathLike[str] | None) -> Path:
