@@ -44,7 +44,7 @@ def load_model(
     devices = [f"cuda:{name}" if name.isdecimal() else name for name in map(str.strip, device.split(","))]
     for name in devices:
         try:
-            torch.empty(0, device=name)
+            torch.ones(1, device=name)  # a kernel must run, too: a card may be too old for this torch
         except (RuntimeError, AssertionError) as error:
             raise ModelError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     if untrained := load_config(folder / "config.json").untrained:
