@@ -80,6 +80,7 @@ def test_paper_preset_has_the_published_size() -> None:
 def test_a_saved_model_is_the_same_model(tmp_path: Path) -> None:
     model = small_model(seed=3)
     save_model(model, tmp_path / "m")
+    (tmp_path / "m" / "._model.safetensors").write_bytes(b"what macOS writes beside a file on a foreign disk")
     again = load_folder(tmp_path / "m")
     tiles = np.random.default_rng(0).integers(0, 255, (3, 128, 128, 3), dtype=np.uint8)
     one = PathChatSegmenter(model, name="a", fingerprint="a").segment_tiles(tiles, "glands", 1.0)

@@ -17,7 +17,7 @@ import torch
 
 from wsiseg.errors import ModelError, OutputError
 from wsiseg.files import atomic_folder, atomic_write
-from wsiseg.model.base import BASE, base_files, changed, check_changes, find_base, is_partial
+from wsiseg.model.base import BASE, base_files, changed, check_changes, find_base, is_partial, weights_in
 from wsiseg.model.config import PathChatConfig, load_config, save_config
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prompt import PromptTokenizer
@@ -99,7 +99,7 @@ def filled(model: PathChatSegR1, state: Mapping[str, torch.Tensor], device: str,
 
 def weight_files(folder: Path) -> list[Path]:
     """The folder's *.safetensors, sorted. Raises ModelError: there is none."""
-    files = sorted(folder.glob("*.safetensors"))
+    files = weights_in(folder)
     if not files:
         raise ModelError(f"{folder} holds no {WEIGHTS}")
     return files
