@@ -102,7 +102,7 @@ class PathChatConfig:
     microns per pixel, any other at `mpp`. `seg_state` is `self` (state of `<SEG>` itself) or `predictor` (the LISA
     way). `fold_case`: queries are read in lower case, which a small vocabulary needs. `max_query_tokens`: a longer
     query, system prompt included, is refused. (`tiny` was asked in at most 70 in training; from about 170 on it
-    begins to write nonsense, and to outline tiles that hold nothing.) `shot_weight`: of the log-odds that follow from
+    begins to write nonsense, from 200 on to outline empty tiles.) `shot_weight`: of the log-odds that follow from
     a user's examples (`wsiseg.model.prototypes`), against the decoder's own; 0 leaves them out. `shots_in_context`:
     examples also stand in the prompt; only for a model that was trained to read them there. `parts` are the published
     weights it was built from; `untrained` names what holds fresh weights still: such a model is a start for training,
