@@ -70,6 +70,8 @@ def devices() -> str:
     names += [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         names.append("mps")
+    if shutil.which("nvidia-smi") and not torch.cuda.is_available():
+        names.append(f"no GPU for torch {torch.__version__}, though NVIDIA's driver is here: see pytorch.org")
     return ", ".join(names)
 
 

@@ -148,6 +148,17 @@ def test_doctor_looks_for_every_extra() -> None:
     assert set(EXTRAS.values()) == project["optional-dependencies"].keys() - {"benchmark", "docs", "dev"}
 
 
+def test_doctor_tells_of_a_driver_that_torch_makes_nothing_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Trap: pip on Windows installs a torch for CPUs alone, with which all works, slowly.
+    from wsiseg.cli import doctor
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    for found, said in ((None, False), ("/usr/bin/nvidia-smi", True)):
+        monkeypatch.setattr("shutil.which", lambda _, found=found: found)
+        assert ("no GPU for torch" in doctor.devices()) == said
+
+
 def test_doctor_knows_a_torchvision_of_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     import builtins
 

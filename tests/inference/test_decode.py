@@ -10,6 +10,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from tests.model.small import small_model
+from wsiseg.errors import ModelError
 from wsiseg.inference.decode import decode, encode_prefix
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.inference.shots import Shot
@@ -107,6 +108,16 @@ def test_the_probability_of_seg_is_that_of_the_step_that_wrote_it_or_the_largest
             of_seg = chances.softmax(-1)[:, model.tokenizer.seg]  # (T,)
         expected = of_seg.max() if answer.seg_state is None else of_seg[len(answer.ids) - 1]
         assert answer.seg_probability == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_a_model_that_computes_nan_is_an_error_and_not_silent() -> None:
+    # Trap: the arg-max of NaN is the first token, at every step, so that no tile would ever get a mask.
+    model = small_model()
+    with torch.no_grad():
+        model.vlm.model.language_model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
+    tokens, prefix = random_tokens(model, 2, 0), encode_prefix(model, model.tokenizer.prompt("glands", 0.5))
+    with pytest.raises(ModelError, match="the model small computes NaN"):
+        decode(model, tokens, prefix)
 
 
 @pytest.mark.parametrize("shots", [1, 3])

@@ -106,11 +106,19 @@ def test_a_slide_gives_the_same_file_on_two_devices(sample_slide: Path) -> None:
     assert one.to_geojson() == two.to_geojson()
 
 
-def test_what_devices_cannot_do_is_said(sample_slide: Path) -> None:
+def test_what_devices_cannot_do_is_said(sample_slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="device 'gpu' cannot be used here"):
         wsiseg.load_model(device="cpu,gpu")
     with pytest.raises(ModelError, match="a deterministic run takes one device"):
         wsiseg.segment(sample_slide, "nuclei", device="cpu,cpu", deterministic=True)
+
+    def too_old(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors…")
+
+    # Trap: such a card has memory like any other, and fails at the first tile.
+    monkeypatch.setattr("torch.ones", too_old)
+    with pytest.raises(ModelError, match=r"device 'cpu' cannot be used here: .*execution on the device$"):
+        wsiseg.load_model(device="cpu")
 
 
 def test_a_model_that_no_one_holds_leaves_memory_at_once() -> None:

@@ -42,6 +42,7 @@ def small_config(tie_word_embeddings: bool = False) -> PathChatConfig:
         pathology=dataclasses.replace(base.pathology, image_size=128),
         image=dataclasses.replace(base.image, embed_dim=32, depth=1, num_heads=2, prompt_dim=32, decoder_mlp_dim=64),
         tile_size=128,
+        max_query_tokens=256,  # a byte each
         max_new_tokens=24,
     )
 

@@ -103,6 +103,15 @@ def test_a_row_of_a_tied_table_trained_behind_pefts_back_is_refused(base: Path, 
         merge_adapter(load_folder(base), tmp_path / "adapter")
 
 
+def test_tables_of_a_tied_model_that_came_apart_are_refused(base: Path, tmp_path: Path) -> None:
+    # Trap: `modules_to_save`, as others train Qwen2.5-VL 3B; stored as one table, half of what was learned is gone.
+    config = LoraConfig(r=4, target_modules=_TARGETS, modules_to_save=["embed_tokens", "lm_head"])
+    get_peft_model(load_folder(base).vlm, config).save_pretrained(str(tmp_path / "adapter"))  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="trains input and output tables of a tied model apart"):
+        merge_folder(str(base), tmp_path / "adapter", tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
 def test_every_projection_of_both_transformers_is_adapted_and_nothing_else(base: Path, tmp_path: Path) -> None:
     # Trap: names shared between towers, and names of another library's layout that match nothing.
     trained_adapter(base, tmp_path / "adapter", whole=True)

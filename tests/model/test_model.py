@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -80,6 +81,7 @@ def test_paper_preset_has_the_published_size() -> None:
 def test_a_model_that_was_saved_or_sent_to_another_process_is_the_same(tmp_path: Path) -> None:
     model = small_model(seed=3)
     save_model(model, tmp_path / "m")
+    (tmp_path / "m" / "._model.safetensors").write_bytes(b"what macOS writes beside a file on a foreign disk")
     again = load_folder(tmp_path / "m")
     tiles = np.random.default_rng(0).integers(0, 255, (3, 128, 128, 3), dtype=np.uint8)
     segmenter = PathChatSegmenter(model, name="a", fingerprint="a")
@@ -195,10 +197,28 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(monkeypatch: pytest.Mo
         assert sizes["_encode"] == [7]
 
 
-def test_a_query_that_is_too_long_is_refused() -> None:
+def test_a_device_without_room_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
     segmenter = PathChatSegmenter(small_model(), name="a", fingerprint="a")
-    with pytest.raises(QueryError, match="shorten"):
-        segmenter.segment_tiles(np.zeros((1, 128, 128, 3), np.uint8), "gland " * 400, 1.0)
+    monkeypatch.setattr(segmenter, "_encode", full)
+    with pytest.raises(ModelError, match=r"cpu has no room for one tile beside the model: .*--weights 8bit"):
+        segmenter.segment_tiles(np.zeros((2, 128, 128, 3), np.uint8), "glands", 1.0)
+    monkeypatch.setattr("wsiseg.model.folder.load_folder", full)
+    with pytest.raises(ModelError, match=r"cpu has no room for the model in .*tiny"):
+        load_model(device="cpu")
+
+
+def test_a_query_that_is_longer_than_the_model_was_taught_is_refused() -> None:
+    # Trap: a small model does not fail on it, it writes nonsense and outlines empty tiles.
+    model, tiles = small_model(), np.zeros((1, 128, 128, 3), np.uint8)
+    model.config = dataclasses.replace(model.config, max_query_tokens=60)
+    segmenter = PathChatSegmenter(model, name="a", fingerprint="a")
+    assert len(model.prompt(2 * "glands ", 1.0).before) <= 60 < len(model.prompt(10 * "glands ", 1.0).before) < 120
+    assert segmenter.segment_tiles(tiles, 2 * "glands ", 1.0)
+    with pytest.raises(QueryError, match="shorten it to 68 % or less"):
+        segmenter.segment_tiles(tiles, 10 * "glands ", 1.0)
 
 
 def _truncate(path: Path) -> None:

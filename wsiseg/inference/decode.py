@@ -10,6 +10,7 @@ answered several times, at random, and its prompt is still computed once.
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from itertools import zip_longest
 import torch
 from transformers import DynamicCache
 
+from wsiseg.errors import ModelError
 from wsiseg.inference.recorded import Chosen, Recorded, can_record, recorded_steps
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prompt import PromptTokens
@@ -102,6 +104,9 @@ def decode(
 
     Returns:
         B completions; with `sampling`, B × answers of them, those to one image side by side.
+
+    Raises:
+        ModelError: the model computes NaN.
     """
     tokenizer, limit = model.tokenizer, model.config.max_new_tokens
     batch, answers = len(image_tokens), sampling.answers if sampling else 1
@@ -133,6 +138,11 @@ def decode(
                     done[sample] = True
                     continue
                 token, probability = chosen.token[row], chosen.probability[row]
+                if math.isnan(probability):  # the first token of the table would be chosen, again and again
+                    raise ModelError(
+                        f"the model {model.config.name} computes NaN in the place of words: a weight is damaged, or it "
+                        "is too large for --weights 8bit"
+                    )
                 ids[sample].append(token)
                 if chosen.log_probability:
                     log_probabilities[sample].append(chosen.log_probability[row])

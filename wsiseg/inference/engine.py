@@ -11,18 +11,18 @@ from weakref import WeakMethod
 import numpy as np
 import torch
 
-from wsiseg.errors import QueryError
+from wsiseg.errors import ModelError, QueryError
 from wsiseg.inference import IMAGE_TOKENS, MASK_FEATURES, TileMask
 from wsiseg.inference.decode import Completion, Prefix, decode, encode_prefix
 from wsiseg.inference.features import TileFeatures
 from wsiseg.inference.shots import Shot
+from wsiseg.model import no_room
 from wsiseg.model.pathchat import PathChatSegR1, layout, tiles_to_tensor
 from wsiseg.model.prototypes import Prototypes, prototypes
 from wsiseg.tiles import Embeddings
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-_MAX_QUERY_TOKENS = 256
 # What convolutions make of more tiles than this overflows a CPU's caches: 16 at once cost 2.7 times as much as 4 by 4.
 _CPU_TILES = 4
 
@@ -97,6 +97,7 @@ class PathChatSegmenter:
 
         Raises:
             QueryError: the query is too long for the model.
+            ModelError: its device has no memory for a single tile.
         """
         features = self.look(np.arange(len(tiles)), tiles.shape[1:3], lambda: tiles)
         return self.answer(features, query, mpp)
@@ -112,16 +113,16 @@ class PathChatSegmenter:
         return TileFeatures(self._encode, indices, size, read, kept, self.model.device)
 
     def answer(self, features: TileFeatures, query: str, mpp: float) -> list[TileMask]:
-        """See `Encoder`. Raises QueryError as `segment_tiles`."""
+        """See `Encoder`. Raises QueryError, ModelError as `segment_tiles`."""
         answers: list[TileMask] = []
         while len(answers) < len(features):
             rows = range(len(features))[len(answers) :][: self._largest]
             try:
                 answers += self._answer(features, rows, query, mpp, [a.reasoning for a in answers])
                 continue
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError as error:
                 if len(rows) == 1:
-                    raise
+                    raise ModelError(no_room(self.device, "one tile beside the model")) from error
             # Only here: the error, while it is handled, holds what the batch had in memory.
             self._largest = len(rows) // 2
             torch.cuda.empty_cache()
@@ -183,13 +184,17 @@ class PathChatSegmenter:
     def _encode_prefix(self, query: str, mpp: float) -> Prefix:
         model = self.model
         asked = model.prompt(query, mpp)
-        if len(asked.before) > _MAX_QUERY_TOKENS:
-            raise QueryError(f"the query takes {len(asked.before)} tokens; shorten it to {_MAX_QUERY_TOKENS} or fewer")
+        length, most = len(asked.before), model.config.max_query_tokens
+        if length > most:
+            raise QueryError(
+                f"the query is too long for the model {self.name} ({length} tokens, it reads {most}): shorten it to "
+                f"{100 * most // length} % or less"
+            )
         if not self.shots or not model.config.shots_in_context:
             return encode_prefix(model, asked)
         prompt, read_at_once = model.prompt(query, mpp, len(self.shots)), model.config.text.max_position_embeddings
-        length = sum(map(len, prompt.shared)) + (len(self.shots) + 1) * model.config.image_token_count
-        if length + len(prompt.after) + model.config.max_new_tokens > read_at_once:
+        shown = sum(map(len, prompt.shared)) + (len(self.shots) + 1) * model.config.image_token_count
+        if shown + len(prompt.after) + model.config.max_new_tokens > read_at_once:
             raise QueryError(f"{len(self.shots)} examples are too many for the {read_at_once} tokens of the model")
         tiles, _ = self._views(mpp)
         return encode_prefix(model, prompt, model.image_tokens(tiles_to_tensor(tiles, model.device)))

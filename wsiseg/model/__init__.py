@@ -29,7 +29,7 @@ def load_model(
 
     Raises:
         ModelError: unknown name, folder without a model, damaged weights, weights that no one has trained yet,
-            unknown device, bitsandbytes missing.
+            unknown device, too little memory on it, bitsandbytes missing.
     """
     folder = model_folder(name_or_folder)
     import torch
@@ -45,7 +45,7 @@ def load_model(
     devices = [f"cuda:{name}" if name.isdecimal() else name for name in map(str.strip, device.split(","))]
     for name in devices:
         try:
-            torch.empty(0, device=name)
+            torch.ones(1, device=name)  # a kernel must run, too: a card may be too old for this torch
         except (RuntimeError, AssertionError) as error:
             raise ModelError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     if untrained := load_config(folder / "config.json").untrained:
@@ -56,14 +56,25 @@ def load_model(
     models = []
     for name in devices:
         dtype = running_dtype(folder, name)
-        if weights == "full":
-            models.append(load_folder(folder, device=name, dtype=dtype))
-        else:
-            models.append(quantise_language(load_folder(folder, dtype=dtype), weights, name))
+        try:
+            if weights == "full":
+                models.append(load_folder(folder, device=name, dtype=dtype))
+            else:
+                models.append(quantise_language(load_folder(folder, dtype=dtype), weights, name))
+        except torch.OutOfMemoryError as error:
+            raise ModelError(no_room(name, f"the model in {folder}")) from error
     fingerprint = folder_fingerprint(folder) + ("" if weights == "full" else f"-{weights}")
     known = partial(PathChatSegmenter, name=models[0].config.name, fingerprint=fingerprint, caution=caution(folder))
     copies = [known(model) for model in models]
     return copies[0] if len(copies) == 1 else SeveralDevices(copies)
+
+
+def no_room(device: object, what: str) -> str:
+    """What to tell whose device has too little memory."""
+    return (
+        f"{device} has no room for {what}: end what else runs there, take smaller weights (--weights 8bit or 4bit), or "
+        "another device; docs/models.md says what fits where"
+    )
 
 
 def model_folder(name_or_folder: str | os.PathLike[str] | None) -> Path:

@@ -30,9 +30,14 @@ def is_partial(folder: Path) -> bool:
     return (folder / BASE).is_file()
 
 
+def weights_in(folder: Path) -> list[Path]:
+    """The folder's *.safetensors, sorted; not what macOS puts beside each on a foreign disk (`._NAME`)."""
+    return sorted(folder.glob("[!.]*.safetensors"))
+
+
 def name_base(base: Path, folder: Path) -> None:
     """Write into `folder` that its model begins with the one in `base`. Raises ModelError, OutputError."""
-    files = sorted(base.glob("*.safetensors")) + [base / BASE] * is_partial(base)
+    files = weights_in(base) + [base / BASE] * is_partial(base)
     known = {"folder": str(base.resolve()), "files": {path.name: _sha256(path) for path in files}}
     with atomic_write(folder / BASE) as file:
         file.write(orjson.dumps(known, option=orjson.OPT_INDENT_2))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from wsiseg.errors import ModelError, OutputError
+from wsiseg.errors import ModelError
 from wsiseg.model.card import start_card
 from wsiseg.model.config import (
     ImageEncoderConfig,
@@ -17,7 +17,7 @@ from wsiseg.model.config import (
     paper,
     save_config,
 )
-from wsiseg.model.folder import CONFIG, TOKENIZER, build_model, check_new, check_state, stored_keys
+from wsiseg.model.folder import CONFIG, TOKENIZER, build_model, check_new, check_state, new_folder, stored_keys
 from wsiseg.model.parts import Part
 from wsiseg.model.parts.language import read_language
 from wsiseg.model.parts.pathology import read_pathology
@@ -53,16 +53,13 @@ def build_folder(out: Path, *, language: str, pathology: str, sam: Path, sam_kin
     config = assembled_config(text, eye, hand)
     fresh = fresh_weights(config)
     check_parts(config, tokenizer, (text, eye, hand), fresh)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with new_folder(out) as folder:
         for part, stem in ((text, "language"), (eye, "pathology"), (hand, "sam")):
-            write_shards(part.tensors, out, stem)
-        write_shards(fresh, out, "fresh")
-        tokenizer.tokenizer.save(str(out / TOKENIZER))
-        (out / "README.md").write_text(start_card(config), "utf-8")
-        save_config(config, out / CONFIG)  # last: without it the folder is no model yet
-    except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
+            write_shards(part.tensors, folder, stem)
+        write_shards(fresh, folder, "fresh")
+        tokenizer.tokenizer.save(str(folder / TOKENIZER))
+        (folder / "README.md").write_text(start_card(config), "utf-8")
+        save_config(config, folder / CONFIG)
     return config
 
 

@@ -100,11 +100,13 @@ class PathChatConfig:
 
     A query with one of `cell_words`, or one of "cells" and none of `tissue_words`, is looked at at `cell_mpp`
     microns per pixel, any other at `mpp`. `seg_state` is `self` (state of `<SEG>` itself) or `predictor` (the LISA
-    way). `fold_case`: queries are read in lower case, which a small vocabulary needs. `shot_weight`: of the
-    log-odds that follow from a user's examples (`wsiseg.model.prototypes`), against the decoder's own; 0 leaves
-    them out. `shots_in_context`: examples also stand in the prompt; only for a model that was trained to read
-    them there. `parts` are the published weights it was built from; `untrained` names what holds fresh weights
-    still: such a model is a start for training, never an answer.
+    way). `fold_case`: queries are read in lower case, which a small vocabulary needs. `max_query_tokens`: a longer
+    query, system prompt included, is refused. (`tiny` was asked in at most 70 in training; from about 170 on it
+    begins to write nonsense, from 200 on to outline empty tiles.) `shot_weight`: of the log-odds that follow from
+    a user's examples (`wsiseg.model.prototypes`), against the decoder's own; 0 leaves them out. `shots_in_context`:
+    examples also stand in the prompt; only for a model that was trained to read them there. `parts` are the published
+    weights it was built from; `untrained` names what holds fresh weights still: such a model is a start for training,
+    never an answer.
     """
 
     name: str = "tiny"
@@ -115,6 +117,7 @@ class PathChatConfig:
     seg_state: str = "self"
     system_prompt: str = ""
     fold_case: bool = True
+    max_query_tokens: int = 128
     max_new_tokens: int = 96
     tile_size: int = 256
     overlap: int = 64
@@ -200,6 +203,7 @@ def paper() -> PathChatConfig:
         seg_tokens=2,
         fold_case=False,
         system_prompt="You are a helpful assistant.",
+        max_query_tokens=256,
         max_new_tokens=512,
         tile_size=512,
         mpp=0.5,
@@ -229,6 +233,11 @@ def load_config(path: Path) -> PathChatConfig:
         raise ModelError(f"{path} is not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise ModelError(f"{path} must hold a JSON object")
+    if kind := raw.get("model_type", raw.get("architecture")):  # of transformers, of timm
+        raise ModelError(
+            f"{path} describes published weights ({kind}), not a model of wsiseg; `wsiseg models build` makes one of "
+            "such parts, to be trained"
+        )
     parts = {"pathology": PathologyEncoderConfig, "image": ImageEncoderConfig, "text": LanguageModelConfig}
     for key, part in parts.items():
         if key in raw:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from typing import Any
 import torch
 
 from wsiseg.errors import ModelError, OutputError
-from wsiseg.files import atomic_write
-from wsiseg.model.base import BASE, base_files, changed, check_changes, find_base, is_partial
+from wsiseg.files import atomic_folder, atomic_write
+from wsiseg.model.base import BASE, base_files, changed, check_changes, find_base, is_partial, weights_in
 from wsiseg.model.config import PathChatConfig, load_config, save_config
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prompt import PromptTokenizer
@@ -98,7 +99,7 @@ def filled(model: PathChatSegR1, state: Mapping[str, torch.Tensor], device: str,
 
 def weight_files(folder: Path) -> list[Path]:
     """The folder's *.safetensors, sorted. Raises ModelError: there is none."""
-    files = sorted(folder.glob("*.safetensors"))
+    files = weights_in(folder)
     if not files:
         raise ModelError(f"{folder} holds no {WEIGHTS}")
     return files
@@ -176,6 +177,25 @@ def check_new(folder: Path) -> None:
     """Raises OutputError if something lies there: a model is never mixed with another."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists already; name a new folder")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Where to write the model folder `folder`, which appears when the block ends without an error.
+
+    Raises:
+        OutputError: something lies there, or it cannot be written; nothing is left behind.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(folder, replaces=lambda found: not any(found.iterdir())) as temporary:
+            yield temporary
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def check_state(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], where: str) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from wsiseg.errors import ModelError
 from wsiseg.model import model_folder
 from wsiseg.model.config import PathChatConfig
-from wsiseg.model.folder import check_new, check_state, load_folder, save_model, stored_tensors
+from wsiseg.model.folder import check_new, check_state, load_folder, new_folder, save_model, stored_tensors
 from wsiseg.model.parts import field, read_json, read_tensors
 from wsiseg.model.pathchat import PathChatSegR1
 
@@ -55,6 +55,13 @@ def merge_adapter(model: PathChatSegR1, adapter: Path) -> None:
     merged = wrapped.merge_and_unload(safe_merge=True)
     if merged is not base:
         raise ModelError(f"{adapter}: peft did not give the model back; this peft version is not supported")
+    tables = model.vlm.get_input_embeddings().weight, model.vlm.lm_head.weight
+    if model.config.text.tie_word_embeddings and tables[0] is not tables[1]:
+        # A model folder holds one table: the other, trained as well, would be left out.
+        raise ModelError(
+            f"{adapter} trains input and output tables of a tied model apart (modules_to_save); train single rows "
+            "(trainable_token_indices), or both as one (ensure_weight_tying)"
+        )
 
 
 def merge_folder(model: str, adapter: Path, out: Path) -> PathChatConfig:
@@ -62,16 +69,18 @@ def merge_folder(model: str, adapter: Path, out: Path) -> PathChatConfig:
 
     Raises:
         ModelError: see `merge_adapter`.
-        OutputError: `out` exists and is not empty.
+        OutputError: `out` exists and is not empty, or cannot be written.
     """
     check_new(out)
     folder = model_folder(model)
     merged = load_folder(folder)
     merge_adapter(merged, adapter)
-    save_model(merged, out, dtypes={key: value.dtype for key, value in stored_tensors(folder).items()})
+    dtypes = {key: value.dtype for key, value in stored_tensors(folder).items()}
     card = folder / "README.md"
     text = card.read_text("utf-8") if card.is_file() else f"# {merged.config.name}\n"
     text += f"\n## Merged\n\nThe LoRA adapter `{adapter.name}` was folded in by `wsiseg models merge`; "
     text += "figures above are those of the model without it.\n"
-    (out / "README.md").write_text(text, "utf-8")
+    with new_folder(out) as written:
+        save_model(merged, written, dtypes=dtypes)
+        (written / "README.md").write_text(text, "utf-8")
     return merged.config

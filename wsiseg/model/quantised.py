@@ -27,6 +27,7 @@ def quantise_language(model: PathChatSegR1, weights: Weights, device: str) -> Pa
 
     Raises:
         ModelError: bitsandbytes is not installed, or does not know the device; there are no such weights.
+        torch.OutOfMemoryError: the device is full.
     """
     if weights not in ("8bit", "4bit"):  # from a run.json, which anybody may have written
         raise ModelError(f"there are no {weights!r} weights, but full, 8bit and 4bit")
@@ -43,6 +44,8 @@ def quantise_language(model: PathChatSegR1, weights: Weights, device: str) -> Pa
                 setattr(block, name, _quantised(bnb, layer, weights))
     try:
         return model.to(device)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, NotImplementedError) as error:
         raise ModelError(f"bitsandbytes cannot make {weights} weights on {device}: {error}") from error
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -171,11 +172,25 @@ def test_a_start_for_training_is_not_passed_off_as_a_model(built: Built) -> None
     assert all(part.licence in card and part.sha256[:16] in card for part in config.parts)
     with pytest.raises(ModelError, match="start for training: its projector and Seg-Adapter and <SEG> token"):
         load_model(built.folder)
+    with pytest.raises(ModelError, match=r"published weights \(qwen2_5_vl\), not a model of wsiseg"):
+        load_model(built.parts / "qwen")
 
 
 def test_an_existing_folder_is_left_alone(built: Built) -> None:
     with pytest.raises(OutputError, match="exists already"):
         build(built.parts, built.folder)
+
+
+def test_a_full_disk_leaves_nothing_behind(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Trap: what safetensors cannot write is no OSError of Python's; and half a folder is in the way of the next try.
+    def full(state: dict[str, torch.Tensor], path: Path, **_: object) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OutputError, match=r"cannot write .*No space left on device"):
+        build(built.parts, tmp_path / "models" / "m")
+    assert not list((tmp_path / "models").iterdir())
 
 
 def edit_json(path: Path, **changes: object) -> None:
@@ -187,6 +202,12 @@ def edit_shard(parts: Path, number: int, edit) -> None:  # type: ignore[no-untyp
     state = load_file(path)
     edit(state)
     save_file(state, path)
+
+
+def untie(parts: Path) -> None:
+    """As peft does to Qwen2.5-VL 3B through `modules_to_save`; its older versions leave config.json as it was."""
+    edit_json(parts / "qwen/config.json", tie_word_embeddings=True)
+    edit_shard(parts, 1, lambda s: s.update({"lm_head.weight": torch.randn(ROWS, 64).bfloat16()}))
 
 
 def edit_sam(parts: Path, edit) -> None:  # type: ignore[no-untyped-def]
@@ -209,13 +230,14 @@ NORM = "model.norm.weight"
         (lambda p: edit_json(p / "qwen/config.json", intermediate_size=98), r"language model .*\(96, 64\), not \(98"),
         (lambda p: edit_shard(p, 1, lambda s: s.update(extra=torch.zeros(1))), "unexpected: vlm.extra"),
         (lambda p: edit_shard(p, 1, lambda s: s.update({k: v.char() for k, v in s.items()})), "wrong dtype: .*int8"),
+        (lambda p: untie(p), "tie_word_embeddings.* but the weights hold two that differ"),
         (lambda p: edit_json(p / "qwen/config.json", vocab_size=262), "no spare row for <SEG>"),
         (lambda p: edit_json(p / "dinov2/config.json", model_type="vit"), "must be a DINOv2-type one"),
         (lambda p: (p / "dinov2/preprocessor_config.json").unlink(), "preprocessor_config.json is missing"),
         (lambda p: edit_sam(p, lambda s: s.pop("mask_decoder.iou_token.weight")), "MedSAM .*missing: .*iou_token"),
         (lambda p: edit_sam(p, lambda s: s.pop("image_encoder.pos_embed")), "not a SAM checkpoint"),
-        (lambda p: (p / "medsam_vit_b.pth").write_bytes(b"no"), "damaged, or holds more than weights"),
-        (lambda p: torch.save({"a": Path()}, p / "medsam_vit_b.pth"), "holds more than weights, and is not loaded"),
+        (lambda p: (p / "medsam_vit_b.pth").write_bytes(b"<html>"), r"damaged, or no checkpoint .*weights$"),
+        (lambda p: torch.save({"a": Path()}, p / "medsam_vit_b.pth"), "is not loaded: .*holds more than weights"),
     ],
 )
 def test_a_part_that_does_not_fit_is_refused_by_name(built: Built, tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]

@@ -85,8 +85,11 @@ def read_pickle(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ModelError(f"no checkpoint at {path}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        raise ModelError(f"{path} is damaged, or holds more than weights, and is not loaded: {reason}") from error
+        # Not what torch says of it, which is an advice to run whatever the file holds.
+        raise ModelError(
+            f"{path} is not loaded: it is damaged, or no checkpoint (but, say, the web page of its download), or holds "
+            "more than weights"
+        ) from error
     if not isinstance(state, dict):
         raise ModelError(f"{path} holds a {type(state).__name__}, not a state dict")
     return state

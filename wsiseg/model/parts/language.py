@@ -33,7 +33,7 @@ def read_language(folder: Path, *, source: str, licence: str) -> tuple[Part, Pro
         folder: as the hub stores it: config.json, tokenizer.json, model.safetensors in shards with an index.
 
     Raises:
-        ModelError: a file is missing or broken, another architecture, quantised weights.
+        ModelError: a file is missing or broken, another architecture, quantised weights, tied tables that differ.
     """
     config = _read_config(folder / "config.json")
     paths = weight_paths(folder)
@@ -42,7 +42,12 @@ def read_language(folder: Path, *, source: str, licence: str) -> tuple[Part, Pro
         if (ours := our_name(key)) is not None:
             tensors[ours] = value
     if config.tie_word_embeddings:
-        tensors.pop(HEAD, None)  # some tools store the tied table twice
+        head = tensors.pop(HEAD, None)  # some tools store the one table twice
+        if head is not None and not torch.equal(head, tensors.get(EMBEDDINGS, head)):
+            raise ModelError(
+                f"{folder}: config.json says that input and output words are one table (tie_word_embeddings), but the "
+                "weights hold two that differ; if they were trained apart, set it to false"
+            )
     record = PartRecord("language model", source, identity(paths), licence_of(folder, licence))
     tokenizer = read_tokenizer(folder / "tokenizer.json")
     add_seg_row(tensors, tokenizer, config, source)
