@@ -21,7 +21,7 @@ from wsiseg.training.composite import on_other_tissue, open_lumens, patchwork, s
 from wsiseg.training.data.absent import NONSENSE
 from wsiseg.training.data.annotate import describe, refuse
 from wsiseg.training.data.chains import Chain
-from wsiseg.training.data.concepts import CONCEPTS, MASKED
+from wsiseg.training.data.concepts import CONCEPTS, MASKED, concept_of
 from wsiseg.training.data.queries import Split, sample_noisy_query, sample_query
 from wsiseg.training.data.store import QuadrupletStore, Sample
 from wsiseg.training.mix import SourceMix
@@ -193,7 +193,7 @@ def _query(name: str, rng: np.random.Generator, split: Split) -> str:
 
 def _or_nonsense(name: str, rng: np.random.Generator) -> str:
     """`name`, or where it is that of a thing, now and then of what does not exist."""
-    return NONSENSE.key if CONCEPTS[name].thing and rng.random() < _NONSENSE_SHARE else name
+    return NONSENSE.key if concept_of(name).thing and rng.random() < _NONSENSE_SHARE else name
 
 
 def blank_sample(size: int, rng: np.random.Generator) -> Sample:
@@ -285,7 +285,7 @@ def ask(
         present.remove("gland")
     absent = [name for name in view.absent if name not in layers]
     # A layer that marks every instance proves absence where it is empty; a partial one (stroma, lumen) does not.
-    absent += [name for name, layer in layers.items() if CONCEPTS[name].exhaustive and not layer.any()]
+    absent += [name for name, layer in layers.items() if concept_of(name).exhaustive and not layer.any()]
     if chains and not chains.keys().isdisjoint([*present, *absent]):
         present, absent = ([name for name in names if name in chains] for names in (present, absent))
     # Weighted order without replacement (Efraimidis & Spirakis 2006): what users ask for most comes first more often.
@@ -293,7 +293,7 @@ def ask(
     rng.shuffle(absent)
     # Half of the time ask first for what other images do hold: those refusals are the hard ones.
     if rng.random() < 0.5:
-        absent.sort(key=lambda name: name not in MASKED)
+        absent.sort(key=lambda name: not concept_of(name).has_masks)
     negatives = round(questions / 3) + int(rng.random() < 0.3)
     chosen = [(name, True) for name in present[: questions - min(negatives, len(absent))]]
     chosen += [(_or_nonsense(name, rng), False) for name in absent[: questions - len(chosen)]]

@@ -11,12 +11,14 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from tests.model.small import small_config
 from wsiseg.cli.data import command
 from wsiseg.errors import DataError
 from wsiseg.training.data.build import import_folder, import_set, questions
 from wsiseg.training.data.concepts import CONCEPTS
 from wsiseg.training.data.importers import IMPORTERS, NUINSSEG_VAL_ORGANS
 from wsiseg.training.data.sources import SOURCES
+from wsiseg.training.examples import ExampleStream
 
 
 @pytest.fixture
@@ -44,6 +46,14 @@ def test_a_folder_becomes_a_store(pairs: Path, tmp_path: Path) -> None:
     assert "nucleus" in empty.absent
     assert empty.present == ()
     assert {record.split for record in store.records} <= {"train", "val"}
+
+
+def test_a_structure_that_no_table_names_is_asked_for_and_refused(pairs: Path, tmp_path: Path) -> None:
+    store = import_folder(pairs, tmp_path / "a.zarr", label="tubulitis", mpp=0.5)
+    stream = ExampleStream(store, small_config(), split="train", seed=0, questions=3, length=100)
+    own = [question for i in range(100) for question in stream[i].questions if question.concept == "tubulitis"]
+    assert {question.mask is not None for question in own} == {True, False}
+    assert all("tubulitis" in question.answer for question in own)
 
 
 def test_masks_that_do_not_fit_are_named(pairs: Path, tmp_path: Path) -> None:
