@@ -20,7 +20,7 @@ from wsiseg.errors import DataError
 from wsiseg.slide import open_slide, tissue_mask
 from wsiseg.tiles.grid import GridSpec, plan_grid
 from wsiseg.training.data.annotated import raster
-from wsiseg.training.data.importers import make_sample, read_image, read_mask, split_of
+from wsiseg.training.data.importers import make_sample, read_image, read_labels, split_of
 from wsiseg.training.data.store import Sample
 
 _CAMELYON_MPP, _CAMELYON_PX, _CAMELYON_TILES = 1.0, 512, 24  # tiles of each kind from a slide
@@ -52,7 +52,7 @@ def glas(folder: Path) -> Iterator[Sample]:
         patient = patients.get(name, name)
         yield make_sample(
             image,
-            {"gland": read_mask(path, image.shape)},
+            {"gland": read_labels(path, image.shape)},
             source="glas",
             label="colon",
             group=patient,
@@ -84,7 +84,7 @@ def crag(folder: Path) -> Iterator[Sample]:
             image = read_image(folder / part / "Images" / path.name)
             yield make_sample(
                 image,
-                {"gland": read_mask(path, image.shape)},
+                {"gland": read_labels(path, image.shape)},
                 source="crag",
                 label="colon",
                 group=path.stem,

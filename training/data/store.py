@@ -16,6 +16,7 @@ import json
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from wsiseg.errors import DataError, OutputError
+from wsiseg.errors import DataError, OutputError, WsisegError
 from wsiseg.training.data.chains import Chain, Key, read_chains, write_chains
 
 FORMAT = "wsiseg-quadruplets"
@@ -221,7 +222,7 @@ def write_quadruplets(
         os.replace(temporary, target)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OutputError):
+        if isinstance(error, WsisegError):  # of a slide, such as that it is damaged
             raise
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
     except BaseException:
@@ -348,7 +349,8 @@ def _write(
         writer.close()
     index = {record.name: i for i, record in enumerate(records)}
     if len(index) != len(records):
-        raise DataError("two samples have the same name")
+        [(name, _)] = Counter(record.name for record in records).most_common(1)
+        raise DataError(f"two images are called {name}: rename one, or take it out")
     rows = [
         {**asdict(quadruplet), "image": i}
         for name, i in index.items()
