@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import nn
 
+from wsiseg.errors import DataError
 from wsiseg.model.base import is_partial
 from wsiseg.model.folder import save_changes, save_model
 from wsiseg.model.pathchat import PathChatSegR1, layout
@@ -77,7 +78,7 @@ def fit(
     average, first at step 0.
 
     Raises:
-        DataError: another run trains in `out`, or it holds the state of another recipe.
+        DataError: another run trains in `out`, or it holds the state of another recipe; or the loss is no number.
         OutputError: `out` cannot be written; the last checkpoint stays.
     """
     with sole_run(out, this_process().is_main_process):
@@ -129,6 +130,7 @@ def _fit(stage: Stage, recipe: Recipe, out: Path, resume: bool, report: Report |
             group["lr"] = group["start_lr"] * schedule(step, recipe)
         values = _step(step, batches, prepared, optimizer, accelerator, recipe)
         step += 1
+        check_finite(step, values, recipe, out)
         average.update(module)
         if figures:
             figures.add(step, "train", values)
@@ -189,6 +191,16 @@ def checkpoint(
     with full_disk_told(out):
         save_state(out / "state", step, module, optimizer, average, partial=is_partial(out))
     save_averaged(out, module, model, average)
+
+
+def check_finite(step: int, values: dict[str, float], recipe: Recipe, out: Path) -> None:
+    """Raise DataError if the loss or the gradient of a step is no number: such weights must reach no checkpoint."""
+    if not (math.isfinite(values["loss"]) and math.isfinite(values["norm"])):
+        raise DataError(
+            f"step {step}: the loss is {values['loss']:g} and the norm of its gradient {values['norm']:g}, of which "
+            f"nothing can be learned; {out} keeps its last checkpoint: go on from it with --resume and a "
+            f"learning_rate below {recipe.learning_rate:g}"
+        )
 
 
 def save_averaged(out: Path, module: nn.Module, model: PathChatSegR1, average: Average) -> None:

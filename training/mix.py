@@ -17,7 +17,10 @@ def training_store(recipe: Recipe) -> QuadrupletStore:
         raise DataError("the recipe names no data; give --data STORE.zarr (`wsiseg data import` makes one)")
     store = QuadrupletStore.open(recipe.data)
     if not store.indices(split="train"):
-        raise DataError(f"{recipe.data} has no images in its train split; import data with more groups")
+        raise DataError(
+            f"{recipe.data} has no images in its train split: divide it anew with `wsiseg data split {recipe.data} "
+            "--out NEW.zarr`, which lets a single patient train"
+        )
     return store
 
 
