@@ -69,11 +69,8 @@ class PathChatSegmenter:
         return PathChatSegmenter(self.model, name=self.name, fingerprint=self.fingerprint, shots=shots, tell=tell)
 
     def asks_for_cells(self, query: str) -> bool:
-        """See `KnowsCells`. "Cells" alone may be either: tumour cells are a tissue, plasma cells are cells."""
-        config, words = self.model.config, query.casefold()
-        near = any(word in words for word in config.cell_words)
-        tissue = any(word in words for word in config.tissue_words)
-        return near or ("cell" in words and not tissue)
+        """See `KnowsCells`."""
+        return self.model.config.asks_for_cells(query)
 
     def mpp_for(self, query: str) -> float:
         """Cells are looked at closer up than tissue, as a pathologist changes the objective."""
