@@ -45,7 +45,7 @@ def read_captions(path: Path) -> list[Caption]:
             five of them are said.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # texts may hold other ends of lines
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the pairs in {path}: {error}") from error
     captions, wrong = [], []

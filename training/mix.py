@@ -37,6 +37,8 @@ class SourceMix:
             self.kin.setdefault((record.source, record.group), []).append(index)
         self.sources = sorted(self.groups)
         raw = np.array([weights.get(s, len(self.groups[s]) ** 0.5) for s in self.sources], np.float64)
+        if self.sources and not raw.any():
+            raise DataError(f"source_weights are 0 for all sources with {split} images: {', '.join(self.sources)}")
         self.probability = raw / raw.sum()
 
     def draw(self, rng: np.random.Generator) -> Sample:

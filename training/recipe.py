@@ -73,7 +73,7 @@ class Recipe:
     validation_images: Natural = 96
     checkpoint_every: Count = 250
     wandb: str | None = None
-    source_weights: dict[str, float] = field(default_factory=dict)
+    source_weights: dict[str, Amount] = field(default_factory=dict)
 
 
 R = TypeVar("R")
