@@ -269,17 +269,40 @@ def test_what_is_not_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert caplog.messages == [f"{path}: not read, and lost where its outlines are saved: score, the plane (z, t)"]
 
 
+def test_what_has_no_area_is_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A point, a measured line and an object without a place, as pathologists' exports hold them."""
+    path = written([annotation(), annotation(RING)], tmp_path / "a.geojson")
+    root = json.loads(path.read_text())
+    square, ring = root["features"]
+    line = {"type": "LineString", "coordinates": [[0, 0], [9, 9]]}
+    point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}, "properties": None}
+    ruler = {"type": "Feature", "geometry": line, "properties": {"name": None, "childObjects": [ring, point]}}
+    nowhere = {"type": "Feature", "geometry": None, "properties": {"objectType": None}}
+    path.write_text(json.dumps(root | {"features": [ruler, square, nowhere]}))
+    assert read_geojson(path) == [annotation(RING), annotation()]
+    assert caplog.messages == [
+        f"{path}: not read, and lost where its outlines are saved: 3 objects without an area (points, lines)"
+    ]
+
+
+@pytest.mark.parametrize("key", ["properties", *("name", "objectType", "classification", "color", "metadata")])
+def test_null_is_as_if_it_were_not_there(tmp_path: Path, key: str) -> None:
+    path = written([annotation(name="", classification="", color=class_color(""))], tmp_path / "a.geojson")
+    edited(path, "features", 0, *([] if key == "properties" else ["properties"]), key, value=None)
+    assert read_geojson(path) == [annotation(name="", classification="", color=class_color(""))]
+
+
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (("geometry",), None, "geometry is not a Polygon"),
+        (("geometry",), ..., "geometry is not a Polygon"),
         (("geometry", "type"), "GeometryCollection", "geometry is not a Polygon"),
         (("geometry", "coordinates"), ..., "no coordinates"),
         (("geometry", "coordinates", 0), [[0, 0], [1, 0], [1, 1]], "not closed"),
         (("geometry", "coordinates", 0, 1), None, "feature 1"),
         (("geometry", "coordinates", 0, 1), ["a", "b"], "feature 1"),
         (("geometry", "coordinates", 0), [[0, 0], [1, 1], [1, 0], [0, 1], [0, 0]], "Self-intersection"),
-        (("properties",), [1], "properties are not an object"),
+        (("properties",), [], "properties are not an object"),
         (("properties", "objectType"), "thing", "object type 'thing'"),
         (("properties", "name"), 5, "name is not a text"),
         (("properties", "classification"), 5, "classification"),

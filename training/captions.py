@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from wsiseg.errors import DataError
+from wsiseg.errors import DataError, SlideError
+from wsiseg.training.data.importers import read_image
 from wsiseg.training.examples import Example, Question
 
 _PROMPTS = (
@@ -44,7 +45,7 @@ def read_captions(path: Path) -> list[Caption]:
             five of them are said.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # texts may hold other ends of lines
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the pairs in {path}: {error}") from error
     captions, wrong = [], []
@@ -86,10 +87,10 @@ class CaptionStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         rng = np.random.default_rng((self.seed, position))
         caption = self.captions[int(rng.integers(len(self.captions)))]
         try:
-            with Image.open(caption.image) as picture:
-                square = ImageOps.pad(picture.convert("RGB"), (self.size, self.size), color="white")
-        except OSError as error:
-            raise DataError(f"cannot read the image {caption.image}: {error}; remove its line") from error
+            picture = Image.fromarray(read_image(caption.image))
+        except SlideError as error:
+            raise DataError(f"{error}; or remove its line") from error
+        square = ImageOps.pad(picture, (self.size, self.size), color="white")
         text = caption.text
         if len(text) > _LONGEST:
             text = text[:_LONGEST].rpartition(" ")[0]

@@ -21,7 +21,7 @@ from wsiseg.training.composite import on_other_tissue, open_lumens, patchwork, s
 from wsiseg.training.data.absent import NONSENSE
 from wsiseg.training.data.annotate import describe, refuse
 from wsiseg.training.data.chains import Chain
-from wsiseg.training.data.concepts import CONCEPTS, MASKED
+from wsiseg.training.data.concepts import CONCEPTS, MASKED, concept_of
 from wsiseg.training.data.queries import Split, sample_noisy_query, sample_query
 from wsiseg.training.data.store import QuadrupletStore, Sample
 from wsiseg.training.mix import SourceMix
@@ -102,7 +102,7 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         """chain_share: of the views of images that `wsiseg data annotate` wrote chains for, those that show the whole
         image, upright and in its own colours, as the chains describe it; see `whole_view`. misled_share: of the
         outlines, those that are to be drawn after a chain that is wrong; see `_misled`."""
-        self.size, self.seed, self.questions = config.tile_size, seed, questions
+        self.config, self.size, self.seed, self.questions = config, config.tile_size, seed, questions
         self.split, self.length, self.augment, self.wordings = split, length, augment, wordings
         self.mix = SourceMix(store, split, source_weights or {}, cache)
         self.example_share, self.pool = example_share, ShotPool(store, split, self.mix.sample)
@@ -132,7 +132,7 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         if not (self.chains and self.chain_share) or rng.random() >= self.chain_share:
             return None
         sample = self.mix.draw(rng)
-        view = whole_view(sample, self.size) if sample.name in self.chains else None
+        view = whole_view(sample, self.size, is_close(sample, self.config)) if sample.name in self.chains else None
         return None if view is None else (view, self.chains[sample.name])
 
     def _shown(self, question: Question, view: View, rng: np.random.Generator) -> Question:
@@ -142,13 +142,13 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
     def view(self, rng: np.random.Generator) -> View:
         """A random view of a random image of the split, or of blank glass."""
         if rng.random() < _BLANK_SHARE:
-            return random_view(blank_sample(self.size, rng), rng, self.size, augment=False)
+            return random_view(blank_sample(self.size, rng), rng, self.size, False, augment=False)
         sample = self.mix.draw(rng)
         if self.augment and "gland" in sample.layers:
             sample = self._resettled(sample, rng)
         elif self.augment and _healthy(sample) and rng.random() < _FAR_SHARE:
             sample = self._from_afar(sample, rng)
-        return random_view(sample, rng, self.size, augment=self.augment)
+        return random_view(sample, rng, self.size, is_close(sample, self.config), augment=self.augment)
 
     def _from_afar(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """A patchwork of the organ of `sample`, or of it and others, a row each."""
@@ -193,7 +193,7 @@ def _query(name: str, rng: np.random.Generator, split: Split) -> str:
 
 def _or_nonsense(name: str, rng: np.random.Generator) -> str:
     """`name`, or where it is that of a thing, now and then of what does not exist."""
-    return NONSENSE.key if CONCEPTS[name].thing and rng.random() < _NONSENSE_SHARE else name
+    return NONSENSE.key if concept_of(name).thing and rng.random() < _NONSENSE_SHARE else name
 
 
 def blank_sample(size: int, rng: np.random.Generator) -> Sample:
@@ -224,17 +224,22 @@ def cut_edge(view: np.ndarray, layers: dict[str, np.ndarray], rng: np.random.Gen
     return np.where(beyond[..., None], glass_pixels(size, rng), view)
 
 
-def random_scale(sample: Sample, rng: np.random.Generator, size: int) -> float:
+def is_close(sample: Sample, config: PathChatConfig) -> bool:
+    """Whether it shows what the model will be asked for close up: cells, such as nuclei, mitoses, plasma cells."""
+    return any(config.asks_for_cells(concept_of(name).name) for name in sample.layers)
+
+
+def random_scale(sample: Sample, rng: np.random.Generator, size: int, close: bool) -> float:
     """Source pixels per pixel of a random view of `size`² pixels: close up for cells, farther for tissue."""
-    low, high = _CELL_MPP if "nucleus" in sample.layers and rng.random() < 0.9 else _TISSUE_MPP
+    low, high = _CELL_MPP if close and rng.random() < 0.9 else _TISSUE_MPP
     target = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     largest = 1.25 * min(sample.image.shape[:2]) / size
     return float(np.clip(target / (sample.mpp or _ASSUMED_MPP), 0.4, largest))
 
 
-def random_view(sample: Sample, rng: np.random.Generator, size: int, *, augment: bool = True) -> View:
+def random_view(sample: Sample, rng: np.random.Generator, size: int, close: bool, *, augment: bool = True) -> View:
     """A crop of `sample` at a random scale; augmented, at another edge of the tissue and in other stains."""
-    scale = random_scale(sample, rng, size)
+    scale = random_scale(sample, rng, size, close)
     image, layers = random_crop(sample.image, sample.layers, size=size, scale=scale, rng=rng)
     if augment:
         if rng.random() < _EDGE_SHARE:
@@ -248,7 +253,7 @@ def random_view(sample: Sample, rng: np.random.Generator, size: int, *, augment:
     return View(image, layers, sample.absent, (sample.mpp or _ASSUMED_MPP) * scale, patient)
 
 
-def whole_view(sample: Sample, size: int) -> View | None:
+def whole_view(sample: Sample, size: int, close: bool) -> View | None:
     """All of `sample`, padded with white to a square, as its stored chains describe it: not turned, not recoloured.
 
     None where that would be coarser than any view that training asks about.
@@ -256,7 +261,7 @@ def whole_view(sample: Sample, size: int) -> View | None:
     height, width = sample.image.shape[:2]
     side = max(height, width)
     mpp = (sample.mpp or _ASSUMED_MPP) * side / size
-    if mpp > (_CELL_MPP if "nucleus" in sample.layers else _TISSUE_MPP)[1]:
+    if mpp > (_CELL_MPP if close else _TISSUE_MPP)[1]:
         return None
     top, left = (side - height) // 2, (side - width) // 2
     widths = ((top, side - height - top), (left, side - width - left))
@@ -285,7 +290,7 @@ def ask(
         present.remove("gland")
     absent = [name for name in view.absent if name not in layers]
     # A layer that marks every instance proves absence where it is empty; a partial one (stroma, lumen) does not.
-    absent += [name for name, layer in layers.items() if CONCEPTS[name].exhaustive and not layer.any()]
+    absent += [name for name, layer in layers.items() if concept_of(name).exhaustive and not layer.any()]
     if chains and not chains.keys().isdisjoint([*present, *absent]):
         present, absent = ([name for name in names if name in chains] for names in (present, absent))
     # Weighted order without replacement (Efraimidis & Spirakis 2006): what users ask for most comes first more often.
@@ -293,7 +298,7 @@ def ask(
     rng.shuffle(absent)
     # Half of the time ask first for what other images do hold: those refusals are the hard ones.
     if rng.random() < 0.5:
-        absent.sort(key=lambda name: name not in MASKED)
+        absent.sort(key=lambda name: not concept_of(name).has_masks)
     negatives = round(questions / 3) + int(rng.random() < 0.3)
     chosen = [(name, True) for name in present[: questions - min(negatives, len(absent))]]
     chosen += [(_or_nonsense(name, rng), False) for name in absent[: questions - len(chosen)]]

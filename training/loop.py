@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import nn
 
+from wsiseg.errors import DataError
 from wsiseg.model.base import is_partial
 from wsiseg.model.folder import save_changes, save_model
 from wsiseg.model.pathchat import PathChatSegR1, layout
@@ -46,10 +47,10 @@ class Examples(Protocol):
 class Stage:
     """What a stage brings to the loop.
 
-    `module(batch)` gives a dict of scalars, of which `loss` is minimised; it holds the `model`. `examples(n)` and
-    `validation(n)` give n examples (none, where no images are kept for validation); `collate` turns a list of them
-    into a batch with `.to(device)`; `measure` gives further figures of the module, written down with every
-    validation.
+    `module(batch)` gives a dict of scalars, of which `loss` is minimised; what it has none of in a batch is NaN, and
+    left out of means. It holds the `model`. `examples(n)` and `validation(n)` give n examples (none, where no images
+    are kept for validation); `collate` turns a list of them into a batch with `.to(device)`; `measure` gives further
+    figures of the module, written down with every validation.
     """
 
     module: nn.Module
@@ -77,7 +78,7 @@ def fit(
     average, first at step 0.
 
     Raises:
-        DataError: another run trains in `out`, or it holds the state of another recipe.
+        DataError: another run trains in `out`, or it holds the state of another recipe; or the loss is no number.
         OutputError: `out` cannot be written; the last checkpoint stays.
     """
     with sole_run(out, this_process().is_main_process):
@@ -129,6 +130,7 @@ def _fit(stage: Stage, recipe: Recipe, out: Path, resume: bool, report: Report |
             group["lr"] = group["start_lr"] * schedule(step, recipe)
         values = _step(step, batches, prepared, optimizer, accelerator, recipe)
         step += 1
+        check_finite(step, values, recipe, out)
         average.update(module)
         if figures:
             figures.add(step, "train", values)
@@ -189,6 +191,17 @@ def checkpoint(
     with full_disk_told(out):
         save_state(out / "state", step, module, optimizer, average, partial=is_partial(out))
     save_averaged(out, module, model, average)
+
+
+def check_finite(step: int, values: dict[str, float], recipe: Recipe, out: Path) -> None:
+    """Raise DataError if the loss or the gradient of a step is no number: such weights must reach no checkpoint."""
+    loss = values.get("loss", math.nan)
+    if not (math.isfinite(loss) and math.isfinite(values["norm"])):
+        raise DataError(
+            f"step {step}: the loss is {loss:g} and the norm of its gradient {values['norm']:g}, of which "
+            f"nothing can be learned; {out} keeps its last checkpoint: go on from it with --resume and a "
+            f"learning_rate below {recipe.learning_rate:g}"
+        )
 
 
 def save_averaged(out: Path, module: nn.Module, model: PathChatSegR1, average: Average) -> None:
@@ -279,9 +292,9 @@ def _step(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         seen.append({name: value.detach().float() for name, value in losses.items()})
-    mean = torch.stack([torch.stack(list(losses.values())) for losses in seen]).mean(0)
-    mean = world.reduce(mean, reduction="mean")
-    values = dict(zip(seen[0], mean.tolist(), strict=True))
+    figures = torch.stack([torch.stack(list(losses.values())) for losses in seen])  # (accumulation, F)
+    sums, counts = world.reduce(torch.stack([figures.nansum(0), (~figures.isnan()).float().sum(0)]), reduction="sum")
+    values = {name: value for name, value in zip(seen[0], (sums / counts).tolist(), strict=True) if value == value}
     seconds = time.monotonic() - began
     rate = recipe.learning_rate * schedule(step, recipe)  # groups of pretrained backbones have a share of it
     return values | {"norm": float(norm), "rate": rate, "seconds": seconds, "waiting": waited / seconds}
@@ -289,15 +302,16 @@ def _step(
 
 @torch.no_grad()
 def _means(module: nn.Module, batches: list[Any], device: torch.device, recipe: Recipe) -> dict[str, float]:
-    """Mean losses over the validation batches."""
+    """Mean losses and figures over the validation batches that have them."""
     module.eval()
-    sums: dict[str, float] = {}
+    seen: dict[str, list[float]] = {}
     for index, batch in enumerate(batches):
         torch.manual_seed(index)
         with autocast(recipe.precision, device):
             for name, value in module(batch.to(device)).items():
-                sums[name] = sums.get(name, 0.0) + float(value) / len(batches)
-    return sums
+                if not value.isnan():
+                    seen.setdefault(name, []).append(float(value))
+    return {name: sum(values) / len(values) for name, values in seen.items()}
 
 
 def _loader(stage: Stage, recipe: Recipe, *, start: int, world: Any) -> torch.utils.data.DataLoader[Any]:

@@ -17,7 +17,10 @@ def training_store(recipe: Recipe) -> QuadrupletStore:
         raise DataError("the recipe names no data; give --data STORE.zarr (`wsiseg data import` makes one)")
     store = QuadrupletStore.open(recipe.data)
     if not store.indices(split="train"):
-        raise DataError(f"{recipe.data} has no images in its train split; import data with more groups")
+        raise DataError(
+            f"{recipe.data} has no images in its train split: divide it anew with `wsiseg data split {recipe.data} "
+            "--out NEW.zarr`, which lets a single patient train"
+        )
     return store
 
 
@@ -34,6 +37,8 @@ class SourceMix:
             self.kin.setdefault((record.source, record.group), []).append(index)
         self.sources = sorted(self.groups)
         raw = np.array([weights.get(s, len(self.groups[s]) ** 0.5) for s in self.sources], np.float64)
+        if self.sources and not raw.any():
+            raise DataError(f"source_weights are 0 for all sources with {split} images: {', '.join(self.sources)}")
         self.probability = raw / raw.sum()
 
     def draw(self, rng: np.random.Generator) -> Sample:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from wsiseg.errors import DataError
+from wsiseg.files import atomic_write
 from wsiseg.model import BUNDLED
 
 
@@ -74,7 +75,7 @@ class Recipe:
     validation_images: Natural = 96
     checkpoint_every: Count = 250
     wandb: str | None = None
-    source_weights: dict[str, float] = field(default_factory=dict)
+    source_weights: dict[str, Amount] = field(default_factory=dict)
 
 
 R = TypeVar("R")
@@ -112,11 +113,12 @@ def load_recipe(recipe_class: type[R], path: str | Path | None, overrides: tuple
 
 
 def save_recipe(recipe: Any, path: Path) -> None:
-    """Write the resolved recipe, so that the run can be repeated from its own folder."""
+    """Write the resolved recipe, so that the run can be repeated from its own folder. OutputError if that fails."""
     import yaml
 
     raw = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(recipe).items()}
-    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    with atomic_write(path) as file:  # a resumed run has one already, which a full disk must not take
+        file.write(yaml.safe_dump(raw, sort_keys=False).encode())
 
 
 def _find(path: Path) -> Path:

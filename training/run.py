@@ -155,7 +155,10 @@ def load_state(folder: Path, module: nn.Module, optimizer: Any, average: Average
         left = module.load_state_dict(state, strict=False)
         if foreign := [*left.unexpected_keys, *(set(left.missing_keys) - _frozen(module))]:
             raise KeyError(foreign[0])
-        for key, value in part("average.").items():
+        averaged = part("average.")
+        if other := averaged.keys() ^ average.values.keys():  # more or fewer weights train
+            raise KeyError(min(other))
+        for key, value in averaged.items():
             average.values[key].copy_(value)
     except (RuntimeError, KeyError) as error:
         raise DataError(f"{folder} was saved by another recipe: {error}".splitlines()[0]) from error

@@ -110,7 +110,7 @@ class SftModel(nn.Module):
                 "seg": seg.detach(),
                 "presence": presence.detach(),
                 "held": held.detach(),
-                "dice": dice.mean() if len(dice) else dice.sum(),
+                "dice": dice.mean(),  # NaN where nothing is outlined
                 "presence_accuracy": ((probe > 0) == batch.present).float().mean(),
                 "token_accuracy": reading.token_accuracy,
             }

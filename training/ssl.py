@@ -205,7 +205,7 @@ def train(
         return ViewStream(
             store,
             split,
-            model.config.tile_size,
+            model.config,
             seed=seed,
             length=length if store.indices(split=split) else 0,
             source_weights=recipe.source_weights,

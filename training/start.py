@@ -39,7 +39,7 @@ def begin(
     """
     begun = has_state(out)
     if begun and not resume:
-        raise DataError(f"{out} holds an unfinished run; add --resume to continue it, or choose another --out")
+        raise DataError(f"{out} holds a run already; add --resume to continue it, or choose another --out")
     if resume and not begun:
         raise DataError(f"{out} holds no run to resume; leave --resume out to start one")
     if resume and is_partial(out):  # the state holds only what training changes
@@ -54,12 +54,12 @@ def begin(
 
 
 def keep_make(model: PathChatSegR1, recipe: Recipe, out: Path) -> None:
-    """Write what `begin` needs to resume: the model's configuration and tokenizer; the identity of the model that
-    it began with, if that was built from published parts, which no checkpoint repeats."""
+    """Write what `begin` needs to resume, unless it is there: the model's configuration and tokenizer; the identity of
+    the model that it began with, if that was built from published parts, which no checkpoint repeats."""
+    if has_state(out):
+        return
     save_config(model.config, out / CONFIG)
     model.tokenizer.tokenizer.save(str(out / TOKENIZER))
-    if (out / "state").exists():
-        return
     (out / BASE).unlink(missing_ok=True)
     if model.config.parts and recipe.model:
         name_base(model_folder(recipe.model), out)

@@ -5,28 +5,30 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from wsiseg.model.config import PathChatConfig
 from wsiseg.model.pathchat import tiles_to_tensor
 from wsiseg.training.augment import random_crop
 from wsiseg.training.data.store import QuadrupletStore
-from wsiseg.training.examples import random_scale
+from wsiseg.training.examples import is_close, random_scale
 from wsiseg.training.mix import SourceMix
 
 
 class ViewStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """Views (S, S, 3) uint8 by position: place, scale, turn and mirror are random, colours are the image's own."""
+    """Views (S, S, 3) uint8 of the model's tile size by position: place, scale, turn and mirror are random, colours are
+    the image's own."""
 
     def __init__(
         self,
         store: QuadrupletStore,
         split: str,
-        size: int,
+        config: PathChatConfig,
         *,
         seed: int,
         length: int,
         source_weights: dict[str, float] | None = None,
         cache: int = 0,
     ) -> None:
-        self.size, self.seed, self.length = size, seed, length
+        self.config, self.seed, self.length = config, seed, length
         self.mix = SourceMix(store, split, source_weights or {}, cache)
 
     def __len__(self) -> int:
@@ -35,8 +37,9 @@ class ViewStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
     def __getitem__(self, position: int) -> np.ndarray:
         rng = np.random.default_rng((self.seed, position))
         sample = self.mix.draw(rng)
-        scale = random_scale(sample, rng, self.size)
-        return random_crop(sample.image, {}, size=self.size, scale=scale, rng=rng)[0]
+        size = self.config.tile_size
+        scale = random_scale(sample, rng, size, is_close(sample, self.config))
+        return random_crop(sample.image, {}, size=size, scale=scale, rng=rng)[0]
 
 
 def collate_views(views: list[np.ndarray]) -> torch.Tensor:

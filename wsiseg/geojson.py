@@ -35,6 +35,7 @@ _BATCH = 1024
 _PROPERTIES = {
     "objectType", "name", "color", "classification", "isLocked", "measurements", "metadata", "childObjects", "id",
 }  # fmt: skip
+_WITHOUT_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString")
 _log = logging.getLogger(__name__)
 
 
@@ -116,8 +117,9 @@ def read_collection(path: str | os.PathLike[str]) -> tuple[list[Annotation], dic
     """The annotations of a file, children after their parents, and its member `wsiseg` ({} if there is none).
 
     Reads a FeatureCollection, a bare list of Features or one Feature. As QuPath does it takes measurements
-    as an object or a list, classes as an object or a string, and drops what is null, NaN or unknown; a warning says
-    which properties are unknown, and whether there are planes, which are not kept.
+    as an object or a list, classes as an object or a string, and drops what is null, NaN or unknown. Objects without
+    an area (points, lines, no geometry) are left out. A warning says how many, which properties are unknown, and
+    whether there are planes, which are not kept.
 
     Raises:
         GeoJSONError: not GeoJSON, or feature i (from 0) is not a valid polygon with valid properties.
@@ -133,16 +135,17 @@ def read_collection(path: str | os.PathLike[str]) -> tuple[list[Annotation], dic
         features, run = root if isinstance(root, list) else [root], None
     if not isinstance(features, list):
         raise GeoJSONError(f"{path}: `features` is not a list")
-    annotations: list[Annotation] = []
+    found: list[Annotation | None] = []
     members = [feature if isinstance(feature, dict) else {} for feature in features]
     shapes = _plain_polygons([feature.get("geometry") for feature in members])
     nuclei = _plain_polygons([feature.get("nucleusGeometry") for feature in members])
     for i, feature in enumerate(features):
         try:
-            annotations.extend(_annotations(feature, shapes[i], nuclei[i]))
+            found.extend(_annotations(feature, shapes[i], nuclei[i]))
         except (GeoJSONError, TypeError, ValueError, OverflowError, RecursionError, GEOSException) as error:
             raise GeoJSONError(f"{path}: feature {i}: {error}") from error
-    if unread := _unread(members):
+    annotations = [annotation for annotation in found if annotation is not None]
+    if unread := _unread(members, len(found) - len(annotations)):
         _log.warning("%s: not read, and lost where its outlines are saved: %s", path, ", ".join(unread))
     return annotations, run if isinstance(run, dict) else {}
 
@@ -268,27 +271,43 @@ def _parse(data: bytes, path: str | os.PathLike[str]) -> Any:
         raise GeoJSONError(f"{path} is not GeoJSON: {error}") from error
 
 
-def _unread(features: list[dict[str, Any]]) -> list[str]:
-    """What features have that an `Annotation` has not."""
+def _unread(features: list[dict[str, Any]], without_area: int) -> list[str]:
+    """What a file has that its annotations have not."""
+    objects = f"{without_area} object{'s' * (without_area > 1)} without an area (points, lines)"
     unknown: set[str] = set()
     has_planes = False
     for feature in features:
         unknown |= (feature.get("properties") or {}).keys() - _PROPERTIES
         plane = (feature.get("geometry") or {}).get("plane")
         has_planes |= isinstance(plane, dict) and bool(plane.get("z") or plane.get("t"))
-    return [*map(clean_name, sorted(unknown)), *(["the plane (z, t)"] if has_planes else [])]
+    return [
+        *([objects] if without_area else []),
+        *map(clean_name, sorted(unknown)),
+        *(["the plane (z, t)"] if has_planes else []),
+    ]
 
 
 def _annotations(
     feature: Any, shape: shapely.Polygon | None = None, nucleus: shapely.Polygon | None = None
-) -> Iterator[Annotation]:
-    """One feature and its children. shape, nucleus: its geometries where they are built already."""
+) -> Iterator[Annotation | None]:
+    """One feature and its children, None for each without an area. shape, nucleus: its geometries, if built already."""
     if not isinstance(feature, dict) or feature.get("type") != "Feature":
         raise GeoJSONError("not a Feature")
-    properties = {} if feature.get("properties") is None else feature["properties"]
-    if not isinstance(properties, dict):
+    properties = feature.get("properties")
+    if not isinstance(properties, dict | None):
         raise GeoJSONError(f"properties are not an object: {_short(properties)}")
-    properties = {key: value for key, value in properties.items() if value is not None}
+    properties = {key: value for key, value in (properties or {}).items() if value is not None}
+    yield _annotation(feature, properties, shape, nucleus) if _has_area(feature.get("geometry", {})) else None
+    for child in properties.get("childObjects", ()):
+        yield from _annotations(child)
+
+
+def _annotation(
+    feature: dict[str, Any],
+    properties: dict[str, Any],
+    shape: shapely.Polygon | None,
+    nucleus: shapely.Polygon | None,
+) -> Annotation:
     object_type = properties.get("objectType", "annotation")
     if object_type not in OBJECT_TYPES:
         raise GeoJSONError(f"object type {_short(object_type)} is not one of {OBJECT_TYPES}")
@@ -298,7 +317,7 @@ def _annotations(
         raise GeoJSONError(f"name is not a text: {_short(name)}")
     if nucleus is None and feature.get("nucleusGeometry") is not None:
         nucleus = _geometry(feature["nucleusGeometry"])
-    yield Annotation(
+    return Annotation(
         id=_id(feature.get("id", properties.get("id"))),  # geopandas moves it
         geometry=_geometry(feature.get("geometry")) if shape is None else shape,
         name=name,
@@ -310,8 +329,6 @@ def _annotations(
         is_locked=properties.get("isLocked") is True,
         nucleus=nucleus,
     )
-    for child in properties.get("childObjects") or ():
-        yield from _annotations(child)
 
 
 def _id(value: Any) -> uuid.UUID:
@@ -321,12 +338,15 @@ def _id(value: Any) -> uuid.UUID:
         return uuid.uuid4()  # as QuPath does
 
 
+def _has_area(geometry: Any) -> bool:
+    """False of points, lines and null; what is no geometry at all is for `_geometry` to refuse."""
+    return geometry is not None and not (isinstance(geometry, dict) and geometry.get("type") in _WITHOUT_AREA)
+
+
 def _geometry(geometry: Any) -> shapely.Polygon | shapely.MultiPolygon:
     kind = geometry.get("type") if isinstance(geometry, dict) else None
     if kind not in ("Polygon", "MultiPolygon"):
-        raise GeoJSONError(
-            f"geometry is not a Polygon or MultiPolygon: {_short(geometry)}; export only objects that have an area"
-        )
+        raise GeoJSONError(f"geometry is not a Polygon or MultiPolygon: {_short(geometry)}")
     coordinates = geometry.get("coordinates")
     if not isinstance(coordinates, list) or not coordinates:
         raise GeoJSONError("geometry has no coordinates")

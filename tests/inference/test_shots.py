@@ -70,7 +70,7 @@ def test_what_is_wrong_with_an_example_is_said(tmp_path: Path) -> None:
     with pytest.raises(SlideError, match=r"no\.png"):
         read_shot(i, tmp_path / "no.png", 0.5)
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(SlideError, match="mask of an example"):
+    with pytest.raises(SlideError, match="as a mask"):
         read_shot(i, tmp_path / "text.png", 0.5)
     with pytest.raises(QueryError, match="100 x 100 px and the image 128 x 128"):
         Shot(image, mask[:100, :100], 0.5)

@@ -78,6 +78,15 @@ def test_what_was_drawn_keeps_its_size_wherever_its_corner_lies(sample_slide: Pa
         assert np.array_equal(sample.image, slide.read_at_mpp(m_corner, m_corner, 200, 150, slide.mpp[0] * 2))
 
 
+def test_only_what_lies_in_a_region_is_cut_out_and_once(export: Path) -> None:
+    [entry] = read_export(export)
+    corner = shapely.box(0, 0, 2900, 100) | shapely.box(0, 0, 100, 2900)
+    regions = [drawn("Region*", corner), drawn("Region*", shapely.box(0, 0, 500, 500))]
+    entry.annotations[:] = [*regions, *entry.structures]
+    names = [sample.name for sample in samples_of([entry, entry], MPP, "mine")]  # as of slide.svs in two folders
+    assert len(names) == len(set(names)) == 2 * 5
+
+
 def test_without_a_region_the_box_around_all_counts(export: Path, caplog: pytest.LogCaptureFixture) -> None:
     [entry] = read_export(export)
     entry.annotations[:] = entry.structures

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from wsiseg.cli.data import command
-from wsiseg.errors import DataError
+from wsiseg.errors import DataError, SlideError, WsisegError
 from wsiseg.training.data.build import import_folder, import_set, questions
 from wsiseg.training.data.concepts import CONCEPTS
-from wsiseg.training.data.importers import IMPORTERS, NUINSSEG_VAL_ORGANS
+from wsiseg.training.data.importers import IMPORTERS, NUINSSEG_VAL_ORGANS, find_file, read_image, read_labels
 from wsiseg.training.data.sources import SOURCES
+from wsiseg.training.examples import View, ask
 
 
 @pytest.fixture
@@ -44,6 +45,82 @@ def test_a_folder_becomes_a_store(pairs: Path, tmp_path: Path) -> None:
     assert "nucleus" in empty.absent
     assert empty.present == ()
     assert {record.split for record in store.records} <= {"train", "val"}
+
+
+def test_a_structure_that_no_table_names_is_asked_for_and_refused(pairs: Path, tmp_path: Path) -> None:
+    store = import_folder(pairs, tmp_path / "a.zarr", label="tubulitis", mpp=0.5)
+    for name, there in (("mine/case0", True), ("mine/case11", False)):
+        sample = store.sample(next(i for i in range(12) if store.records[i].name == name))
+        layers = sample.layers or {"tubulitis": np.zeros((64, 80), np.uint16)}  # as of a view that shows none of it
+        example = ask(View(sample.image, layers, ("tubulitis",), 0.5), np.random.default_rng(0), 3, "train")
+        [question] = [q for q in example.questions if q.concept == "tubulitis"]
+        assert (question.mask is not None) == there
+        assert "tubulitis" in question.answer
+
+
+def test_files_are_named_as_people_name_them(pairs: Path, tmp_path: Path) -> None:
+    """Suffixes in capitals, suffixes twice, and what macOS leaves on other disks."""
+    (pairs / "masks" / "case0.png").rename(pairs / "masks" / "case0.PNG")
+    for part in ("images", "masks"):
+        (pairs / part / "case1.png").rename(pairs / part / "case1.tif.png")
+        (pairs / part / "._case2.png").touch()
+    assert len(import_folder(pairs, tmp_path / "a.zarr", label="gland", mpp=1)) == 12
+    Image.open(pairs / "images" / "case3.png").save(pairs / "images" / "case3.bmp")
+    with pytest.raises(DataError, match="two images are called mine/case3"):
+        import_folder(pairs, tmp_path / "b.zarr", label="gland", mpp=1)
+    with pytest.raises(DataError, match=r"no image called case7\.5"):
+        find_file(pairs / "masks", "case7.5")
+
+
+SQUARE = np.zeros((64, 80), np.uint8)
+SQUARE[10:40, 20:60] = 255
+TWO_COLOURS = Image.fromarray(SQUARE).quantize(2)  # Pillow numbers white 0 and black 1
+LABELS_ON_WHITE = Image.fromarray(SQUARE // 85)  # as QuPath's label images: 0 is white, 3 is red
+LABELS_ON_WHITE.putpalette([255, 255, 255, 9, 9, 9, 0, 0, 0, 200, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "mask"),
+    [
+        ("bits.png", Image.fromarray(SQUARE).convert("1")),
+        ("two-colours.png", TWO_COLOURS),
+        ("labels-on-white.png", LABELS_ON_WHITE),
+        ("opaque.png", Image.fromarray(np.dstack([SQUARE, 0 * SQUARE, 0 * SQUARE, 0 * SQUARE + 255]))),
+        ("deep.png", Image.fromarray(SQUARE.astype(np.uint16) * 257)),
+        ("smooth.png", Image.fromarray(SQUARE).filter(ImageFilter.GaussianBlur(2))),
+        ("lossy.jpg", Image.fromarray(SQUARE)),
+    ],
+)
+def test_a_mask_is_the_same_however_it_is_coded(name: str, mask: Image.Image, tmp_path: Path) -> None:
+    mask.save(tmp_path / name)
+    read = read_labels(tmp_path / name, SQUARE.shape)
+    assert set(np.unique(read)) == {0, 1}
+    assert np.count_nonzero((read > 0) != (SQUARE > 0)) <= 12 * (name == "smooth.png")  # a blur rounds the corners
+
+
+@pytest.mark.parametrize(
+    ("mask", "says"),
+    [
+        (SQUARE // 255 + 1, "none is 0"),  # 1 and 2
+        (np.where(SQUARE[..., None], [200, 0, 0], 255).astype(np.uint8), "none is 0"),  # red on white
+        ((SQUARE / 300).astype(np.float32) + np.arange(80, dtype=np.float32), "no labels"),  # probabilities
+        ((SQUARE * np.arange(0, 24000, 300)).astype(np.int32), "no labels"),
+    ],
+)
+def test_what_is_no_mask_is_refused(mask: np.ndarray, says: str, tmp_path: Path) -> None:
+    Image.fromarray(mask).save(tmp_path / "m.tif")
+    with pytest.raises(WsisegError, match=says):
+        read_labels(tmp_path / "m.tif", SQUARE.shape)
+
+
+def test_images_are_read_as_slides_are(pairs: Path, tmp_path: Path) -> None:
+    clear = np.zeros((64, 80, 4), np.uint8)
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    assert (read_image(tmp_path / "clear.png") == 255).all()  # what is transparent lies on white
+    Image.fromarray(clear[..., 0].astype(np.uint16)).save(pairs / "images" / "case3.png")
+    with pytest.raises(SlideError, match="16 or 32 bits"):
+        import_folder(pairs, tmp_path / "a.zarr", label="gland", mpp=1)
+    assert not (tmp_path / "a.zarr").exists()
 
 
 def test_masks_that_do_not_fit_are_named(pairs: Path, tmp_path: Path) -> None:

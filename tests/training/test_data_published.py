@@ -14,6 +14,7 @@ from wsiseg.training.data import published
 from wsiseg.training.data.build import import_set
 from wsiseg.training.data.concepts import CONCEPTS
 from wsiseg.training.data.sources import SOURCES
+from wsiseg.training.data.split import split_store
 from wsiseg.training.data.store import Sample
 
 
@@ -33,21 +34,27 @@ def save(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def test_glas(picture: np.ndarray, tmp_path: Path) -> None:
+def test_glas(picture: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("train_1", "train_2", "testA_1"):
         save(tmp_path / f"{name}.bmp", picture)
         save(tmp_path / f"{name}_anno.bmp", labels())
     (tmp_path / "Grade.csv").write_text(
         "name, patient ID, grade (GlaS), grade (Sirinukunwattana et al. 2015)\n"
-        "testA_1, 7, benign, adenomatous\ntrain_1, 3, benign, healthy\ntrain_2, 3, malignant, poor\n"
+        "testA_1, 7, benign, adenomatous\rtrain_1, 3, benign, healthy\rtrain_2, 3, malignant, poor\r"
     )
     by_name = {sample.name: sample for sample in published.glas(tmp_path)}
     assert by_name["glas/testA_1"].split == "test"
     first, second = by_name["glas/train_1"], by_name["glas/train_2"]
     assert (first.group, first.split) == (second.group, second.split) == ("3", first.split)
     assert np.array_equal(first.layers["gland"], labels())
+    assert not caplog.messages
+    # As in the archive itself, where most test images are of patients who train; in no other set may they be.
+    (tmp_path / "Grade.csv").write_text((tmp_path / "Grade.csv").read_text().replace("7", "3"))
     store = import_set("glas", tmp_path, tmp_path / "glas.zarr")
     assert store.sources["glas"].research_only
+    assert {record.group for record in store.records} == {"3"}
+    assert "1 of the 1 patients" in caplog.messages[0]
+    assert len({record.split for record in split_store(store, tmp_path / "one.zarr", {"val": 0.2}).records}) == 1
 
 
 def test_crag(picture: np.ndarray, tmp_path: Path) -> None:
@@ -73,6 +80,14 @@ def test_monuseg(picture: np.ndarray, tmp_path: Path) -> None:
     (sample,) = published.monuseg(tmp_path)
     assert (sample.group, sample.split) == ("TCGA-A7-A13E", "test")
     assert np.array_equal(sample.layers["nucleus"], np.where(labels() == 1, 1, 0))
+    # That of the test images lies flat, and macOS puts files of its own into archives.
+    flat, train = tmp_path / "flat" / "MoNuSegTestData", tmp_path / "flat" / "MoNuSeg 2018 Training Data"
+    for folder, case in ((flat, "TCGA-2Z-A9J9-01A"), (train / "Annotations", "TCGA-A7-A13F-01Z")):
+        save(folder / f"{case}.tif", picture)
+        (folder / f"{case}.xml").write_text(xml.read_text())
+        (folder / f"._{case}.xml").touch()
+    assert [s.split == "test" for s in published.monuseg(tmp_path / "flat")] == [False, True]
+    assert [s.split for s in published.monuseg(flat)] == ["test"]
     xml.write_text(xml.read_text().replace('X="10"', 'X="left"'))
     with pytest.raises(DataError, match="X='left'"):
         list(published.monuseg(tmp_path))

@@ -16,7 +16,7 @@ from wsiseg.training.data.build import questions
 from wsiseg.training.data.chains import Chain
 from wsiseg.training.data.concepts import CONCEPTS, known_absent
 from wsiseg.training.data.queries import nouns
-from wsiseg.training.data.split import assign
+from wsiseg.training.data.split import assign, split_store
 from wsiseg.training.data.store import QuadrupletStore, Sample, SourceInfo, write_quadruplets
 
 HELD_BACK = next(key for key in known_absent("nuinsseg", "human brain") if CONCEPTS[key].held_back)
@@ -71,6 +71,15 @@ def test_patients_and_their_doubles_stay_together(store: Path, tmp_path: Path) -
     assert abs(counts["val"] - 12.5) <= 4
     assert abs(counts["test"] - 12.5) <= 4
     assert now["b/0-0"] == "train"  # one patient cannot be on two sides
+
+
+def test_glass_is_nobodys(tmp_path: Path) -> None:
+    """Tiles beyond the tissue are alike in all patients, who would be one patient, and all of them train."""
+    white = np.full((16, 16, 3), 255, np.uint8)
+    samples = [Sample(white, {}, (), ("yacht",), 0.5, "a", f"p{p}", "train", f"a/{p}") for p in range(4)]
+    store = write_quadruplets(tmp_path / "a.zarr", samples, {"a": SourceInfo("a", "CC0", "us", "made", "by patient")})
+    divided = split_store(store, tmp_path / "x.zarr", {"val": 0.25})
+    assert Counter(record.split for record in divided.records) == {"train": 3, "val": 1}
 
 
 def test_what_moves_is_asked_in_the_wordings_of_its_side(store: Path, tmp_path: Path) -> None:

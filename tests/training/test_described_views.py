@@ -44,7 +44,7 @@ def stream(path: Path, share: float) -> ExampleStream:
 
 def test_stored_chains_answer_for_whole_views_and_the_template_for_others(annotated: Path) -> None:
     store = QuadrupletStore.open(annotated)
-    whole = {i: whole_view(store.sample(i), 128) for i in store.indices(split="train")}
+    whole = {i: whole_view(store.sample(i), 128, False) for i in store.indices(split="train")}
     views = stream(annotated, 0.5)
     seen = [views[i] for i in range(40)]
     described = 0
@@ -83,14 +83,14 @@ def test_a_view_is_the_image_as_it_is_padded_with_glass(store: Path) -> None:
     sample = QuadrupletStore.open(store).sample(0)
     layers = {"gland": sample.layers["gland"][:80], "glass": np.ones((80, 160), np.uint16)}
     wide = dataclasses.replace(sample, image=sample.image[:80], layers=layers)
-    view = whole_view(wide, 160)
+    view = whole_view(wide, 160, False)
     assert view is not None
     np.testing.assert_array_equal(view.image[40:120], wide.image)
     np.testing.assert_array_equal(view.layers["gland"][40:120], layers["gland"])
     assert (view.image[:40] == 255).all()
     assert view.layers["glass"].all()
     assert view.mpp == 1.0
-    assert whole_view(sample, 80) is None  # 2 µm per pixel: no view of training is so coarse
+    assert whole_view(sample, 80, False) is None  # 2 µm per pixel: no view of training is so coarse
 
 
 def test_a_token_inside_a_chain_is_text() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import random
 import signal
@@ -12,14 +14,16 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
+from torch import nn
 
 from tests.signals import heed_interrupts
 from wsiseg.cli.main import main
 from wsiseg.errors import DataError, OutputError
+from wsiseg.training import loop, sft
 from wsiseg.training import run as training_run
-from wsiseg.training import sft
-from wsiseg.training.run import has_state, sole_run
+from wsiseg.training.run import Average, has_state, load_state, save_state, sole_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,6 +84,36 @@ def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(
     sft.train(recipe(store, start), tmp_path / "whole")
     weights = "model/model.safetensors"
     assert (tmp_path / "run" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+
+
+def test_what_is_no_number_reaches_no_checkpoint(
+    store: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(step: int, *rest: object) -> dict[str, float]:
+        return {"loss": math.nan if step else 1.0, "norm": 1.0}
+
+    monkeypatch.setattr(loop, "_step", nothing)
+    with pytest.raises(DataError, match=r"step 2: the loss is nan.*--resume and a learning_rate below 0\.001"):
+        sft.train(recipe(store, start), tmp_path / "run")
+    assert json.loads((tmp_path / "run/state/state.json").read_text())["step"] == 1
+
+
+@pytest.mark.parametrize(("trained", "later"), [((True, True), (True, False)), ((True, False), (True, True))])
+def test_a_state_is_of_the_weights_that_trained(
+    trained: tuple[bool, ...], later: tuple[bool, ...], tmp_path: Path
+) -> None:
+    """What trains only from now on has no average, and the moments of what trains would be those of others."""
+
+    def begun(learns: tuple[bool, ...]) -> tuple[nn.Module, torch.optim.Optimizer, Average]:
+        module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        for part, learning in zip(module, learns, strict=True):
+            part.requires_grad_(learning)
+        return module, torch.optim.AdamW([p for p in module.parameters() if p.requires_grad]), Average(module, 0.9)
+
+    save_state(tmp_path / "state", 1, *begun(trained))
+    assert load_state(tmp_path / "state", *begun(trained)) == 1
+    with pytest.raises(DataError, match="saved by another recipe"):
+        load_state(tmp_path / "state", *begun(later))
 
 
 def test_two_runs_in_one_folder_are_told_at_once(store: Path, start: Path, tmp_path: Path) -> None:

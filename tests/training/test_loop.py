@@ -60,6 +60,18 @@ def test_the_run_keeps_what_it_was_told(store: Path, start: Path, tmp_path: Path
     assert len(read_figures(out, "train")) == 1
 
 
+def test_a_figure_that_a_batch_has_none_of_is_left_out_of_the_mean() -> None:
+    """As Dice, of batches in which nothing is outlined: as 0 it made a model look worse than it is."""
+
+    class Told(torch.nn.Module):
+        def forward(self, dice: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"loss": torch.tensor(2.0), "dice": dice}
+
+    batches = [torch.tensor(0.8), torch.tensor(torch.nan), torch.tensor(0.6)]
+    means = loop._means(Told(), batches, torch.device("cpu"), SftRecipe(precision="fp32"))
+    assert means == pytest.approx({"loss": 2.0, "dice": 0.7})
+
+
 def test_figures_go_to_weights_and_biases_too_and_a_resumed_run_is_the_same_there(
     store: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

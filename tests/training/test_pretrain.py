@@ -37,9 +37,11 @@ def pairs(tmp_path: Path) -> Path:
     for i in range(40):
         name, colour = [("pink", (230, 160, 190)), ("purple", (90, 40, 120))][i % 2]
         Image.new("RGB", (60, 40), colour).save(tmp_path / f"{i}.png")
-        lines.append(json.dumps({"image": f"{i}.png", "text": f"All  of it\nis {name}."}))
+        # With the ends of lines and paragraphs that copied captions hold.
+        text = f"All \u2028of it\nis\x85{name}."
+        lines.append(json.dumps({"image": f"{i}.png", "text": text}, ensure_ascii=False))
     path = tmp_path / "pairs.jsonl"
-    path.write_text("\n".join(lines))
+    path.write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")  # as programs on Windows write it
     return path
 
 

@@ -18,6 +18,8 @@ from wsiseg.training.batch import collate
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import Example, ExampleStream, Question
 from wsiseg.training.losses import dice_loss, mask_loss
+from wsiseg.training.mix import SourceMix
+from wsiseg.training.recipe import load_recipe
 from wsiseg.training.sft import SftModel, SftRecipe, build, train
 
 RECIPE = SftRecipe(
@@ -137,6 +139,13 @@ def test_examples_are_the_same_in_every_run_and_ask_for_what_is_absent(store: Pa
     absent = sum(q.mask is None for q in asked)
     assert absent / len(asked) >= 1 / 3
     assert all(q.mask is None or q.mask.any() for q in asked)
+
+
+def test_weights_that_leave_nothing_to_draw_are_said(store: Path) -> None:
+    with pytest.raises(DataError, match="0 for all sources with train images: discs"):
+        SourceMix(QuadrupletStore.open(store), "train", {"discs": 0.0})
+    with pytest.raises(DataError, match="at least 0, not -1"):
+        load_recipe(SftRecipe, None, ("source_weights={discs: -1}",))
 
 
 def test_a_single_question_is_now_and_then_about_what_is_there(store: Path) -> None:

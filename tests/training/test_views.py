@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.model.small import small_model
+from tests.model.small import small_config, small_model
 from wsiseg.training.augment import restain
 from wsiseg.training.batch import collate
 from wsiseg.training.composite import on_other_tissue, open_lumens, patchwork, stroma_ground
@@ -16,7 +16,17 @@ from wsiseg.training.data.annotate import describe, refuse
 from wsiseg.training.data.concepts import CONCEPTS
 from wsiseg.training.data.queries import FRAMES, VERBS, WHERE, idle_words, nouns, sample_noisy_query, sample_query
 from wsiseg.training.data.store import Sample
-from wsiseg.training.examples import Example, Question, View, _misled, ask, random_scale, random_view, random_wording
+from wsiseg.training.examples import (
+    Example,
+    Question,
+    View,
+    _misled,
+    ask,
+    is_close,
+    random_scale,
+    random_view,
+    random_wording,
+)
 
 
 def _words(texts: list[str]) -> set[str]:
@@ -187,11 +197,22 @@ def test_a_healthy_organ_is_seen_from_afar_and_holds_no_tumour(pictures: tuple[S
     layers = {"nucleus": np.ones((64, 64), np.uint16)}
     tongue = replace(pictures[1], layers=layers, absent=("malignant", "gland"), mpp=0.25)
     far = patchwork([tongue] * 8 + [replace(tongue, absent=("malignant",))], rng)
-    assert random_scale(tongue, rng, 64) * 0.25 < 0.35  # all that so small a picture allows
-    assert min(random_scale(far, rng, 64) * 0.25 for _ in range(20)) > 0.5
+    near, away = (is_close(sample, small_config()) for sample in (tongue, far))
+    assert random_scale(tongue, rng, 64, near) * 0.25 < 0.35  # all that so small a picture allows
+    assert min(random_scale(far, rng, 64, away) * 0.25 for _ in range(20)) > 0.5
     assert abs(float(far.image.mean()) - float(tongue.image.mean())) < 3  # seams add no light and take none
-    asked = ask(random_view(far, rng, 64), rng, 2, "train").questions
+    asked = ask(random_view(far, rng, 64, False), rng, 2, "train").questions
     assert [(q.concept, q.mask) for q in asked] == [("malignant", None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "close"),
+    [("nucleus", True), ("mitosis", True), ("plasma_cells", True), ("gland", False), ("tumour_cells", False)],
+)
+def test_what_is_asked_for_close_up_is_shown_close_up(pictures: tuple[Sample, Sample], name: str, close: bool) -> None:
+    """From afar a mitosis is a speck, of which nothing is asked: a model learned only where there is none."""
+    sample = replace(pictures[0], layers={name: np.ones((64, 64), np.uint16)}, present=(name,))
+    assert is_close(sample, small_config()) == close
 
 
 def test_a_yes_and_a_no_differ_in_one_word_first() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,9 +70,12 @@ def read_export(folder: Path) -> list[AnnotatedSlide]:
 def _paired(folder: Path) -> list[AnnotatedSlide]:
     """`a.geojson` or `a.svs.geojson`, beside `a.svs`."""
     suffixes = SLIDE_SUFFIXES - {".zarr"} | IMAGE_SUFFIXES
-    slides = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes]
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))  # "._x" are of macOS
+    slides = [path for path in files if path.suffix.lower() in suffixes]
     found = []
-    for path in sorted(folder.glob("*.geojson")):
+    for path in files:
+        if path.suffix.lower() != ".geojson":
+            continue
         named = [slide for slide in slides if path.stem in (slide.name, slide.stem)]
         if len(named) != 1:
             raise DataError(
@@ -101,7 +105,7 @@ def _indexed(path: Path) -> list[AnnotatedSlide]:
         except ValueError:
             raise DataError(f"{path}, line {line}: mpp is {stated!r}, not a number") from None
         annotations = read_geojson(folder / (row["geojson"] or ""))
-        found.append(AnnotatedSlide(slide, annotations, slide_mpp, row.get("patient") or slide.stem))
+        found.append(AnnotatedSlide(slide, annotations, slide_mpp, (row.get("patient") or "").strip() or slide.stem))
     return found
 
 
@@ -117,11 +121,13 @@ def samples_of(slides: Sequence[AnnotatedSlide], mpp: float, source: str) -> Ite
         DataError: neither the slide nor the index says what its scale is.
     """
     classes = sorted({_concept(a) for entry in slides for a in entry.structures})
-    for entry in slides:
+    named = Counter(entry.slide.stem for entry in slides)
+    for number, entry in enumerate(slides, start=1):
         if not any(a.classification for a in entry.annotations):
             continue
+        name = entry.slide.stem if named[entry.slide.stem] == 1 else f"{entry.slide.stem} {number}"
         try:
-            yield from _tiles(entry, classes, mpp, source)
+            yield from _tiles(entry, name, classes, mpp, source)
         except MissingMppError as error:
             raise DataError(
                 f"{entry.slide} does not state its microns per pixel: set the pixel size in QuPath and export again, "
@@ -129,7 +135,7 @@ def samples_of(slides: Sequence[AnnotatedSlide], mpp: float, source: str) -> Ite
             ) from error
 
 
-def _tiles(entry: AnnotatedSlide, classes: list[str], mpp: float, source: str) -> Iterator[Sample]:
+def _tiles(entry: AnnotatedSlide, name: str, classes: list[str], mpp: float, source: str) -> Iterator[Sample]:
     with open_slide(entry.slide, slide_mpp=entry.slide_mpp) as slide:
         l0_start, l0_per_m = np.array(l0_origin(slide.l0_bounds, "qupath")), np.array(slide.l0_per_m(mpp))
 
@@ -137,7 +143,8 @@ def _tiles(entry: AnnotatedSlide, classes: list[str], mpp: float, source: str) -
             polygons = np.array([annotation.geometry for annotation in annotations], object)
             return shapely.transform(polygons, lambda l0_xy: (l0_xy + l0_start) / l0_per_m)
 
-        m_regions = to_m([a for a in entry.annotations if _is_region(a)])
+        # As one, or what several cover would be cut out more than once.
+        m_regions = shapely.get_parts(shapely.union_all(to_m([a for a in entry.annotations if _is_region(a)])))
         if not len(m_regions) and entry.structures:
             _log.warning("%s has no Region* annotation: taken as annotated within the box around all", entry.slide)
             m_regions = np.array([shapely.box(*shapely.total_bounds(to_m(entry.structures)))])
@@ -148,8 +155,10 @@ def _tiles(entry: AnnotatedSlide, classes: list[str], mpp: float, source: str) -
             width, height = (min(TILE_PX, max(1, length)) for length in (right - left, bottom - top))
             for m_y in _starts(top, bottom, height):
                 for m_x in _starts(left, right, width):
-                    image = slide.read_at_mpp(int(m_x), int(m_y), width, height, mpp).copy()
                     inside = raster(m_region, m_x, m_y, width, height)
+                    if not inside.any():  # in the region's box, but not in it
+                        continue
+                    image = slide.read_at_mpp(int(m_x), int(m_y), width, height, mpp).copy()
                     image[~inside] = 255
                     layers = {key: np.zeros((height, width), np.uint16) for key in classes}
                     for number in np.flatnonzero(
@@ -164,7 +173,7 @@ def _tiles(entry: AnnotatedSlide, classes: list[str], mpp: float, source: str) -
                         label="",
                         group=entry.patient,
                         split=split_of(entry.patient),
-                        name=f"{entry.slide.stem} {m_x},{m_y}",
+                        name=f"{name} {m_x},{m_y}",
                         mpp=mpp,
                     )
 

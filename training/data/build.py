@@ -18,7 +18,7 @@ from wsiseg.training.data.importers import (
     find_file,
     make_sample,
     read_image,
-    read_mask,
+    read_labels,
     split_of,
 )
 from wsiseg.training.data.published import PUBLISHED
@@ -68,7 +68,11 @@ def import_folder(
         DataError: no images, a mask is missing or of another size, or the label is unknown.
     """
     root, key = Path(folder), concept_named(label)
-    pictures = sorted(path for path in (root / "images").glob("*") if path.suffix.lower() in SUFFIXES)
+    pictures = sorted(
+        path
+        for path in (root / "images").glob("*")
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")  # "._x" are of macOS
+    )
     if not pictures:
         raise DataError(f"{root / 'images'} holds no image ({', '.join(SUFFIXES)})")
     source = root.resolve().name
@@ -76,7 +80,7 @@ def import_folder(
     def samples() -> Iterator[Sample]:
         for path in pictures:
             image = read_image(path)
-            mask = read_mask(find_file(root / "masks", path.stem), image.shape)
+            mask = read_labels(find_file(root / "masks", path.stem), image.shape)
             patient = path.stem.partition("__")[0]
             yield make_sample(
                 image,

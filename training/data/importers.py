@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 
 from wsiseg.errors import DataError
+from wsiseg.slide import open_slide
+from wsiseg.slide.image_backend import read_mask
 from wsiseg.training.data.concepts import concept_of, known_absent
 from wsiseg.training.data.derived import glass_of, lumen_of, stroma_of
 from wsiseg.training.data.store import Sample
@@ -42,32 +43,26 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 def read_image(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except OSError as error:
-        raise DataError(f"cannot read the image {path}: {error}") from error
+    """(H, W, 3) uint8, as wsiseg reads an image that it is asked about. Raises SlideError."""
+    with open_slide(path, backend="image") as picture:
+        return picture.read_region(0, 0, 0, *picture.dimensions)
 
 
-def read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """(H, W) uint16: instance labels as they are; region masks (two values, or a JPEG) as 0/1."""
-    try:
-        with Image.open(path) as picture:
-            lossy = picture.format == "JPEG"
-            plain = {"LA": "L", "PA": "L", "RGBA": "RGB"}.get(picture.mode)
-            mask = np.asarray(picture.convert(plain) if plain else picture)
-    except OSError as error:
-        raise DataError(f"cannot read the mask {path}: {error}") from error
-    if mask.ndim == 3:
-        mask = mask.max(axis=2)
+def read_labels(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """(H, W) uint16: instance labels as they are, masks of one value as 0/1; see `read_mask`.
+
+    Raises:
+        SlideError: the file cannot be read as a mask.
+        DataError: it is not as large as its image, whose shape is given, or its values are no labels.
+    """
+    mask = read_mask(path)
     if mask.shape != shape[:2]:
         raise DataError(f"{path} is {mask.shape[1]} × {mask.shape[0]} px, its image {shape[1]} × {shape[0]}")
-    if lossy:
-        return (mask > 127).astype(np.uint16)
-    if mask.dtype == bool or len(np.unique(mask)) <= 2:
+    values = np.unique(mask)
+    if len(values) <= 2:
         return (mask > 0).astype(np.uint16)
-    if mask.max() > 65535 or mask.min() < 0:
-        raise DataError(f"{path} has labels beyond 0..65535; relabel it from 1")
+    if values[0] < 0 or values[-1] > 65535 or (values % 1).any():
+        raise DataError(f"{path} has values that are no labels, whole numbers from 0 to 65535")
     return mask.astype(np.uint16)
 
 
@@ -79,12 +74,15 @@ def _rows(folder: Path) -> list[Row]:
         raise DataError(f"{folder} has no index.csv, so it is not one of the sets known here") from error
 
 
-def find_file(folder: Path, stem: str) -> Path:
-    for suffix in SUFFIXES:
-        path = folder / f"{Path(stem).stem if stem.endswith(SUFFIXES) else stem}{suffix}"
-        if path.exists():
-            return path
-    raise DataError(f"{folder} has no image called {stem}")
+def find_file(folder: Path, name: str) -> Path:
+    """The image `name`, with its own or any other suffix. Raises DataError: there is none."""
+    stems = (name, Path(name).stem) if name.lower().endswith(SUFFIXES) else (name,)  # "a.tif" may be "a.tif.png"
+    for stem in stems:
+        for suffix in SUFFIXES:
+            for path in (folder / f"{stem}{suffix}", folder / f"{stem}{suffix.upper()}"):
+                if path.exists():
+                    return path
+    raise DataError(f"{folder} has no image called {name}")
 
 
 def make_sample(
@@ -127,7 +125,7 @@ def ebhi_seg(folder: Path) -> Iterator[Sample]:
     """Colorectal biopsies, 224 px; gland and lesion epithelium, whose meaning depends on the class."""
     for row in _rows(folder):
         image = read_image(find_file(folder / "images", row["file"]))
-        gland = read_mask(find_file(folder / "masks", row["file"]), image.shape)
+        gland = read_labels(find_file(folder / "masks", row["file"]), image.shape)
         grade = row["cls"]
         layers = {"gland": gland, "lumen": lumen_of(image, gland)}
         if grade == "adenocarcinoma":
@@ -169,7 +167,7 @@ class PublicSet:
             image = read_image(find_file(folder / "images", row["file"]))
             layers = {}
             if self.concept is not None:
-                layers[self.concept] = read_mask(find_file(folder / "masks", row["file"]), image.shape)
+                layers[self.concept] = read_labels(find_file(folder / "masks", row["file"]), image.shape)
             yield make_sample(
                 image,
                 layers,

@@ -1,12 +1,13 @@
 """Public sets in the layout in which they are downloaded: GlaS, CRAG, MoNuSeg, PanNuke, CAMELYON16 and 17.
 
 Each function takes the unpacked folder and says in one line what of it is missing. Official splits are kept;
-patients, or slides where no patients are stated, are never in two splits.
+patients, or slides where no patients are stated, are never in two splits, but for GlaS, whose own split does that.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
@@ -19,27 +20,39 @@ from wsiseg.errors import DataError
 from wsiseg.slide import open_slide, tissue_mask
 from wsiseg.tiles.grid import GridSpec, plan_grid
 from wsiseg.training.data.annotated import raster
-from wsiseg.training.data.importers import make_sample, read_image, read_mask, split_of
+from wsiseg.training.data.importers import make_sample, read_image, read_labels, split_of
 from wsiseg.training.data.store import Sample
 
 _CAMELYON_MPP, _CAMELYON_PX, _CAMELYON_TILES = 1.0, 512, 24  # tiles of each kind from a slide
 _FARTHEST = 1e9  # pixels: no slide is as wide, and sums of such coordinates lose nothing
+_log = logging.getLogger(__name__)
 _EXCLUDED = ("_2", "Exclusion", "normal")  # ASAP groups of CAMELYON16 and 17 that are cut out of the tumour
 
 
 def glas(folder: Path) -> Iterator[Sample]:
     """The Warwick-QU archive: train_1.bmp, train_1_anno.bmp, testA_…, testB_… and Grade.csv, 0.62 µm per pixel.
 
-    The patient of every image stands in Grade.csv; four training patients in five train, the others validate.
+    The patient of every image stands in Grade.csv; four training patients in five train, the others validate. Most of
+    the official test images are of patients who are in training, too: a warning says so.
     """
     patients = dict(_grade_rows(folder))
+    trained, tested = (
+        {patient for name, patient in patients.items() if name.startswith(part)} for part in ("train", "test")
+    )
+    if both := trained & tested:
+        _log.warning(
+            "GlaS: %d of the %d patients of its official test images are in its training images, too; "
+            "`wsiseg data split --test 0.2` divides them by patient",
+            len(both),
+            len(tested),
+        )
     for path in _some(folder, "*_anno.bmp", "the Warwick-QU archive"):
         name = path.stem.removesuffix("_anno")
         image = read_image(path.with_name(f"{name}.bmp"))
         patient = patients.get(name, name)
         yield make_sample(
             image,
-            {"gland": read_mask(path, image.shape)},
+            {"gland": read_labels(path, image.shape)},
             source="glas",
             label="colon",
             group=patient,
@@ -71,7 +84,7 @@ def crag(folder: Path) -> Iterator[Sample]:
             image = read_image(folder / part / "Images" / path.name)
             yield make_sample(
                 image,
-                {"gland": read_mask(path, image.shape)},
+                {"gland": read_labels(path, image.shape)},
                 source="crag",
                 label="colon",
                 group=path.stem,
@@ -82,21 +95,24 @@ def crag(folder: Path) -> Iterator[Sample]:
 
 
 def monuseg(folder: Path) -> Iterator[Sample]:
-    """MoNuSeg: Tissue Images/*.tif and Annotations/*.xml (Aperio), 1,000 px at 40×; names begin with the TCGA case.
+    """MoNuSeg: images (*.tif) and outlines (*.xml, Aperio) of equal names, which begin with the case; 1,000 px at 40×.
 
-    Folders whose name holds "Test" are test images.
+    The training archive has them in "Tissue Images" and "Annotations", that of the test images in one folder. What lies
+    in a folder whose name holds "Test" is for tests.
     """
-    for path in _some(folder, "**/Annotations/*.xml", "MoNuSeg's archive", "**/*.xml"):
-        pictures = [p for p in path.parent.parent.glob(f"**/{path.stem}.*") if p.suffix.lower() in (".tif", ".png")]
+    for path in _some(folder, "**/*.xml", "MoNuSeg's archive"):
+        beside = [*path.parent.glob(f"{path.stem}.*"), *path.parent.parent.glob(f"*/{path.stem}.*")]
+        pictures = [p for p in beside if p.suffix.lower() in (".tif", ".png")]
         if not pictures:
-            raise DataError(f"{path} has no image {path.stem}.tif in {path.parent.parent}")
+            raise DataError(f"{path} has no image {path.stem}.tif beside it, or in a folder beside its own")
         image = read_image(pictures[0])
         height, width = image.shape[:2]
         nucleus = np.zeros((height, width), np.uint16)
         for number, polygon in enumerate(_aperio_polygons(path), start=1):
             nucleus[raster(polygon, 0, 0, width, height)] = number
         case = "-".join(path.stem.split("-")[:3])
-        test = "test" in path.parent.parent.name.casefold()
+        within = (folder.resolve().name, *path.relative_to(folder).parts[:-1])
+        test = any("test" in name.casefold() for name in within)
         yield make_sample(
             image,
             {"nucleus": nucleus},
@@ -271,8 +287,8 @@ def _number(element: ElementTree.Element, key: str, path: Path) -> float:
 # Folders
 
 
-def _some(folder: Path, pattern: str, what: str, wider: str | None = None) -> list[Path]:
-    found = sorted(folder.glob(pattern)) or (sorted(folder.glob(wider)) if wider else [])
+def _some(folder: Path, pattern: str, what: str) -> list[Path]:
+    found = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))  # "._x" are of macOS
     if not found:
         raise DataError(f"{folder} holds no {pattern}: is it {what}, unpacked?")
     return found

@@ -79,8 +79,9 @@ SOURCES: dict[str, SourceInfo] = {
             "research use only",
             "Warwick-QU, GlaS@MICCAI2015",
             "stated 0.62",
-            "test only, or official with patients apart",
+            "test only, or official, whose test images are of patients who train; these and validation apart",
             research_only=True,
+            tests_trained_patients=True,
         ),
         SourceInfo(
             "monuseg",

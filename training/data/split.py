@@ -80,7 +80,10 @@ def assign(sizes: Mapping[Group, int], shares: Mapping[str, float], seed: int) -
 
 
 def _linked(store: QuadrupletStore, progress: Callable[[int, int], None] | None) -> dict[Group, Group]:
-    """For each group the one that stands for it and all that share an image with it, pixel by pixel."""
+    """For each group the one that stands for it and all that share an image with it, pixel by pixel.
+
+    A picture of one colour, such as glass, is nobody's.
+    """
     stands: dict[Group, Group] = {}
     first: dict[bytes, Group] = {}
 
@@ -91,9 +94,10 @@ def _linked(store: QuadrupletStore, progress: Callable[[int, int], None] | None)
 
     for i in range(len(store)):
         image = store.sample(i).image
-        pixels = hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()).digest()
         group = root(_group(store, i))
-        stands[root(first.setdefault(pixels, group))] = group
+        if np.ptp(image):
+            pixels = hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()).digest()
+            stands[root(first.setdefault(pixels, group))] = group
         if progress:
             progress(i + 1, len(store))
     return {group: root(group) for group in list(stands)}

@@ -16,6 +16,7 @@ import json
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from wsiseg.errors import DataError, OutputError
+from wsiseg.errors import DataError, OutputError, WsisegError
 from wsiseg.training.data.chains import Chain, Key, read_chains, write_chains
 
 FORMAT = "wsiseg-quadruplets"
@@ -44,6 +45,7 @@ class SourceInfo:
     split: str  # what separates training from validation
     research_only: bool = False
     notes: str = ""
+    tests_trained_patients: bool = False  # the official test images are of patients who are in training, too
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,8 @@ def write_quadruplets(
         chains: those of an annotated store; of images that are not among the samples, none is kept.
 
     Raises:
-        DataError: a sample breaks the rules, there is none, or a group is in two splits.
+        DataError: a sample breaks the rules, there is none, or a group is in two splits (of training and test only
+            where its source is known for that).
         OutputError: `path` exists or cannot be written.
     """
     target = Path(path)
@@ -219,7 +222,7 @@ def write_quadruplets(
         os.replace(temporary, target)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OutputError):
+        if isinstance(error, WsisegError):  # of a slide, such as that it is damaged
             raise
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
     except BaseException:
@@ -317,7 +320,8 @@ def _write(
         check(sample)
         if sample.source not in sources:
             raise DataError(f"sample {sample.name!r}: no licence is given for its source {sample.source!r}")
-        if split_of.setdefault((sample.source, sample.group), sample.split) != sample.split:
+        official = sample.split == "test" and sources[sample.source].tests_trained_patients
+        if not official and split_of.setdefault((sample.source, sample.group), sample.split) != sample.split:
             raise DataError(
                 f"{sample.source}: group {sample.group!r} is in two splits; a patient must be in one"
             )
@@ -345,7 +349,8 @@ def _write(
         writer.close()
     index = {record.name: i for i, record in enumerate(records)}
     if len(index) != len(records):
-        raise DataError("two samples have the same name")
+        [(name, _)] = Counter(record.name for record in records).most_common(1)
+        raise DataError(f"two images are called {name}: rename one, or take it out")
     rows = [
         {**asdict(quadruplet), "image": i}
         for name, i in index.items()

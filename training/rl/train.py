@@ -14,7 +14,16 @@ from wsiseg.errors import DataError
 from wsiseg.model.pathchat import PathChatSegR1, layout
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import Example, ExampleStream
-from wsiseg.training.loop import autocast, checkpoint, plan, save_averaged, table, this_process, warn_of_precision
+from wsiseg.training.loop import (
+    autocast,
+    check_finite,
+    checkpoint,
+    plan,
+    save_averaged,
+    table,
+    this_process,
+    warn_of_precision,
+)
 from wsiseg.training.mix import training_store
 from wsiseg.training.recipe import save_recipe
 from wsiseg.training.reference import Reference
@@ -61,7 +70,7 @@ def train(
 
     Raises:
         DataError: no training images; no model to start from; `out` holds a run and `resume` is off, or the other
-            way round.
+            way round; the loss is no number.
     """
     if dry_run:
         return plan(build(outline(recipe), recipe), recipe, out, say)
@@ -119,6 +128,7 @@ def _train(
             break
         values = take_step(step, examples, learner, reference, optimizer, recipe, world)
         step += 1
+        check_finite(step, values, recipe, out)
         average.update(learner)
         if figures:
             figures.add(step, "train", values)

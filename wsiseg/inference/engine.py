@@ -77,11 +77,8 @@ class PathChatSegmenter:
         )
 
     def asks_for_cells(self, query: str) -> bool:
-        """See `KnowsCells`. "Cells" alone may be either: tumour cells are a tissue, plasma cells are cells."""
-        config, words = self.model.config, query.casefold()
-        near = any(word in words for word in config.cell_words)
-        tissue = any(word in words for word in config.tissue_words)
-        return near or ("cell" in words and not tissue)
+        """See `KnowsCells`."""
+        return self.model.config.asks_for_cells(query)
 
     def caution_for(self, query: str) -> str:
         """See `KnowsLimits`. The folder's caution is about tissue."""

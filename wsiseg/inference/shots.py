@@ -10,11 +10,11 @@ from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from PIL import Image
 
-from wsiseg.errors import MissingMppError, QueryError, SlideError
+from wsiseg.errors import MissingMppError, QueryError
 from wsiseg.inference import Segmenter
 from wsiseg.slide import open_slide
+from wsiseg.slide.image_backend import read_mask
 from wsiseg.slide.resample import resample_region
 from wsiseg.slide.scale import m_size
 from wsiseg.tiles.grid import tile_starts
@@ -107,7 +107,7 @@ class InContext(Protocol):
 
 
 def read_shot(image: str | os.PathLike[str], mask: str | os.PathLike[str], mpp: float | None = None) -> Shot:
-    """An example from two image files of one size; the mask's pixels above 0 are the structure.
+    """An example from two image files of one size; the mask's pixels above 0 are the structure (see `read_mask`).
 
     Args:
         mpp: µm per pixel of the image, where the file does not say.
@@ -125,18 +125,7 @@ def read_shot(image: str | os.PathLike[str], mask: str | os.PathLike[str], mpp: 
                 f"{os.fspath(image)} does not state its microns per pixel: give --example-mpp, such as 0.5"
             ) from error
         pixels = opened.read_region(0, 0, 0, *opened.dimensions)
-    return Shot(pixels, _read_mask(mask), (mpp_x + mpp_y) / 2, os.fspath(image))
-
-
-def _read_mask(path: str | os.PathLike[str]) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            values: np.ndarray = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise SlideError(f"{os.fspath(path)} cannot be read as the mask of an example: {error}") from error
-    if values.ndim == 2:
-        return np.asarray(values > 0)
-    return np.asarray((values[..., : 3 if values.shape[2] >= 3 else 1] > 0).any(axis=2))  # without what is transparent
+    return Shot(pixels, read_mask(mask) > 0, (mpp_x + mpp_y) / 2, os.fspath(image))
 
 
 def _starts(length: int, size: int) -> list[int]:

@@ -148,6 +148,12 @@ class PathChatConfig:
         if sum(self.text.mrope_section) * 2 != head:
             raise ModelError(f"mrope_section {self.text.mrope_section} must add up to half the head width {head}")
 
+    def asks_for_cells(self, query: str) -> bool:
+        """Whether a query is looked at close up. "Cells" alone may be either: tumour cells are a tissue."""
+        words = query.casefold()
+        near = any(word in words for word in self.cell_words)
+        return near or ("cell" in words and not any(word in words for word in self.tissue_words))
+
     @property
     def image_token_count(self) -> int:
         """Tokens that one tile takes in the language model."""

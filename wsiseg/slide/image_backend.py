@@ -1,7 +1,8 @@
-"""Plain images (png, jpg, tif, …) as slides of one level, held in memory."""
+"""Plain images (png, jpg, tif, …) as slides of one level, held in memory; and masks in such files."""
 
 from __future__ import annotations
 
+import os
 import warnings
 
 import numpy as np
@@ -11,6 +12,8 @@ from wsiseg.errors import SlideError
 from wsiseg.slide.base import Header, Slide
 from wsiseg.slide.scale import stated_mpp
 from wsiseg.slide.source import fingerprint, head, open_binary
+
+_SMOOTH = 16  # more values than this, many of them white, are a region whose edges were smoothed
 
 
 class ImageSlide(Slide):
@@ -27,6 +30,42 @@ class ImageSlide(Slide):
 
     def close(self) -> None:
         self._pixels = np.empty((0, 0, 3), np.uint8)
+
+
+def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
+    """(H, W) numbers of a mask file: 0 where nothing is marked, else labels, or one value for all.
+
+    Colours are marks by their brightest channel, transparency is none. A palette's numbers count, not its colours,
+    unless black is in use and is not its number 0: programs number the two colours of a mask as they like. JPEG and
+    regions with smooth edges, as resizing leaves them, are 255 above a half and else 0.
+
+    Raises:
+        SlideError: the file is missing or no image, or it has several values and none of them is 0.
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")
+            jpeg = image.format == "JPEG"
+            pixels = np.asarray(image)
+            if image.mode == "P" and any((image.getpalette() or [])[:3]):
+                colours = np.asarray(image.convert("RGB"))
+                pixels = colours if (colours == 0).all(axis=2).any() else pixels
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise SlideError(f"{os.fspath(path)} cannot be read as a mask: {error}") from error
+    spread = pixels.max(axis=(0, 1)).astype(np.float64) - pixels.min(axis=(0, 1))
+    if pixels.ndim == 3:
+        pixels = pixels[..., : 3 if pixels.shape[2] >= 3 else 1].max(axis=2)
+    if jpeg or (pixels.dtype == np.uint8 and _is_smooth(pixels)):
+        pixels = np.where(pixels > 127, np.uint8(255), np.uint8(0))
+    if pixels.all() and (spread > (127 if jpeg else 0)).any():
+        raise SlideError(f"{os.fspath(path)} has several values or colours, and none is 0 (black): what is not marked?")
+    return pixels
+
+
+def _is_smooth(mask: np.ndarray) -> bool:
+    """Of 255 labels, or of 17, none has a quarter of what is marked and the number 255."""
+    counts = np.bincount(mask.ravel(), minlength=256)[1:]
+    return bool(4 * counts[-1] > counts.sum() and np.count_nonzero(counts) > _SMOOTH)
 
 
 def _load(source: str) -> tuple[np.ndarray, Header]:
