@@ -102,7 +102,7 @@ class LazyGroup(click.Group):
         if context is None:
             return ""
         if isinstance(error, click.NoSuchOption) and any(error.option_name in option.opts for option in self.params):
-            command = context.command_path.removeprefix("wsiseg ")
+            command = context.command_path.removeprefix(f"{context.find_root().command_path} ")
             return f" It goes before the command: `wsiseg {error.option_name} {command} …`"
         see = f" (see `{context.command_path} --help`)"
         if "unexpected extra argument" in error.format_message():

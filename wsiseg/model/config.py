@@ -117,7 +117,7 @@ class PathChatConfig:
     seg_state: str = "self"
     system_prompt: str = ""
     fold_case: bool = True
-    max_query_tokens: int = 128
+    max_query_tokens: int = 160
     max_new_tokens: int = 96
     tile_size: int = 256
     overlap: int = 64
