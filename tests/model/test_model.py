@@ -84,9 +84,9 @@ def test_a_model_that_was_saved_or_sent_to_another_process_is_the_same(tmp_path:
     (tmp_path / "m" / "._model.safetensors").write_bytes(b"what macOS writes beside a file on a foreign disk")
     again = load_folder(tmp_path / "m")
     tiles = np.random.default_rng(0).integers(0, 255, (3, 128, 128, 3), dtype=np.uint8)
-    segmenter = PathChatSegmenter(model, name="a", fingerprint="a")
+    segmenter = PathChatSegmenter(model, name="a", fingerprint="a", caution="trust no gland")
     sent = pickle.loads(pickle.dumps(segmenter))
-    assert (sent.name, sent.fingerprint) == ("a", "a")
+    assert (sent.name, sent.fingerprint, sent.caution_for("glands")) == ("a", "a", "trust no gland")
     one, *others = (
         [answer.reasoning for answer in each.segment_tiles(tiles, "glands", 1.0)]
         for each in (segmenter, PathChatSegmenter(again, name="a", fingerprint="a"), sent)

@@ -56,7 +56,9 @@ class PathChatSegmenter:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """To another process, as the workers of a cluster, go the weights and examples; who listens stays here."""
-        again = partial(PathChatSegmenter, name=self.name, fingerprint=self.fingerprint, shots=self.shots)
+        again = partial(
+            PathChatSegmenter, name=self.name, fingerprint=self.fingerprint, caution=self._caution, shots=self.shots
+        )
         return again, (self.model,)
 
     def with_shots(self, shots: Sequence[Shot]) -> PathChatSegmenter:
