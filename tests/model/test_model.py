@@ -15,6 +15,7 @@ import torch
 from tests.model.small import byte_tokenizer, small_config, small_model
 from wsiseg.errors import ModelError, QueryError
 from wsiseg.inference import MASK_FEATURES
+from wsiseg.inference.decode import Completion
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model import load_model
 from wsiseg.model.config import load_config, paper, save_config, tiny
@@ -208,6 +209,17 @@ def test_a_device_without_room_is_told_with_what_to_do(monkeypatch: pytest.Monke
     monkeypatch.setattr("wsiseg.model.folder.load_folder", full)
     with pytest.raises(ModelError, match=r"cpu has no room for the model in .*tiny"):
         load_model(device="cpu")
+
+
+def test_a_mask_of_nan_is_an_error_and_not_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    with torch.no_grad():
+        next(model.mask_head.mask_decoder.parameters()).view(-1)[0] = torch.nan
+    segmenter = PathChatSegmenter(model, name="a", fingerprint="a")
+    emitted = Completion([model.tokenizer.seg], torch.zeros(model.config.text.hidden_size), 1.0, [])
+    monkeypatch.setattr(segmenter, "_complete", lambda tokens, *_: [emitted] * len(tokens))
+    with pytest.raises(ModelError, match="the model small computes NaN in the place of masks"):
+        segmenter.segment_tiles(np.zeros((2, 128, 128, 3), np.uint8), "glands", 1.0)
 
 
 def test_a_query_that_is_longer_than_the_model_was_taught_is_refused() -> None:

@@ -13,7 +13,7 @@ import torch
 
 from wsiseg.errors import ModelError, QueryError
 from wsiseg.inference import IMAGE_TOKENS, MASK_FEATURES, TileMask
-from wsiseg.inference.decode import Completion, Prefix, decode, encode_prefix
+from wsiseg.inference.decode import Completion, Prefix, computes_nan, decode, encode_prefix
 from wsiseg.inference.features import TileFeatures
 from wsiseg.inference.shots import Shot
 from wsiseg.model import no_room
@@ -96,7 +96,7 @@ class PathChatSegmenter:
 
         Raises:
             QueryError: the query is too long for the model.
-            ModelError: its device has no memory for a single tile.
+            ModelError: its device has no memory for a single tile, or it computes NaN.
         """
         features = self.look(np.arange(len(tiles)), tiles.shape[1:3], lambda: tiles)
         return self.answer(features, query, mpp)
@@ -162,6 +162,8 @@ class PathChatSegmenter:
                 shown = self._prototypes(mpp).log_odds([embedding, *finer], features.size)
                 masks = trust * masks + (1 - trust) * weight * shown
             for i, mask in zip(emitted, masks.sigmoid().float().cpu().numpy(), strict=True):
+                if np.isnan(mask).any():  # no pixel of it would pass a threshold
+                    raise computes_nan(model, "masks")
                 probability[i] = mask
         return [
             TileMask(
