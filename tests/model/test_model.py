@@ -229,8 +229,9 @@ def test_a_query_that_is_longer_than_the_model_was_taught_is_refused() -> None:
     segmenter = PathChatSegmenter(model, name="a", fingerprint="a")
     assert len(model.prompt(2 * "glands ", 1.0).before) <= 60 < len(model.prompt(10 * "glands ", 1.0).before) < 120
     assert segmenter.segment_tiles(tiles, 2 * "glands ", 1.0)
-    with pytest.raises(QueryError, match="shorten it to 68 % or less"):
+    with pytest.raises(QueryError, match="shorten it to 59 % or less"):
         segmenter.segment_tiles(tiles, 10 * "glands ", 1.0)
+    assert len(model.prompt((10 * "glands ")[: 70 * 59 // 100], 1.0).before) <= 60
 
 
 def _truncate(path: Path) -> None:

@@ -187,9 +187,10 @@ class PathChatSegmenter:
         asked = model.prompt(query, mpp)
         length, most = len(asked.before), model.config.max_query_tokens
         if length > most:
+            around = len(model.prompt("", mpp).before)  # what no shortening takes away
             raise QueryError(
                 f"the query is too long for the model {self.name} ({length} tokens, it reads {most}): shorten it to "
-                f"{100 * most // length} % or less"
+                f"{100 * (most - around) // (length - around)} % or less"
             )
         if not self.shots or not model.config.shots_in_context:
             return encode_prefix(model, asked)
