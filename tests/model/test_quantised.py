@@ -75,5 +75,5 @@ def test_other_weights_are_not_taken_for_4_bits() -> None:
 
 def test_bitsandbytes_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(ModelError, match=r"4bit weights need bitsandbytes: pip install 'wsiseg\[quantised\]'"):
+    with pytest.raises(ModelError, match=r'4bit weights need bitsandbytes: pip install "wsiseg\[quantised\]"'):
         load_model(device="cpu", weights="4bit")
