@@ -13,7 +13,7 @@ from wsiseg import load_model, segment
 from wsiseg.inference import Segmenter
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model import model_folder
-from wsiseg.model.folder import save_model
+from wsiseg.model.folder import caution, save_model
 from wsiseg.qupath import check_dialect
 from wsiseg.slide import open_slide
 from wsiseg.training.data.concepts import CONCEPTS, MASKED
@@ -49,6 +49,8 @@ def test_it_warns_of_tissues_it_does_not_know_until_it_is_trained_on(model: Path
     assert not model.caution_for("outline the nuclei")
     save_model(model.model, tmp_path / "mine")
     assert not load_model(tmp_path / "mine").caution_for("outline the tumour")
+    (tmp_path / "mine" / "caution.txt").write_bytes("Taught on\n“skin”.\n".encode("cp1252"))  # as Notepad may save it
+    assert caution(tmp_path / "mine") == "Taught on \ufffdskin\ufffd."
 
 
 def predicted(model: Segmenter, image: np.ndarray, query: str, mpp: float) -> np.ndarray | None:

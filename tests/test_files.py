@@ -42,6 +42,7 @@ def test_an_error_leaves_what_was_there_and_stays_what_it_is(tmp_path: Path, err
         ("missing/out", "there is no folder .*missing"),
         ("file/out", "there is no folder .*file"),
         ("folder", ".*(it is a folder|Is a directory)"),
+        (f"{300 * 'a'}/out", "File name too long"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_named_before_and_after_the_work(

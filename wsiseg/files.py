@@ -135,25 +135,29 @@ def check_writable(path: str | os.PathLike[str], *, replaces: Callable[[Path], b
     replaces: of `atomic_folder`, if that is to be written.
     """
     target = Path(path)
-    if replaces is not None:
-        if target.exists() and not (target.is_dir() and replaces(target)):
-            raise OutputError(f"cannot write {target}: something else is there; delete it, or choose another name")
-    elif target.is_dir():
-        raise OutputError(f"cannot write {target}: it is a folder")
-    elif target.exists() and not target.is_file():
-        return
-    _check_unprotected(target)
-    probe = _beside(Path(os.path.realpath(target)))
     try:
+        if replaces is not None:
+            if target.exists() and not (target.is_dir() and replaces(target)):
+                raise OutputError(f"cannot write {target}: something else is there; delete it, or choose another name")
+        elif target.is_dir():
+            raise OutputError(f"cannot write {target}: it is a folder")
+        elif target.exists() and not target.is_file():
+            return
+        _check_unprotected(target)
+        probe = _beside(Path(os.path.realpath(target)))
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
+        if isinstance(error, WsisegError):
+            raise
         raise _unwritable(target, error) from error
 
 
 def _unwritable(target: Path, error: OSError) -> OutputError:
     folder = target.parent
-    reason = (error.strerror or error) if folder.is_dir() else f"there is no folder {folder}"
+    # In this order: where nobody may look, and of names that are too long, `is_dir` raises.
+    missing = error.errno in (errno.ENOENT, errno.ENOTDIR) and not folder.is_dir()
+    reason = f"there is no folder {folder}" if missing else error.strerror or error
     return OutputError(f"cannot write {target}: {reason}")
 
 

@@ -14,7 +14,7 @@ import math
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
@@ -318,7 +318,7 @@ def _annotation(
     if nucleus is None and feature.get("nucleusGeometry") is not None:
         nucleus = _geometry(feature["nucleusGeometry"])
     return Annotation(
-        id=_id(feature.get("id", properties.get("id"))),  # geopandas moves it
+        id=_id(feature.get("id"), properties.get("id")),  # geopandas moves it, and may put a number in its place
         geometry=_geometry(feature.get("geometry")) if shape is None else shape,
         name=name,
         classification=classification,
@@ -331,11 +331,12 @@ def _annotation(
     )
 
 
-def _id(value: Any) -> uuid.UUID:
-    try:
-        return uuid.UUID(value)
-    except (TypeError, ValueError, AttributeError):
-        return uuid.uuid4()  # as QuPath does
+def _id(*values: Any) -> uuid.UUID:
+    """The first of the values that is an id, else a new one, as QuPath does."""
+    for value in values:
+        with suppress(TypeError, ValueError, AttributeError):
+            return uuid.UUID(value)
+    return uuid.uuid4()
 
 
 def _has_area(geometry: Any) -> bool:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,13 +56,15 @@ def test_stdout_is_the_geojson_and_nothing_else(slide: Path, tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("fake_model")
 def test_out_writes_the_same_bytes_and_leaves_stdout_empty(slide: Path, tmp_path: Path) -> None:
-    (tmp_path / ".out.geojson.0a.tmp").touch()  # left by one that was killed while it wrote
-    os.utime(tmp_path / ".out.geojson.0a.tmp", (0, 0))
+    killed, at_work = tmp_path / ".out.geojson.0a.tmp", tmp_path / ".out.geojson.0b.tmp"  # of others, while they wrote
+    for file, touched in ((killed, 0.0), (at_work, time.time() + 60)):
+        file.touch()
+        os.utime(file, (touched, touched))
     to_stdout = segment(slide, "--query", "olive")
     to_file = segment(slide, "--query", "olive", "--out", tmp_path / "out.geojson")
     assert to_file.stdout == ""
     assert (tmp_path / "out.geojson").read_bytes() == to_stdout.stdout_bytes
-    assert os.listdir(tmp_path) == ["out.geojson"]
+    assert sorted(os.listdir(tmp_path)) == [at_work.name, "out.geojson"]
 
 
 @pytest.mark.usefixtures("fake_model")

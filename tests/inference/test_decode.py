@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from tests.model.small import small_model
 from wsiseg.errors import ModelError
-from wsiseg.inference.decode import decode, encode_prefix
+from wsiseg.inference.decode import Sampling, decode, encode_prefix
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.inference.shots import Shot
 from wsiseg.model.pathchat import PathChatSegR1
@@ -116,8 +116,9 @@ def test_a_model_that_computes_nan_is_an_error_and_not_silent() -> None:
     with torch.no_grad():
         model.vlm.model.language_model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
     tokens, prefix = random_tokens(model, 2, 0), encode_prefix(model, model.tokenizer.prompt("glands", 0.5))
-    with pytest.raises(ModelError, match="the model small computes NaN"):
-        decode(model, tokens, prefix)
+    for sampling in (None, Sampling(2, torch.Generator())):
+        with pytest.raises(ModelError, match="the model small computes NaN in the place of words"):
+            decode(model, tokens, prefix, sampling)
 
 
 @pytest.mark.parametrize("shots", [1, 3])

@@ -15,6 +15,7 @@ import torch
 from tests.model.small import byte_tokenizer, small_config, small_model
 from wsiseg.errors import ModelError, QueryError
 from wsiseg.inference import MASK_FEATURES
+from wsiseg.inference.decode import Completion
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model import load_model
 from wsiseg.model.config import load_config, paper, save_config, tiny
@@ -84,9 +85,9 @@ def test_a_model_that_was_saved_or_sent_to_another_process_is_the_same(tmp_path:
     (tmp_path / "m" / "._model.safetensors").write_bytes(b"what macOS writes beside a file on a foreign disk")
     again = load_folder(tmp_path / "m")
     tiles = np.random.default_rng(0).integers(0, 255, (3, 128, 128, 3), dtype=np.uint8)
-    segmenter = PathChatSegmenter(model, name="a", fingerprint="a")
+    segmenter = PathChatSegmenter(model, name="a", fingerprint="a", caution="trust no gland")
     sent = pickle.loads(pickle.dumps(segmenter))
-    assert (sent.name, sent.fingerprint) == ("a", "a")
+    assert (sent.name, sent.fingerprint, sent.caution_for("glands")) == ("a", "a", "trust no gland")
     one, *others = (
         [answer.reasoning for answer in each.segment_tiles(tiles, "glands", 1.0)]
         for each in (segmenter, PathChatSegmenter(again, name="a", fingerprint="a"), sent)
@@ -210,6 +211,17 @@ def test_a_device_without_room_is_told_with_what_to_do(monkeypatch: pytest.Monke
         load_model(device="cpu")
 
 
+def test_a_mask_of_nan_is_an_error_and_not_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    with torch.no_grad():
+        next(model.mask_head.mask_decoder.parameters()).view(-1)[0] = torch.nan
+    segmenter = PathChatSegmenter(model, name="a", fingerprint="a")
+    emitted = Completion([model.tokenizer.seg], torch.zeros(model.config.text.hidden_size), 1.0, [])
+    monkeypatch.setattr(segmenter, "_complete", lambda tokens, *_: [emitted] * len(tokens))
+    with pytest.raises(ModelError, match="the model small computes NaN in the place of masks"):
+        segmenter.segment_tiles(np.zeros((2, 128, 128, 3), np.uint8), "glands", 1.0)
+
+
 def test_a_query_that_is_longer_than_the_model_was_taught_is_refused() -> None:
     # Trap: a small model does not fail on it, it writes nonsense and outlines empty tiles.
     model, tiles = small_model(), np.zeros((1, 128, 128, 3), np.uint8)
@@ -217,8 +229,9 @@ def test_a_query_that_is_longer_than_the_model_was_taught_is_refused() -> None:
     segmenter = PathChatSegmenter(model, name="a", fingerprint="a")
     assert len(model.prompt(2 * "glands ", 1.0).before) <= 60 < len(model.prompt(10 * "glands ", 1.0).before) < 120
     assert segmenter.segment_tiles(tiles, 2 * "glands ", 1.0)
-    with pytest.raises(QueryError, match="shorten it to 68 % or less"):
+    with pytest.raises(QueryError, match="shorten it to 59 % or less"):
         segmenter.segment_tiles(tiles, 10 * "glands ", 1.0)
+    assert len(model.prompt((10 * "glands ")[: 70 * 59 // 100], 1.0).before) <= 60
 
 
 def _truncate(path: Path) -> None:

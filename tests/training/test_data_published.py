@@ -81,12 +81,12 @@ def test_monuseg(picture: np.ndarray, tmp_path: Path) -> None:
     assert (sample.group, sample.split) == ("TCGA-A7-A13E", "test")
     assert np.array_equal(sample.layers["nucleus"], np.where(labels() == 1, 1, 0))
     # That of the test images lies flat, and macOS puts files of its own into archives.
-    flat, train = tmp_path / "flat" / "MoNuSegTestData", tmp_path / "flat" / "MoNuSeg 2018 Training Data"
+    flat, train = tmp_path / "latest" / "MoNuSegTestData", tmp_path / "latest" / "MoNuSeg 2018 Training Data"
     for folder, case in ((flat, "TCGA-2Z-A9J9-01A"), (train / "Annotations", "TCGA-A7-A13F-01Z")):
         save(folder / f"{case}.tif", picture)
         (folder / f"{case}.xml").write_text(xml.read_text())
         (folder / f"._{case}.xml").touch()
-    assert [s.split == "test" for s in published.monuseg(tmp_path / "flat")] == [False, True]
+    assert [s.split == "test" for s in published.monuseg(tmp_path / "latest")] == [False, True]
     assert [s.split for s in published.monuseg(flat)] == ["test"]
     xml.write_text(xml.read_text().replace('X="10"', 'X="left"'))
     with pytest.raises(DataError, match="X='left'"):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from accelerate import Accelerator
 from click.testing import CliRunner
 
 from wsiseg.cli.train import STAGES, _import, command
@@ -63,13 +64,18 @@ def test_the_run_keeps_what_it_was_told(store: Path, start: Path, tmp_path: Path
 def test_a_figure_that_a_batch_has_none_of_is_left_out_of_the_mean() -> None:
     """As Dice, of batches in which nothing is outlined: as 0 it made a model look worse than it is."""
 
-    class Told(torch.nn.Module):
+    class Told(torch.nn.Linear):
         def forward(self, dice: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {"loss": torch.tensor(2.0), "dice": dice}
+            return {"loss": 2.0 + 0 * self.weight.sum(), "dice": dice}
 
-    batches = [torch.tensor(0.8), torch.tensor(torch.nan), torch.tensor(0.6)]
-    means = loop._means(Told(), batches, torch.device("cpu"), SftRecipe(precision="fp32"))
-    assert means == pytest.approx({"loss": 2.0, "dice": 0.7})
+    recipe, nothing = SftRecipe(precision="fp32", accumulation=3), torch.tensor(torch.nan)
+    module, batches = Told(1, 1), [torch.tensor(0.8), nothing, torch.tensor(0.6)]
+    assert loop._means(module, batches, torch.device("cpu"), recipe) == pytest.approx({"loss": 2.0, "dice": 0.7})
+    world = Accelerator(mixed_precision="no", gradient_accumulation_steps=3)
+    steps = iter([*batches, *[nothing] * 3])
+    for step, dice in enumerate(({"dice": 0.7}, {})):
+        values = loop._step(step, steps, module, torch.optim.SGD(module.parameters()), world, recipe)
+        assert {key: values[key] for key in ("loss", "dice") if key in values} == pytest.approx({"loss": 2.0} | dice)
 
 
 def test_figures_go_to_weights_and_biases_too_and_a_resumed_run_is_the_same_there(

@@ -38,7 +38,7 @@ from wsiseg.viewer.app import STATIC, make_app
 from wsiseg.viewer.edits import Edits
 from wsiseg.viewer.query import Query
 from wsiseg.viewer.serve import leading_to, serve
-from wsiseg.viewer.session import not_outlined
+from wsiseg.viewer.session import merged_run, not_outlined
 
 # Answers
 
@@ -187,6 +187,13 @@ def test_what_is_saved_is_what_was_decided(client: TestClient, geojson: Path) ->
     assert client.get("slide").json()["edits"]["deleted"] == [1]
     client.post("save", json={})
     assert read_collection(geojson)[0][:3] == before
+
+
+def test_a_file_of_two_models_keeps_the_cautions_of_both() -> None:
+    before, now = ({"queries": [q], "parameters": {"mpp": {q: 1.0}}} for q in ("skin", "bone"))
+    assert merged_run(before | {"cautions": ["a"]}, now | {"cautions": ["b"]})["cautions"] == ["a", "b"]
+    assert merged_run(before | {"cautions": ["a"]}, now)["cautions"] == ["a"]
+    assert "cautions" not in merged_run(before, now)
 
 
 def test_a_save_that_fails_leaves_the_file_as_it_was(client: TestClient, geojson: Path) -> None:

@@ -98,7 +98,7 @@ def monuseg(folder: Path) -> Iterator[Sample]:
     """MoNuSeg: images (*.tif) and outlines (*.xml, Aperio) of equal names, which begin with the case; 1,000 px at 40×.
 
     The training archive has them in "Tissue Images" and "Annotations", that of the test images in one folder. What lies
-    in a folder whose name holds "Test" is for tests.
+    in a folder whose name holds "Test", or a word that begins with "test", is for tests.
     """
     for path in _some(folder, "**/*.xml", "MoNuSeg's archive"):
         beside = [*path.parent.glob(f"{path.stem}.*"), *path.parent.parent.glob(f"*/{path.stem}.*")]
@@ -112,7 +112,7 @@ def monuseg(folder: Path) -> Iterator[Sample]:
             nucleus[raster(polygon, 0, 0, width, height)] = number
         case = "-".join(path.stem.split("-")[:3])
         within = (folder.resolve().name, *path.relative_to(folder).parts[:-1])
-        test = any("test" in name.casefold() for name in within)
+        test = any(re.search(r"Test|TEST|(?<![A-Za-z])test", name) for name in within)  # "latest" is no test
         yield make_sample(
             image,
             {"nucleus": nucleus},

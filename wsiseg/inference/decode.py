@@ -139,10 +139,7 @@ def decode(
                     continue
                 token, probability = chosen.token[row], chosen.probability[row]
                 if math.isnan(probability):  # the first token of the table would be chosen, again and again
-                    raise ModelError(
-                        f"the model {model.config.name} computes NaN in the place of words: a weight is damaged, or it "
-                        "is too large for --weights 8bit"
-                    )
+                    raise computes_nan(model, "words")
                 ids[sample].append(token)
                 if chosen.log_probability:
                     log_probabilities[sample].append(chosen.log_probability[row])
@@ -157,6 +154,14 @@ def decode(
                 hear(ids)
             steps.go_on([sample for sample in range(batch) if not done[sample]])
     return [Completion(*parts) for parts in zip(ids, states, chance, log_probabilities, strict=True)]
+
+
+def computes_nan(model: PathChatSegR1, what: str) -> ModelError:
+    """The error for a model that gives no numbers in the place of `what`."""
+    return ModelError(
+        f"the model {model.config.name} computes NaN in the place of {what}: a weight is damaged, or it is too large "
+        "for --weights 8bit"
+    )
 
 
 class _Growing:
@@ -214,7 +219,8 @@ def _draw(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, list[
     """One token for each row of `logits` (rows, V), with its log-probability."""
     logits[:, list(sampling.suppressed)] = -torch.inf
     logp = (logits / sampling.temperature).log_softmax(-1)
-    token = torch.multinomial(logp.exp(), 1, generator=sampling.generator)  # (rows, 1)
+    # NaN, which it refuses in words of its own, is for `decode` to tell.
+    token = torch.multinomial(logp.exp().nan_to_num(1.0), 1, generator=sampling.generator)  # (rows, 1)
     return token[:, 0], logp.gather(1, token)[:, 0].tolist()
 
 

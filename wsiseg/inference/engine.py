@@ -13,7 +13,7 @@ import torch
 
 from wsiseg.errors import ModelError, QueryError
 from wsiseg.inference import IMAGE_TOKENS, MASK_FEATURES, TileMask
-from wsiseg.inference.decode import Completion, Prefix, decode, encode_prefix
+from wsiseg.inference.decode import Completion, Prefix, computes_nan, decode, encode_prefix
 from wsiseg.inference.features import TileFeatures
 from wsiseg.inference.shots import Shot
 from wsiseg.model import no_room
@@ -56,7 +56,9 @@ class PathChatSegmenter:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """To another process, as the workers of a cluster, go the weights and examples; who listens stays here."""
-        again = partial(PathChatSegmenter, name=self.name, fingerprint=self.fingerprint, shots=self.shots)
+        again = partial(
+            PathChatSegmenter, name=self.name, fingerprint=self.fingerprint, caution=self._caution, shots=self.shots
+        )
         return again, (self.model,)
 
     def with_shots(self, shots: Sequence[Shot]) -> PathChatSegmenter:
@@ -94,7 +96,7 @@ class PathChatSegmenter:
 
         Raises:
             QueryError: the query is too long for the model.
-            ModelError: its device has no memory for a single tile.
+            ModelError: its device has no memory for a single tile, or it computes NaN.
         """
         features = self.look(np.arange(len(tiles)), tiles.shape[1:3], lambda: tiles)
         return self.answer(features, query, mpp)
@@ -160,6 +162,8 @@ class PathChatSegmenter:
                 shown = self._prototypes(mpp).log_odds([embedding, *finer], features.size)
                 masks = trust * masks + (1 - trust) * weight * shown
             for i, mask in zip(emitted, masks.sigmoid().float().cpu().numpy(), strict=True):
+                if np.isnan(mask).any():  # no pixel of it would pass a threshold
+                    raise computes_nan(model, "masks")
                 probability[i] = mask
         return [
             TileMask(
@@ -183,9 +187,10 @@ class PathChatSegmenter:
         asked = model.prompt(query, mpp)
         length, most = len(asked.before), model.config.max_query_tokens
         if length > most:
+            around = len(model.prompt("", mpp).before)  # what no shortening takes away
             raise QueryError(
                 f"the query is too long for the model {self.name} ({length} tokens, it reads {most}): shorten it to "
-                f"{100 * most // length} % or less"
+                f"{100 * (most - around) // (length - around)} % or less"
             )
         if not self.shots or not model.config.shots_in_context:
             return encode_prefix(model, asked)

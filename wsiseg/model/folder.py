@@ -239,7 +239,7 @@ def caution(folder: Path) -> str:
     No part of the configuration, since training makes another model with other limits.
     """
     path = folder / CAUTION
-    return " ".join(path.read_text("utf-8").split()) if path.is_file() else ""
+    return " ".join(path.read_text("utf-8", errors="replace").split()) if path.is_file() else ""
 
 
 def folder_fingerprint(folder: Path) -> str:

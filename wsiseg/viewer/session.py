@@ -221,13 +221,15 @@ def not_outlined(found: Sequence[Annotation], known: Sequence[Annotation]) -> li
 
 
 def merged_run(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """What made a file that holds the objects of two runs: the later one, with the queries of both."""
+    """What made a file that holds the objects of two runs: the later one, with the queries and cautions of both."""
+    cautions = list(dict.fromkeys([*_texts(before.get("cautions")), *now.get("cautions", ())]))
     queries = list(dict.fromkeys([*_texts(before.get("queries")), *now["queries"]]))
     parameters = before.get("parameters")
     mpp = parameters.get("mpp") if isinstance(parameters, dict) else None
     asked_at = {**(mpp if isinstance(mpp, dict) else {}), **now["parameters"]["mpp"]}
     kept = {key: value for key, value in now["parameters"].items() if key != "region"}
-    return {**before, **now, "queries": queries, "parameters": {**kept, "mpp": asked_at}}
+    both = {"queries": queries, "parameters": {**kept, "mpp": asked_at}} | ({"cautions": cautions} if cautions else {})
+    return {**before, **now, **both}
 
 
 def class_numbers(annotations: Sequence[Annotation]) -> dict[str, int]:
