@@ -285,6 +285,20 @@ def test_what_has_no_area_is_left_out_and_told(tmp_path: Path, caplog: pytest.Lo
     ]
 
 
+def test_the_garbage_collector_is_on_again_after_threads_have_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended_meanwhile() -> bool:
+        gc.enable()  # by another thread, which had turned it off
+        return False
+
+    path = written([annotation()], tmp_path / "a.geojson")
+    with monkeypatch.context() as patched:
+        patched.setattr(gc, "isenabled", ended_meanwhile)
+        read_geojson(path)
+    assert gc.isenabled()
+
+
 @pytest.mark.parametrize("key", ["properties", *("name", "objectType", "classification", "color", "metadata")])
 def test_null_is_as_if_it_were_not_there(tmp_path: Path, key: str) -> None:
     path = written([annotation(name="", classification="", color=class_color(""))], tmp_path / "a.geojson")

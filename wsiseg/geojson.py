@@ -103,13 +103,14 @@ def read_geojson(path: str | os.PathLike[str]) -> list[Annotation]:
 def _uncollected() -> Iterator[None]:
     """While a file is read, Python's garbage collector would look through what was parsed, again and again, for half
     of the time; none of it is garbage."""
-    was_on = gc.isenabled()
+    if not gc.isenabled():  # another thread may be about to turn it on again: only who turned it off does that
+        yield
+        return
     gc.disable()
     try:
         yield
     finally:
-        if was_on:
-            gc.enable()
+        gc.enable()
 
 
 @_uncollected()
