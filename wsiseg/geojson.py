@@ -195,9 +195,11 @@ def safe_polygons(annotations: Sequence[Annotation], first: int = 0) -> np.ndarr
         GeoJSONError: one is not a polygon, or has no area.
     """
     polygons = np.array([annotation.geometry for annotation in annotations], object)
-    unsafe = ~is_safe(polygons)
-    if unsafe.any():
-        polygons[unsafe] = repair(polygons[unsafe])
+    for start in range(0, len(polygons), _BATCH):  # the corners of all at once take gigabytes
+        batch = polygons[start : start + _BATCH]
+        unsafe = ~is_safe(batch)
+        if unsafe.any():
+            batch[unsafe] = repair(batch[unsafe])
     empty = np.flatnonzero(shapely.is_empty(polygons))
     if len(empty):
         i = int(empty[0])
