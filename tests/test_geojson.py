@@ -6,6 +6,7 @@ import gc
 import gzip
 import io
 import json
+import math
 import string
 import uuid
 from pathlib import Path
@@ -261,6 +262,42 @@ def test_qupath_exports_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert read_geojson(again) == [parent, child, last, ignored, plain]
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("part", [100, 1000, 3000])
+def test_a_file_read_part_by_part_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int, indent: int | None
+) -> None:
+    """A million nuclei would not fit into memory at once; texts that look like a cut, and children, are no place for
+    one."""
+    many = [annotation(id=uuid.UUID(int=i), metadata={"a": ', {"type":"Feature"'}) for i in range(30)]
+    root = json.loads(written(many, tmp_path / "a.geojson", run={"n": [1, 2]}).read_text())
+    features = root["features"]
+    first, *others = features[:10]
+    nested = {**first, "properties": {**first["properties"], "childObjects": others, "measurements": {"x": math.nan}}}
+    contents = {
+        "wsiseg.geojson": {"type": "FeatureCollection", "features": features, "wsiseg": {"n": [1, 2]}},
+        "list.geojson": features,
+        "nested.geojson": [*features[10:20], nested, *features[20:]],
+        "one.geojson": nested,
+        "none.geojson": {"type": "FeatureCollection", "features": []},
+        "broken.geojson": [*features, {"type": "Feature", "geometry": 3}],
+    }
+
+    def read(name: str) -> object:
+        try:
+            return read_collection(tmp_path / name)
+        except GeoJSONError as error:
+            return str(error)
+
+    for name, content in contents.items():
+        (tmp_path / name).write_text(json.dumps(content, indent=indent))
+    whole = {name: read(name) for name in contents}
+    assert whole["wsiseg.geojson"] == (many, {"n": [1, 2]})
+    assert "feature 30: geometry is not" in str(whole["broken.geojson"])
+    monkeypatch.setattr("wsiseg.geojson._PART", part)
+    assert {name: read(name) for name in contents} == whole
+
+
 def test_what_is_not_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = written([annotation()], tmp_path / "a.geojson")
     edited(path, "features", 0, "properties", "score\n", value=0.5)
@@ -335,7 +372,11 @@ def test_broken_features_are_named(tmp_path: Path, keys, value, message) -> None
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{", b"hello", b"\x1f\x8b\x00", b"\xff\xfe", b'{"type":"FeatureCollection"}']
+    "data",
+    [
+        *(b"", b"{", b"hello", b"\xff\xfe", b'{"type":"FeatureCollection"}'),
+        *(b"\x1f\x8b\x00", b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 20),
+    ],
 )
 def test_what_is_not_geojson_is_one_error(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.geojson").write_bytes(data)

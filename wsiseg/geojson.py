@@ -12,13 +12,15 @@ import json
 import logging
 import math
 import os
+import re
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
+from sys import intern
 from typing import IO, Any
 
 import numpy as np
@@ -35,6 +37,10 @@ _BATCH = 1024
 _PROPERTIES = {
     "objectType", "name", "color", "classification", "isLocked", "measurements", "metadata", "childObjects", "id",
 }  # fmt: skip
+_PLANES = "the plane (z, t)"  # with brackets and a comma: no name of a property of QuPath's
+_PART = 4 << 20  # bytes of a file that are parsed at once
+_BEGIN = re.compile(rb'\A\s*\[|"features"\s*:\s*\[')
+_BETWEEN = re.compile(rb',\s*(?=\{\s*"type"\s*:\s*"Feature")')  # in no text: there a quotation mark has a backslash
 _WITHOUT_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString")
 _log = logging.getLogger(__name__)
 
@@ -125,29 +131,32 @@ def read_collection(path: str | os.PathLike[str]) -> tuple[list[Annotation], dic
     Raises:
         GeoJSONError: not GeoJSON, or feature i (from 0) is not a valid polygon with valid properties.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise GeoJSONError(f"cannot read {path}: {error.strerror or error}") from error
-    root = _parse(data, path)
-    if isinstance(root, dict) and root.get("type") == "FeatureCollection":
-        features, run = root.get("features"), root.get("wsiseg")
-    else:
-        features, run = root if isinstance(root, list) else [root], None
-    if not isinstance(features, list):
-        raise GeoJSONError(f"{path}: `features` is not a list")
-    found: list[Annotation | None] = []
-    members = [feature if isinstance(feature, dict) else {} for feature in features]
-    shapes = _plain_polygons([feature.get("geometry") for feature in members])
-    nuclei = _plain_polygons([feature.get("nucleusGeometry") for feature in members])
-    for i, feature in enumerate(features):
-        try:
-            found.extend(_annotations(feature, shapes[i], nuclei[i]))
-        except (GeoJSONError, TypeError, ValueError, OverflowError, RecursionError, GEOSException) as error:
-            raise GeoJSONError(f"{path}: feature {i}: {error}") from error
-    annotations = [annotation for annotation in found if annotation is not None]
-    if unread := _unread(members, len(found) - len(annotations)):
-        _log.warning("%s: not read, and lost where its outlines are saved: %s", path, ", ".join(unread))
+    annotations: list[Annotation] = []
+    run: Any = None
+    read, without_area, unread = 0, 0, set[str]()
+    for value in _in_parts(path):
+        if isinstance(value, dict) and value.get("type") == "FeatureCollection":
+            features, run = value.get("features"), value.get("wsiseg")
+        else:
+            features = value if isinstance(value, list) else [value]
+        if not isinstance(features, list):
+            raise GeoJSONError(f"{path}: `features` is not a list")
+        members = [feature if isinstance(feature, dict) else {} for feature in features]
+        shapes = _plain_polygons([feature.get("geometry") for feature in members])
+        nuclei = _plain_polygons([feature.get("nucleusGeometry") for feature in members])
+        for i, feature in enumerate(features):
+            try:
+                found = list(_annotations(feature, shapes[i], nuclei[i]))
+            except (GeoJSONError, TypeError, ValueError, OverflowError, RecursionError, GEOSException) as error:
+                raise GeoJSONError(f"{path}: feature {read + i}: {error}") from error
+            annotations += [annotation for annotation in found if annotation is not None]
+            without_area += found.count(None)
+        read += len(features)
+        unread |= _unread(members)
+    if without_area or unread:
+        objects = f"{without_area} object{'s' * (without_area > 1)} without an area (points, lines)"
+        lost = [*([objects] if without_area else []), *sorted(unread - {_PLANES}), *(unread & {_PLANES})]
+        _log.warning("%s: not read, and lost where its outlines are saved: %s", path, ", ".join(lost))
     return annotations, run if isinstance(run, dict) else {}
 
 
@@ -187,9 +196,11 @@ def safe_polygons(annotations: Sequence[Annotation], first: int = 0) -> np.ndarr
         GeoJSONError: one is not a polygon, or has no area.
     """
     polygons = np.array([annotation.geometry for annotation in annotations], object)
-    unsafe = ~is_safe(polygons)
-    if unsafe.any():
-        polygons[unsafe] = repair(polygons[unsafe])
+    for start in range(0, len(polygons), _BATCH):  # the corners of all at once take gigabytes
+        batch = polygons[start : start + _BATCH]
+        unsafe = ~is_safe(batch)
+        if unsafe.any():
+            batch[unsafe] = repair(batch[unsafe])
     empty = np.flatnonzero(shapely.is_empty(polygons))
     if len(empty):
         i = int(empty[0])
@@ -259,33 +270,54 @@ _clean_key = lru_cache(1024)(clean_text)
 # Reading
 
 
-def _parse(data: bytes, path: str | os.PathLike[str]) -> Any:
+def _in_parts(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """A file as JSON values: lists of its first Features, then what it is without these.
+
+    As one it would take ten times its size in memory. That a part is JSON shows that it was cut off between two
+    Features, not between two children of one.
+    """
     try:
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-        data = data.removeprefix(b"\xef\xbb\xbf")
-        try:
-            return orjson.loads(data)
-        except orjson.JSONDecodeError:
-            return json.loads(data)  # QuPath writes NaN, which is not JSON; Python's parser takes it
-    except (ValueError, OSError, EOFError, RecursionError) as error:
+        with open(path, "rb") as raw:
+            file = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
+            first = file.read(_PART).removeprefix(b"\xef\xbb\xbf")
+            begin = _BEGIN.search(first)
+            start = begin.end() if begin else 0
+            head, unread = first[:start], [first[start:]]
+            while begin and (more := file.read(_PART)):
+                cut = _BETWEEN.search(more)
+                if cut is None:
+                    unread.append(more)
+                    continue
+                try:
+                    features = _parsed(b"[%b%b]" % (b"".join(unread), more[: cut.start()]))
+                except (ValueError, RecursionError):
+                    unread.append(more)
+                    break
+                yield features
+                unread = [more[cut.end() :]]
+            yield _parsed(b"".join([head, *unread, file.read()]))
+    except (ValueError, EOFError, RecursionError, zlib.error, gzip.BadGzipFile) as error:
         raise GeoJSONError(f"{path} is not GeoJSON: {error}") from error
+    except OSError as error:
+        raise GeoJSONError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _unread(features: list[dict[str, Any]], without_area: int) -> list[str]:
-    """What a file has that its annotations have not."""
-    objects = f"{without_area} object{'s' * (without_area > 1)} without an area (points, lines)"
-    unknown: set[str] = set()
-    has_planes = False
+def _parsed(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return json.loads(data)  # QuPath writes NaN, which is not JSON; Python's parser takes it
+
+
+def _unread(features: list[dict[str, Any]]) -> set[str]:
+    """What features have that their annotations have not."""
+    unread: set[str] = set()
     for feature in features:
-        unknown |= (feature.get("properties") or {}).keys() - _PROPERTIES
+        unread.update(map(clean_name, (feature.get("properties") or {}).keys() - _PROPERTIES))
         plane = (feature.get("geometry") or {}).get("plane")
-        has_planes |= isinstance(plane, dict) and bool(plane.get("z") or plane.get("t"))
-    return [
-        *([objects] if without_area else []),
-        *map(clean_name, sorted(unknown)),
-        *(["the plane (z, t)"] if has_planes else []),
-    ]
+        if isinstance(plane, dict) and (plane.get("z") or plane.get("t")):
+            unread.add(_PLANES)
+    return unread
 
 
 def _annotations(
@@ -321,7 +353,7 @@ def _annotation(
     return Annotation(
         id=_id(feature.get("id"), properties.get("id")),  # geopandas moves it, and may put a number in its place
         geometry=_geometry(feature.get("geometry")) if shape is None else shape,
-        name=name,
+        name=intern(name),
         classification=classification,
         color=color,
         measurements=_measurements(properties.get("measurements")),
@@ -449,7 +481,7 @@ def _metadata(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         return {}
     return {
-        key: item if isinstance(item, str) else json.dumps(item)
+        key: intern(item if isinstance(item, str) else json.dumps(item))  # many objects have the same texts
         for key, item in value.items()
         if isinstance(item, (str, int, float))
     }

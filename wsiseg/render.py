@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wsiseg.slide import Slide
 
 _OVERSAMPLING = 3  # Pillow draws lines without antialiasing
+_BATCH = 1024
 _LEGEND_ENTRIES = 12
 _LEGEND_CHARACTERS = 50
 _PAPER, _INK = (255, 255, 255), (20, 20, 20)
@@ -41,11 +42,7 @@ def overlay(
     px_per_l0 = np.array(picture.size) / slide.dimensions
     l0_start = np.array(l0_origin(slide.l0_bounds, origin))
     longest = max(picture.size)
-    polygons = np.array([annotation.geometry for annotation in annotations], object)
-    polygons = shapely.transform(polygons, lambda l0_xy: (l0_xy + l0_start) * px_per_l0)
-    _draw_outlines(
-        picture, polygons, [annotation.color for annotation in annotations], max(2, longest // 600)
-    )
+    _draw_outlines(picture, annotations, lambda l0_xy: (l0_xy + l0_start) * px_per_l0, max(2, longest // 600))
     font = _font(max(12, longest // 70))
     _draw_legend(picture, annotations, font)
     with suppress(MissingMppError):
@@ -73,9 +70,7 @@ def close_up(
     size = max(1, round(width / l0_per_px)), max(1, round(height / l0_per_px))
     picture = Image.fromarray(slide.read_scaled((l0_per_px, l0_per_px), left, top, *size))
     for drawn, line_px in (([a for a in others if a is not annotation], 1), ([annotation], 3)):
-        polygons = np.array([a.geometry for a in drawn], object)
-        polygons = shapely.transform(polygons, lambda l0_xy: (l0_xy + l0_start) / l0_per_px - (left, top))
-        _draw_outlines(picture, polygons, [a.color for a in drawn], line_px)
+        _draw_outlines(picture, drawn, lambda l0_xy: (l0_xy + l0_start) / l0_per_px - (left, top), line_px)
     return picture
 
 
@@ -100,17 +95,27 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return font
 
 
-def _draw_outlines(picture: Image.Image, polygons: np.ndarray, colors: Sequence[Color], line_px: int) -> None:
-    """Draw `polygons`, in picture pixels, colour by colour."""
-    # A third of a pixel is not seen, and saves most of the vertices of a large slide.
-    polygons = shapely.simplify(polygons, 1 / _OVERSAMPLING)
+def _draw_outlines(
+    picture: Image.Image,
+    annotations: Sequence[Annotation],
+    to_px: Callable[[np.ndarray], np.ndarray],
+    line_px: int,
+) -> None:
+    """Draw outlines colour by colour. to_px: annotations' coordinates (n, 2) → picture pixels (n, 2)."""
     size = (picture.width * _OVERSAMPLING, picture.height * _OVERSAMPLING)
-    for color in dict.fromkeys(colors):
+    geometries: dict[Color, list[shapely.Geometry]] = {}
+    for annotation in annotations:
+        geometries.setdefault(annotation.color, []).append(annotation.geometry)
+    for color, members in geometries.items():
         lines = Image.new("L", size)
         draw = ImageDraw.Draw(lines)
-        for ring in rings_of(polygons[[c == color for c in colors]])[0]:
-            xy = shapely.get_coordinates(ring) * _OVERSAMPLING
-            draw.line(xy.ravel().tolist(), fill=255, width=line_px * _OVERSAMPLING, joint="curve")
+        for first in range(0, len(members), _BATCH):  # a copy of a million outlines takes gigabytes
+            polygons = shapely.transform(np.array(members[first : first + _BATCH], object), to_px)
+            # A third of a pixel is not seen, and saves most of the vertices of a large slide.
+            polygons = shapely.simplify(polygons, 1 / _OVERSAMPLING)
+            for ring in rings_of(polygons)[0]:
+                xy = shapely.get_coordinates(ring) * _OVERSAMPLING
+                draw.line(xy.ravel().tolist(), fill=255, width=line_px * _OVERSAMPLING, joint="curve")
         picture.paste(color, mask=lines.reduce(_OVERSAMPLING))
 
 

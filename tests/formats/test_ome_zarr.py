@@ -48,6 +48,7 @@ def test_every_pixel_of_every_level_is_the_outline_under_its_centre(
 ) -> None:
     monkeypatch.setattr(ome_zarr, "CHUNK", 64)
     monkeypatch.setattr(ome_zarr, "BLOCK", 128)
+    monkeypatch.setattr(ome_zarr, "_BATCH", 2)
     result.write(tmp_path / "out.ome.zarr")
     root = zarr.open_group(tmp_path / "out.ome.zarr", mode="r")
     image = Image.from_zarr(root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import orjson
@@ -41,10 +42,11 @@ corner = st.tuples(st.integers(0, 9), st.integers(0, 9), st.booleans())
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(corner, max_size=6))
-def test_packed_outlines_are_those_of_the_annotations(corners: list[tuple[int, int, bool]]) -> None:
+@given(st.lists(corner, max_size=6), st.sampled_from([2, 1024]))
+def test_packed_outlines_are_those_of_the_annotations(corners: list[tuple[int, int, bool]], batch: int) -> None:
     shapes = [ring(100 * x, 100 * y, 40, 20) if holed else disk(100 * x, 100 * y, 40) for x, y, holed in corners]
-    header, found = unpacked(pack([annotation(shape) for shape in shapes], {"gland": 0}))
+    with mock.patch("wsiseg.viewer.packing._BATCH", batch):
+        header, found = unpacked(pack([annotation(shape) for shape in shapes], {"gland": 0}))
     assert header["objects"] == len(shapes) == len(found)
     for shape, (shell, *holes) in zip(shapes, found, strict=True):
         assert shapely.Polygon(shell, holes).symmetric_difference(shape).area < 1e-3 * shape.area

@@ -15,6 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +149,9 @@ def _tiles(entry: AnnotatedSlide, name: str, classes: list[str], mpp: float, sou
         if not len(m_regions) and entry.structures:
             _log.warning("%s has no Region* annotation: taken as annotated within the box around all", entry.slide)
             m_regions = np.array([shapely.box(*shapely.total_bounds(to_m(entry.structures)))])
-        m_polygons, of_class = to_m(entry.structures), [_concept(a) for a in entry.structures]
+        structures = entry.structures
+        m_polygons, of_class = to_m(structures), np.array([_concept(a) for a in structures], object)
+        tree = shapely.STRtree(m_polygons)
         for m_region in m_regions:
             # Of the pixels whose centres lie in it, as `raster` has them.
             left, top, right, bottom = (math.ceil(side - 0.5) for side in m_region.bounds)
@@ -161,11 +164,11 @@ def _tiles(entry: AnnotatedSlide, name: str, classes: list[str], mpp: float, sou
                     image = slide.read_at_mpp(int(m_x), int(m_y), width, height, mpp).copy()
                     image[~inside] = 255
                     layers = {key: np.zeros((height, width), np.uint16) for key in classes}
-                    for number in np.flatnonzero(
-                        shapely.intersects(m_polygons, shapely.box(m_x, m_y, m_x + width, m_y + height))
-                    ):
-                        layer = layers[of_class[number]]
-                        layer[raster(m_polygons[number], m_x, m_y, width, height) & inside] = number % 65535 + 1
+                    near = np.sort(tree.query(shapely.box(m_x, m_y, m_x + width, m_y + height)))
+                    for key in set(of_class[near]):
+                        numbers = near[of_class[near] == key]
+                        paint(m_polygons[numbers], (numbers % 65535 + 1).astype(np.uint16), layers[key], m_x, m_y)
+                        layers[key][~inside] = 0
                     yield make_sample(
                         image,
                         layers,
@@ -184,7 +187,12 @@ def _starts(first: int, end: int, size: int) -> np.ndarray:
 
 
 def _concept(annotation: Annotation) -> str:
-    return concept_named(query_class(annotation.classification))
+    return _concept_of(annotation.classification)
+
+
+@cache  # thousands of objects have the same few classes
+def _concept_of(classification: str) -> str:
+    return concept_named(query_class(classification))
 
 
 def _is_region(annotation: Annotation) -> bool:

@@ -34,6 +34,7 @@ from wsiseg.slide.scale import m_size
 from wsiseg.tiles.shard import ZSTD_LEVEL, encode_chunk, encode_shard
 
 CHUNK, BLOCK = 512, 2048  # pixels: what a viewer reads at once; what is painted at once, and lies in one file
+_BATCH = 4096  # outlines painted at once: of small levels all lie in one block
 _AXES = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in ("y", "x")]
 
 
@@ -53,14 +54,14 @@ def write(annotations: Sequence[Annotation], run: Mapping[str, Any], folder: Pat
     """
     place = place_of(run)
     levels = list(_levels(place, _mpp(run, place)))
-    polygons = shapely.transform(safe_polygons(annotations), lambda l0_xy: l0_xy + place.l0_origin)
+    polygons = safe_polygons(annotations)
     classes = _classes(annotations, run)
     class_of = np.array([classes[clean_class(a.classification)] for a in annotations], np.int64)
     paths = list(_paths(classes))
     ome = {"multiscales": [_multiscale(levels, place, "classes")], "omero": {"channels": [_channel(len(classes))]}}
     made_by = orjson.loads(orjson.dumps(run, option=orjson.OPT_SERIALIZE_NUMPY))
     root = zarr.create_group(folder, zarr_format=3, attributes={"ome": {"version": "0.5"} | ome, "wsiseg": made_by})
-    _paint(root, folder, levels, polygons, class_of)
+    _paint(root, folder, levels, polygons, class_of, place.l0_origin)
     labels = root.create_group("labels", attributes={"ome": {"version": "0.5", "labels": paths}})
     for path, (name, number) in zip(paths, classes.items(), strict=True):
         mine = np.flatnonzero(class_of == number)
@@ -69,7 +70,8 @@ def write(annotations: Sequence[Annotation], run: Mapping[str, Any], folder: Pat
             "image-label": _image_label([annotations[i] for i in mine.tolist()]),
         }
         group = labels.create_group(path, attributes={"ome": {"version": "0.5"} | ome})
-        _paint(group, folder / "labels" / path, levels, polygons[mine], np.arange(1, len(mine) + 1))
+        numbers = np.arange(1, len(mine) + 1)
+        _paint(group, folder / "labels" / path, levels, polygons[mine], numbers, place.l0_origin)
 
 
 def is_ours(folder: Path) -> bool:
@@ -162,10 +164,16 @@ def _image_label(annotations: Sequence[Annotation]) -> dict[str, Any]:
 
 
 def _paint(
-    group: zarr.Group, folder: Path, levels: Sequence[_Level], l0_polygons: np.ndarray, values: np.ndarray
+    group: zarr.Group,
+    folder: Path,
+    levels: Sequence[_Level],
+    polygons: np.ndarray,
+    values: np.ndarray,
+    l0_origin: tuple[int, int],
 ) -> None:
-    """Write an array for every level of `group`, which lies at `folder`."""
+    """Write an array for every level of `group`, which lies at `folder`. l0_origin: (0, 0) of the polygons."""
     dtype = np.min_scalar_type(int(values.max(initial=0)))
+    tree = shapely.STRtree(polygons)
     for number, level in enumerate(levels):
         group.create_array(
             str(number),
@@ -176,15 +184,19 @@ def _paint(
             compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
             dimension_names=("y", "x"),
         )
-        polygons = shapely.transform(l0_polygons, lambda l0_xy, level=level: l0_xy / level.l0_per_m)
-        tree = shapely.STRtree(polygons)
         for row, column in product(range(-(-level.height // BLOCK)), range(-(-level.width // BLOCK))):
             x0, y0 = column * BLOCK, row * BLOCK
-            near = np.sort(tree.query(shapely.box(x0, y0, x0 + BLOCK, y0 + BLOCK)))
-            if len(near):
-                block = np.zeros((BLOCK, BLOCK), dtype)
-                paint(polygons[near], values[near], block, x0, y0)
-                _write_shard(folder / str(number) / "c" / str(row) / str(column), block)
+            corners = np.array([[x0, y0], [x0 + BLOCK, y0 + BLOCK]]) * level.l0_per_m - l0_origin
+            near = np.sort(tree.query(shapely.box(*corners.ravel())))
+            if not len(near):
+                continue
+            block = np.zeros((BLOCK, BLOCK), dtype)
+            for some in np.split(near, range(_BATCH, len(near), _BATCH)):
+                m_polygons = shapely.transform(
+                    polygons[some], lambda xy, level=level: (xy + l0_origin) / level.l0_per_m
+                )
+                paint(m_polygons, values[some], block, x0, y0)
+            _write_shard(folder / str(number) / "c" / str(row) / str(column), block)
 
 
 def _write_shard(path: Path, block: np.ndarray) -> None:

@@ -39,7 +39,10 @@ def draft_path(out: Path) -> Path:
 
 def basis_of(slide_fingerprint: str, polygons: np.ndarray) -> str:
     """What edits by index are good for: this slide, and these outlines (N,) in this order."""
-    return hashlib.sha256(b"".join([slide_fingerprint.encode(), *shapely.to_wkb(polygons)])).hexdigest()
+    digest = hashlib.sha256(slide_fingerprint.encode())
+    for first in range(0, len(polygons), 1024):  # the bytes of all are as many as those of the file
+        digest.update(b"".join(shapely.to_wkb(polygons[first : first + 1024])))
+    return digest.hexdigest()
 
 
 def draft_of(

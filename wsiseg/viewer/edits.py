@@ -78,7 +78,8 @@ def apply(annotations: Sequence[Annotation], edits: Edits, mpp: tuple[float, flo
             others = {key: value for key, value in annotation.metadata.items() if key != REVIEW}
             decided = {REVIEW: edits.review[i]} if edits.review[i] else {}
             annotation = replace(annotation, metadata={**others, **decided})
-        yield replace(annotation, color=edits.colors.get(annotation.classification, annotation.color))
+        color = edits.colors.get(annotation.classification, annotation.color)
+        yield annotation if color == annotation.color else replace(annotation, color=color)
 
 
 def is_of_outline(measurement: str) -> bool:

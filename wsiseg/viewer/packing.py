@@ -27,17 +27,17 @@ from wsiseg.mask.shapes import rings_of
 from wsiseg.qupath import Color
 from wsiseg.review import REVIEW, REVIEWS
 
+_BATCH = 1024  # annotations at once: a copy of a million outlines takes gigabytes
+
 
 def pack(annotations: Sequence[Annotation], classes: Mapping[str, int], first: int = 0) -> bytes:
     """The bytes described above.
 
     classes: name → index, at least of the classes of the annotations. first: index of the first annotation.
     """
-    polygons = shapely.orient_polygons(np.array([a.geometry for a in annotations], object))
-    rings, owner, _ = rings_of(polygons)
-    lengths = shapely.get_num_coordinates(rings)
-    closing = np.cumsum(lengths) - 1
-    xy = np.delete(shapely.get_coordinates(rings), closing, axis=0)
+    blocks = [_vertices(annotations[start : start + _BATCH]) for start in range(0, len(annotations), _BATCH)]
+    rings = np.concatenate([[0], *(rings for rings, _, _ in blocks)])  # of each object, after a 0
+    vertices = np.concatenate([[0], *(vertices for _, vertices, _ in blocks)])  # of each ring, likewise
     colors: dict[str, Color] = {}
     for a in annotations:
         colors.setdefault(a.classification, a.color)
@@ -46,21 +46,28 @@ def pack(annotations: Sequence[Annotation], classes: Mapping[str, int], first: i
             "classes": [{"index": classes[name], "name": name, "color": colors[name]} for name in colors],
             "first": first,
             "objects": len(annotations),
-            "rings": len(rings),
-            "vertices": len(xy),
+            "rings": len(vertices) - 1,
+            "vertices": int(vertices.sum()),
         }
     )
     header += b" " * (-len(header) % 4)
     reviews = [REVIEWS.index(r) if (r := a.metadata.get(REVIEW, "")) in REVIEWS else 0 for a in annotations]
     columns: list[tuple[str, Any]] = [
-        ("<u4", np.searchsorted(owner, np.arange(len(annotations) + 1))),
-        ("<u4", np.concatenate([[0], np.cumsum(lengths - 1)])),
-        ("<f4", xy),
+        ("<u4", np.cumsum(rings)),
+        ("<u4", np.cumsum(vertices)),
+        *(("<f4", xy) for _, _, xy in blocks),
         ("<f4", [a.measurements.get("Mean probability", np.nan) for a in annotations]),
         ("<f4", [a.measurements.get("Area µm^2", np.nan) for a in annotations]),
         ("<u4", [classes[a.classification] for a in annotations]),
         ("u1", reviews),
     ]
-    return b"".join(
-        [len(header).to_bytes(4, "little"), header, *(np.asarray(c, kind).tobytes() for kind, c in columns)]
-    )
+    return b"".join([len(header).to_bytes(4, "little"), header, *(np.asarray(c, kind).data for kind, c in columns)])
+
+
+def _vertices(annotations: Sequence[Annotation]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rings of each annotation (n,), vertices of each ring (r,), and these (v, 2) float32, no closing ones."""
+    polygons = shapely.orient_polygons(np.array([a.geometry for a in annotations], object))
+    rings, owner, _ = rings_of(polygons)
+    lengths = shapely.get_num_coordinates(rings)
+    xy = np.delete(shapely.get_coordinates(rings), np.cumsum(lengths) - 1, axis=0)
+    return np.bincount(owner, minlength=len(annotations)), lengths - 1, xy.astype("<f4")
