@@ -294,7 +294,7 @@ def test_a_file_read_part_by_part_is_the_same(
     whole = {name: read(name) for name in contents}
     assert whole["wsiseg.geojson"] == (many, {"n": [1, 2]})
     assert "feature 30: geometry is not" in str(whole["broken.geojson"])
-    monkeypatch.setattr("wsiseg.geojson._PART", part)
+    monkeypatch.setattr("wsiseg.geojson.read._PART", part)
     assert {name: read(name) for name in contents} == whole
 
 

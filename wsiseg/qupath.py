@@ -130,7 +130,7 @@ def query_class(query: str) -> str:
 def check_dialect(path: str | Path) -> list[str]:
     """What in a GeoJSON file QuPath (any version from 0.5.1) would refuse, drop or change; [] if nothing.
 
-    An independent reading: it shares no code with `geojson.py`, which it is there to check.
+    An independent reading: it shares no code with `wsiseg.geojson`, which it is there to check.
     """
     path = Path(path)
     if not re.search(r"\.(geo)?json(\.gz)?$", path.name):
