@@ -17,9 +17,9 @@ import pytest
 import shapely
 
 import wsiseg.annotate
-from wsiseg import geojson, spill
+from wsiseg import spill
 from wsiseg.errors import OutputError
-from wsiseg.geojson import Annotation, annotation_id
+from wsiseg.geojson import Annotation, annotation_id, write
 from wsiseg.mask import front
 from wsiseg.pipeline import segment
 from wsiseg.qupath import DESCRIPTION
@@ -118,7 +118,7 @@ def test_few_outlines_are_alive_at_once(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(wsiseg.annotate, "Annotation", Watched)
     monkeypatch.setattr(spill, "_READ", 16)
-    monkeypatch.setattr(geojson, "_BATCH", 16)
+    monkeypatch.setattr(write, "_BATCH", 16)
     monkeypatch.setattr(front, "SETTLE", 4000)
     result = segment(tmp_path / "dust.tif", "olive", model=model)
     assert len(result.annotations) > 800
