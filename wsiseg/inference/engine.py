@@ -16,7 +16,7 @@ from wsiseg.inference import IMAGE_TOKENS, MASK_FEATURES, TileMask
 from wsiseg.inference.decode import Completion, Prefix, computes_nan, decode, encode_prefix
 from wsiseg.inference.features import TileFeatures
 from wsiseg.inference.shots import Shot
-from wsiseg.model import no_room
+from wsiseg.model import no_memory
 from wsiseg.model.pathchat import PathChatSegR1, layout, tiles_to_tensor
 from wsiseg.model.prototypes import Prototypes, prototypes
 from wsiseg.tiles import Embeddings
@@ -121,7 +121,7 @@ class PathChatSegmenter:
                 continue
             except torch.OutOfMemoryError as error:
                 if len(rows) == 1:
-                    raise ModelError(no_room(self.device, "one tile beside the model")) from error
+                    raise ModelError(no_memory(self.device, "one tile beside the model")) from error
             # Only here: the error, while it is handled, holds what the batch had in memory.
             self._largest = len(rows) // 2
             torch.cuda.empty_cache()

@@ -62,14 +62,14 @@ def load_model(
             else:
                 models.append(quantise_language(load_folder(folder, dtype=dtype), weights, name))
         except torch.OutOfMemoryError as error:
-            raise ModelError(no_room(name, f"the model in {folder}")) from error
+            raise ModelError(no_memory(name, f"the model in {folder}")) from error
     fingerprint = folder_fingerprint(folder) + ("" if weights == "full" else f"-{weights}")
     known = partial(PathChatSegmenter, name=models[0].config.name, fingerprint=fingerprint, caution=caution(folder))
     copies = [known(model) for model in models]
     return copies[0] if len(copies) == 1 else SeveralDevices(copies)
 
 
-def no_room(device: object, what: str) -> str:
+def no_memory(device: object, what: str) -> str:
     """What to tell whose device has too little memory."""
     return (
         f"{device} has no room for {what}: end what else runs there, take smaller weights (--weights 8bit or 4bit), or "
