@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from wsiseg.errors import ModelError, OutputError
-from wsiseg.files import atomic_folder, atomic_write
+from wsiseg.files import atomic_folder, atomic_write, make_folder
 from wsiseg.model.base import BASE, base_files, changed, check_changes, find_base, is_partial, weights_in
 from wsiseg.model.config import PathChatConfig, load_config, save_config
 from wsiseg.model.pathchat import PathChatSegR1
@@ -188,14 +188,12 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     from safetensors import SafetensorError
 
+    make_folder(folder.parent)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic_folder(folder, replaces=lambda found: not any(found.iterdir())) as temporary:
             yield temporary
-    except (OSError, SafetensorError) as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from error
+    except SafetensorError as error:  # atomic_folder tells of all that is an OSError
+        raise OutputError(f"cannot write {folder}: {error}") from error
 
 
 def check_state(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], where: str) -> None:
