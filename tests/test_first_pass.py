@@ -21,6 +21,13 @@ from wsiseg.tiles.grid import SlideIdentity, tile_starts
 MODEL = FakeModel(mpp=0.5)
 
 
+class CloserUp(FakeModel):
+    """Looks at what is small at half the µm per pixel."""
+
+    def mpp_for(self, query: str) -> float:
+        return self.mpp / 2 if "small" in query else self.mpp
+
+
 @pytest.fixture(scope="module")
 def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tissue all over, and two olive disks far apart."""
@@ -52,6 +59,9 @@ def test_nothing_worth_a_closer_look_is_said(slide_file: Path) -> None:
     result = wsiseg.segment(slide_file, "the orange", model=MODEL, first_pass=True)
     assert list(result.annotations) == result.reasoning == []
     assert result.notes[-1].startswith('"the orange": not found; from twice as far away, none of ')
+    # Tiles of another query, which is looked at in another resolution, are not counted.
+    both = wsiseg.segment(slide_file, ["the orange", "small orange"], model=CloserUp(mpp=0.5), first_pass=True)
+    assert result.notes[-1] in both.notes
 
 
 def test_a_store_has_one_resolution(slide_file: Path, tmp_path: Path) -> None:

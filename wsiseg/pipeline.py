@@ -135,14 +135,15 @@ def segment(
             raise ModelError("a deterministic run takes one device, such as --device cuda:0")
         l0_region = None if region is None else l0_region_of(region, opened, origin)
         passes = plan_passes(opened, queries, segmenter, mpp, l0_region, on_bad_tile)
-        planned = sum(len(tiles.grid) for tiles, _ in passes)
+        planned = [len(tiles.grid) for tiles, _ in passes]
         if first_pass:
             passes = [(worth_asking(tiles, asked, segmenter, batch_size, progress), asked) for tiles, asked in passes]
         outlined = partial(
             regions, threshold=threshold, min_area_um2=min_area_um2, simplify_um=simplify_um, origin=origin
         )
         apart = [q for q in queries if (_means_cells(segmenter, q) if separate is None else separate)]
-        done, total = 0, sum(len(tiles.grid) for tiles, _ in passes)
+        left_out = [before - len(tiles.grid) for before, (tiles, _) in zip(planned, passes, strict=True)]
+        done, total = 0, sum(planned) - sum(left_out)
         skipped: list[list[float]] = []
         # Other answers than those of a deterministic run would end that.
         how = ("deterministic", device, batch_size) if deterministic else ()
@@ -181,10 +182,11 @@ def segment(
         "first_pass": first_pass or None,
     }
     notes = [f"{len(skipped)} of {total} tiles could not be read and were left out"] if skipped else []
-    notes += [f"the first pass left out {planned - total} of {planned} tiles"] if first_pass else []
+    notes += [f"the first pass left out {sum(left_out)} of {sum(planned)} tiles"] if first_pass else []
     where = "" if region is None else " in the region"
     in_vain = [q for q in queries if not any(tile.polygons for tile in said[q])]
-    notes += [nothing_found(q, said[q], planned - total, where) for q in in_vain]
+    of_query = {q: tiles for tiles, (_, asked) in zip(left_out, passes, strict=True) for q in asked}
+    notes += [nothing_found(q, said[q], of_query[q], where) for q in in_vain]
     for note in notes:
         log.warning("%s", note)
     cautions = [_caution(segmenter, q) for q in queries if q not in in_vain]

@@ -167,8 +167,16 @@ def test_special_tokens_in_a_query_stay_plain_text() -> None:
     assert prompt.before.count(tokenizer.image_pad) == 0
 
 
-@pytest.mark.parametrize("where", ["_encode", "_complete"])
-def test_out_of_memory_halves_the_batch_and_loses_nothing(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+@pytest.mark.parametrize(
+    ("where", "full"),
+    [
+        ("_encode", torch.OutOfMemoryError("injected")),
+        ("_complete", RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, max allowed: 9.07 GB).")),
+    ],
+)
+def test_out_of_memory_halves_the_batch_and_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, where: str, full: RuntimeError
+) -> None:
     segmenter = PathChatSegmenter(small_model(seed=1), name="a", fingerprint="a")
     tiles = np.random.default_rng(0).integers(0, 255, (7, 128, 128, 3), dtype=np.uint8)
     expected = [answer.reasoning for answer in segmenter.segment_tiles(tiles, "glands", 1.0)]
@@ -182,7 +190,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(monkeypatch: pytest.Mo
             if part != MASK_FEATURES:
                 sizes[step].append(count)
             if step == where and count > 2:
-                raise torch.OutOfMemoryError("injected")
+                raise full
             return whole(*arguments)
 
         return limited

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,14 +106,20 @@ def test_the_command_makes_a_store_with_questions(export: Path, tmp_path: Path) 
     assert {("gland", True), ("my_own_structure", True)} <= asked
 
 
-def test_a_geojson_beside_its_slide_needs_no_index(export: Path, sample_slide: Path) -> None:
+def test_a_geojson_beside_its_slide_needs_no_index(
+    export: Path, sample_slide: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     [indexed] = read_export(export)
+    cell = replace(drawn("Tumor", shapely.box(800, 300, 820, 320)), object_type="cell")
+    with open(export / "1.geojson", "wb") as file:  # QuPath's dialog exports all objects
+        write_geojson([*indexed.annotations, cell], file)
     (export / "index.csv").unlink()
     (export / "1.geojson").rename(export / f"{sample_slide.name}.geojson")
     (export / sample_slide.name).symlink_to(sample_slide)
     [entry] = read_export(export)
     assert (entry.slide.name, entry.patient) == (sample_slide.name, sample_slide.stem)
     assert entry.annotations == indexed.annotations
+    assert "left out 1 of 8 objects (detections, cells, tiles)" in caplog.text
     (export / f"{sample_slide.stem}.svs.tif").symlink_to(sample_slide)
     with pytest.raises(DataError, match="there are 2"):
         read_export(export)

@@ -71,8 +71,11 @@ def test_held_back_concepts_are_not_asked_in_training() -> None:
         assert not any(CONCEPTS[key].held_back for key in known_absent(source, label, split="train"))
 
 
-def test_a_structure_is_found_by_any_of_its_names() -> None:
+def test_a_structure_is_found_by_any_of_its_names(caplog: pytest.LogCaptureFixture) -> None:
     assert concept_named("Glands") == "gland"
+    assert not caplog.text
+    assert concept_named("Tumor") == "malignant"
+    assert "Tumor is taken for malignant" in caplog.text
     assert concept_named("cell nuclei") == "nucleus"
     assert concept_named("Apoptotic bodies") == "apoptotic_bodies"  # a user's own
     assert len(MASKED) == 9

@@ -83,7 +83,7 @@ def _paired(folder: Path) -> list[AnnotatedSlide]:
                 f"{path} needs the one slide of its name beside it, and there are {len(named)}; "
                 f"or run export.groovy on the QuPath project, which writes {INDEX}"
             )
-        found.append(AnnotatedSlide(named[0], read_geojson(path), None, named[0].stem))
+        found.append(AnnotatedSlide(named[0], _read_drawn(path), None, named[0].stem))
     return found
 
 
@@ -105,9 +105,19 @@ def _indexed(path: Path) -> list[AnnotatedSlide]:
             slide_mpp = float(stated) if stated else None
         except ValueError:
             raise DataError(f"{path}, line {line}: mpp is {stated!r}, not a number") from None
-        annotations = read_geojson(folder / (row["geojson"] or ""))
+        annotations = _read_drawn(folder / (row["geojson"] or ""))
         found.append(AnnotatedSlide(slide, annotations, slide_mpp, (row.get("patient") or "").strip() or slide.stem))
     return found
+
+
+def _read_drawn(path: Path) -> list[Annotation]:
+    """The annotations of a file. Detections, cells and tiles are a program's, and the class of a cell is its own."""
+    found = read_geojson(path)
+    drawn = [a for a in found if a.object_type == "annotation"]
+    if made := len(found) - len(drawn):
+        text = "%s: left out %d of %d objects (detections, cells, tiles): only annotations show a structure"
+        _log.warning(text, path, made, len(found))
+    return drawn
 
 
 def samples_of(slides: Sequence[AnnotatedSlide], mpp: float, source: str) -> Iterator[Sample]:

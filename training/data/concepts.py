@@ -7,11 +7,15 @@ where the source rules it out. What a source leaves open is *unknown* and is nev
 
 from __future__ import annotations
 
+import logging
+
 from wsiseg.errors import DataError
 from wsiseg.training.data.absent import ABSENT_CONCEPTS, THING_CONCEPTS
 from wsiseg.training.data.masked import MASKED_CONCEPTS
 from wsiseg.training.data.places import place_of
 from wsiseg.training.data.terms import Concept, mass, plural
+
+_log = logging.getLogger(__name__)
 
 CONCEPTS: dict[str, Concept] = {
     concept.key: concept for concept in (*MASKED_CONCEPTS, *ABSENT_CONCEPTS, *THING_CONCEPTS)
@@ -46,6 +50,8 @@ def concept_of(key: str) -> Concept:
 def concept_named(label: str) -> str:
     """The key of the structure called `label` (key, name or synonym, in any case), else `label` as a key.
 
+    A synonym is told as a warning: who writes "tumor" may not mean `malignant`.
+
     Raises:
         DataError: the label is empty.
     """
@@ -59,5 +65,7 @@ def concept_named(label: str) -> str:
             *(noun.text for noun in concept.names + concept.val_names),
         }
         if not concept.thing and wanted in {word.lower() for word in words}:
+            if key not in wanted and concept.name not in wanted:
+                _log.warning("%s is taken for %s: give it another name if it is not that", label, concept.name)
             return key
     return wanted.replace(" ", "_")

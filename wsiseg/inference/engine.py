@@ -16,7 +16,7 @@ from wsiseg.inference import IMAGE_TOKENS, MASK_FEATURES, TileMask
 from wsiseg.inference.decode import Completion, Prefix, computes_nan, decode, encode_prefix
 from wsiseg.inference.features import TileFeatures
 from wsiseg.inference.shots import Shot
-from wsiseg.model import no_memory
+from wsiseg.model import is_out_of_memory, no_memory
 from wsiseg.model.pathchat import PathChatSegR1, layout, tiles_to_tensor
 from wsiseg.model.prototypes import Prototypes, prototypes
 from wsiseg.tiles import Embeddings
@@ -119,12 +119,14 @@ class PathChatSegmenter:
             try:
                 answers += self._answer(features, rows, query, mpp, [a.reasoning for a in answers])
                 continue
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 if len(rows) == 1:
                     raise ModelError(no_memory(self.device, "one tile beside the model")) from error
             # Only here: the error, while it is handled, holds what the batch had in memory.
             self._largest = len(rows) // 2
-            torch.cuda.empty_cache()
+            (torch.mps if self.device.type == "mps" else torch.cuda).empty_cache()
             _log.warning("out of memory with %d tiles at once; going on with %d", len(rows), self._largest)
         return answers
 

@@ -61,12 +61,23 @@ def load_model(
                 models.append(load_folder(folder, device=name, dtype=dtype))
             else:
                 models.append(quantise_language(load_folder(folder, dtype=dtype), weights, name))
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise ModelError(no_memory(name, f"the model in {folder}")) from error
     fingerprint = folder_fingerprint(folder) + ("" if weights == "full" else f"-{weights}")
     known = partial(PathChatSegmenter, name=models[0].config.name, fingerprint=fingerprint, caution=caution(folder))
     copies = [known(model) for model in models]
     return copies[0] if len(copies) == 1 else SeveralDevices(copies)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device is full. Only CUDA's allocator has an exception of its own for that."""
+    import torch
+    from accelerate.utils.memory import should_reduce_batch_size  # knows the words of Apple's MPS and of the CPU
+
+    full = isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+    return full or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
 
 
 def no_memory(device: object, what: str) -> str:
