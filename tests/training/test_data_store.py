@@ -69,7 +69,7 @@ def test_a_patient_is_in_one_split(tmp_path: Path) -> None:
 
 def test_a_store_is_never_overwritten(tmp_path: Path) -> None:
     write_quadruplets(tmp_path / "a.zarr", [make_sample(1)], INFO)
-    with pytest.raises(OutputError, match="exists"):
+    with pytest.raises(OutputError, match="something else is there"):
         write_quadruplets(tmp_path / "a.zarr", [make_sample(1)], INFO)
 
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,7 +23,8 @@ from typing import Any
 import numpy as np
 import zarr
 
-from wsiseg.errors import DataError, OutputError, WsisegError
+from wsiseg.errors import DataError
+from wsiseg.files import atomic_folder
 from wsiseg.training.data.chains import Chain, Key, read_chains, write_chains
 
 FORMAT = "wsiseg-quadruplets"
@@ -200,7 +199,7 @@ def write_quadruplets(
     quadruplets: Mapping[str, Iterable[Quadruplet]] | None = None,
     chains: Iterable[Chain] = (),
 ) -> QuadrupletStore:
-    """Write a store, as a stream, under a temporary name, and rename it when it is whole.
+    """Write a store, as a stream; it is there when it is whole.
 
     Args:
         samples: each checked: see `check`.
@@ -213,22 +212,9 @@ def write_quadruplets(
             where its source is known for that).
         OutputError: `path` exists or cannot be written.
     """
-    target = Path(path)
-    if target.exists():
-        raise OutputError(f"{target} exists; choose another name or remove it")
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        _write(temporary, samples, sources, {} if quadruplets is None else quadruplets, chains)
-        os.replace(temporary, target)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, WsisegError):  # of a slide, such as that it is damaged
-            raise
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return QuadrupletStore.open(target)
+    with atomic_folder(path, replaces=lambda _: False) as folder:
+        _write(folder, samples, sources, {} if quadruplets is None else quadruplets, chains)
+    return QuadrupletStore.open(path)
 
 
 def check(sample: Sample) -> None:
