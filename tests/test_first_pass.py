@@ -87,6 +87,6 @@ def test_far_tiles_cover_all_near_ones(data: st.DataObject) -> None:
     far = coarser(near)
     covered = np.zeros((m_height + 2 * size, m_width + 2 * size), bool)  # in near pixels
     for fx, fy in far.m_xy * FACTOR:
-        covered[fy : fy + FACTOR * size, fx : fx + FACTOR * size] = True
+        covered[max(fy, 0) : fy + FACTOR * size, max(fx, 0) : fx + FACTOR * size] = True
     for nx, ny in near.m_xy:
-        assert covered[ny : min(ny + size, m_height), nx : min(nx + size, m_width)].all()
+        assert covered[max(ny, 0) : min(ny + size, m_height), max(nx, 0) : min(nx + size, m_width)].all()

@@ -25,7 +25,7 @@ from wsiseg.inference.shots import InContext, Shot
 from wsiseg.mask.canvas import Canvas
 from wsiseg.slide.resample import resample_region
 from wsiseg.slide.scale import m_size
-from wsiseg.tiles.grid import tile_starts
+from wsiseg.tiles.grid import mirror_beyond, tile_starts
 from wsiseg.training.figures import Case, Report, summarise
 from wsiseg.training.metrics import NAN, bleu4, hd95, overlap, token_f1
 from wsiseg.training.shots import ShotPool, draw_shots
@@ -72,6 +72,8 @@ def answer(model: Segmenter, image: np.ndarray, mpp: float | None, query: str) -
             tiles = np.stack(
                 [resample_region(read, (width, height), (scale, scale), x, y, size, size) for x, y in corners]
             )
+            for tile, corner in zip(tiles, corners, strict=True):
+                mirror_beyond(tile, corner, (m_width, m_height))
             for (m_x, m_y), tile in zip(corners, model.segment_tiles(tiles, query, model_mpp), strict=True):
                 canvas.add(m_x, m_y, tile.probability)
                 area = 0 if tile.probability is None else int((tile.probability > THRESHOLD).sum())

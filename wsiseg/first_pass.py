@@ -93,5 +93,5 @@ def _mark(found: np.ndarray, m_xy: np.ndarray, drawn: np.ndarray) -> None:
     """Set the squares in which something is drawn on a tile (S, S) bool at `m_xy`."""
     rows, columns = np.nonzero(drawn)
     rows, columns = (rows + m_xy[1]) // _CELL, (columns + m_xy[0]) // _CELL
-    inside = (rows < found.shape[0]) & (columns < found.shape[1])  # a tile may hang over the edge
+    inside = (rows >= 0) & (rows < found.shape[0]) & (columns >= 0) & (columns < found.shape[1])
     found[rows[inside], columns[inside]] = True

@@ -15,16 +15,23 @@ from wsiseg.errors import OutputError
 from wsiseg.mask import Canvas
 from wsiseg.mask.blend import RollingBand, tile_weights
 from wsiseg.tiles import Grid, GridSpec, SlideIdentity
+from wsiseg.tiles.grid import tile_starts
 
 
 @st.composite
 def tilings(draw: st.DrawFn) -> tuple[int, int, int, int, list[tuple[int, int]]]:
-    """Width and height of a slide, tile size, overlap, and some tiles of the full grid, row by row."""
+    """Width and height of a slide, tile size, overlap, and some tiles of a full grid, row by row: one that hangs over
+    right and bottom, or one as it is planned."""
     width, height = draw(st.integers(1, 150)), draw(st.integers(1, 150))
     tile = draw(st.integers(1, 60))
     overlap = draw(st.integers(0, tile - 1))
     stride = tile - overlap
-    full = [(x, y) for y in range(0, height, stride) for x in range(0, width, stride)]
+    planned = draw(st.booleans())
+    xs, ys = (
+        tile_starts(length, tile, overlap).tolist() if planned else range(0, length, stride)
+        for length in (width, height)
+    )
+    full = [(x, y) for y in ys for x in xs]
     if len(full) > 400:
         full = full[:: len(full) // 400]
     keep = draw(st.lists(st.booleans(), min_size=len(full), max_size=len(full)))
@@ -36,12 +43,12 @@ def naive_blend(
 ) -> np.ndarray:
     """The definition: Σ w·p / Σ w over the whole slide at once, in float64."""
     weights = np.outer(*[tile_weights(tile, overlap).astype(np.float64)] * 2)
-    total, norm = np.zeros((2, height + tile, width + tile))
+    total, norm = np.zeros((2, height + 2 * tile, width + 2 * tile))  # from (-tile, -tile) on
     for (x, y), probability in zip(tiles, probabilities, strict=True):
-        here = np.s_[y : y + tile, x : x + tile]
+        here = np.s_[y + tile : y + 2 * tile, x + tile : x + 2 * tile]
         total[here] += 0 if probability is None else weights * probability
         norm[here] += weights
-    return np.divide(total, norm, out=np.zeros_like(total), where=norm > 0)[:height, :width]
+    return np.divide(total, norm, out=np.zeros_like(total), where=norm > 0)[tile : tile + height, tile : tile + width]
 
 
 def as_array(canvas: Canvas, width: int) -> np.ndarray:
@@ -87,11 +94,12 @@ def test_a_constant_stays_constant_before_it_is_rounded(tiling: tuple, constant:
             blended[y0 : y0 + len(block), x0 : x0 + block.shape[1]] = block
 
     for x, y in tiles:
-        collect(y)
+        collect(max(y, 0))
         band.add(x, y, np.full((tile, tile), constant, np.float32))
     collect(height + tile)
     for x, y in tiles:
-        assert np.abs(blended[y : min(y + tile, height), x : x + tile] - constant).max() < 1e-6
+        inside = blended[max(y, 0) : min(y + tile, height), max(x, 0) : x + tile]
+        assert np.abs(inside - constant).max() < 1e-6
 
 
 def test_memory_does_not_grow_with_the_height_of_the_slide(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,18 +13,41 @@ from hypothesis import strategies as st
 from tests.tiles.fakes import FakeMask, FakeSlide, all_tissue
 from wsiseg.errors import StoreError
 from wsiseg.slide.scale import m_size
-from wsiseg.tiles.grid import GridSpec, plan_grid, tile_starts, tissue_fractions, touching
+from wsiseg.tiles.grid import GridSpec, mirror_beyond, plan_grid, tile_starts, tissue_fractions, touching
 
 
 @given(st.integers(1, 5000), st.integers(1, 600), st.data())
 def test_tiles_cover_an_axis_and_share_exactly_the_overlap(length: int, tile: int, data: st.DataObject) -> None:
     overlap = data.draw(st.integers(0, tile - 1))
     starts = tile_starts(length, tile, overlap)
+    if length < tile:
+        [before], after = -starts, starts[-1] + tile - length
+        assert 0 <= before - after <= 1  # it lies in the middle
+        return
     assert starts[0] == 0
     assert starts[-1] + tile >= length
     assert (np.diff(starts) == tile - overlap).all()
     # The last tile is needed: without it the axis would not be covered.
     assert len(starts) == 1 or starts[-2] + tile < length
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(10, 60))
+def test_beyond_a_small_slide_it_is_mirrored(width: int, height: int, size: int) -> None:
+    slide = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    for m_y in tile_starts(height, size, size // 4).tolist():
+        for m_x in tile_starts(width, size, size // 4).tolist():
+            tile = np.full((size, size, 3), 255, np.uint8)
+            y, x = max(m_y, 0), max(m_x, 0)
+            part = slide[y : m_y + size, x : m_x + size]
+            tile[y - m_y : y - m_y + part.shape[0], x - m_x : x - m_x + part.shape[1]] = part
+            mirror_beyond(tile, (m_x, m_y), (width, height))
+            around = slide
+            for axis, length in enumerate(slide.shape[:2]):  # white beyond what is not smaller
+                widths = [(size, size) if i == axis else (0, 0) for i in range(3)]
+                how: dict[str, Any] = {"mode": "symmetric"} if length < size else {"constant_values": 255}
+                around = np.pad(around, widths, **how)
+            assert np.array_equal(tile, around[m_y + size : m_y + 2 * size, m_x + size : m_x + 2 * size])
 
 
 def test_model_length_rounds_up_but_not_for_a_rounding_error() -> None:
@@ -47,8 +71,8 @@ def test_tissue_fraction_is_the_area_of_the_mask_under_the_tile(
     fractions = tissue_fractions(mask, (m_width / w, m_height / h), (m_width, m_height), (m_x, m_y), tile)
     # Reference: sample each tile at 8 x 8 points per model pixel and look the mask up.
     row, column = (data.draw(st.integers(0, len(starts) - 1)) for starts in (m_y, m_x))
-    y = np.arange(m_y[row] + 1 / 16, min(m_y[row] + tile, m_height), 1 / 8)
-    x = np.arange(m_x[column] + 1 / 16, min(m_x[column] + tile, m_width), 1 / 8)
+    y = np.arange(max(m_y[row], 0) + 1 / 16, min(m_y[row] + tile, m_height), 1 / 8)
+    x = np.arange(max(m_x[column], 0) + 1 / 16, min(m_x[column] + tile, m_width), 1 / 8)
     sampled = mask[np.ix_((y * h / m_height).astype(int), (x * w / m_width).astype(int))].mean()
     assert fractions[row, column] == pytest.approx(sampled, abs=0.03)
 
@@ -78,7 +102,7 @@ def test_an_anisotropic_slide_becomes_isotropic() -> None:
 
 def test_a_slide_smaller_than_a_tile_has_one_tile_and_an_empty_one_none() -> None:
     slide = FakeSlide(dimensions=(50, 40))
-    assert plan_grid(slide, GridSpec(0.5), tissue=all_tissue(slide)).m_xy.tolist() == [[0, 0]]
+    assert plan_grid(slide, GridSpec(0.5), tissue=all_tissue(slide)).m_xy.tolist() == [[-231, -236]]
     nothing = FakeMask(np.zeros((4, 5), bool), (10.0, 10.0))
     empty = plan_grid(slide, GridSpec(0.5), tissue=nothing)
     assert empty.m_xy.shape == (0, 2)

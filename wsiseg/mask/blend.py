@@ -48,22 +48,22 @@ class RollingBand:
         """Blend one tile in; `finished(m_y)` must have been exhausted before.
 
         `probability` is (tile_size, tile_size) in [0, 1]; None counts as 0 everywhere. What hangs over the
-        right edge is cut off.
+        canvas's edges is cut off.
         """
-        m_width = self._sum.shape[1]
-        if m_y != self._m_y0 or not 0 <= m_x < m_width:
+        size, m_width = self._tile_size, self._sum.shape[1]
+        if max(m_y, 0) != self._m_y0 or not -size < m_x < m_width:
             raise ValueError(f"tile at ({m_x}, {m_y}) is out of order or off the canvas: rows start at {self._m_y0}")
         if not self._rows or self._rows[-1].m_y != m_y:
             self._rows.append(_TileRow(m_y, np.zeros(m_width, np.float32), np.zeros(m_width, bool)))
-        row = self._rows[-1]
-        width = min(self._tile_size, m_width - m_x)
-        columns = slice(m_x, m_x + width)
-        row.weight[columns] += self._weights[:width]
+        row, above = self._rows[-1], max(-m_y, 0)
+        columns = slice(max(m_x, 0), min(m_x + size, m_width))
+        inside = slice(columns.start - m_x, columns.stop - m_x)  # of the tile's own columns
+        row.weight[columns] += self._weights[inside]
         if probability is None:
             return
         row.spoken[columns] = True
         weighted = np.multiply(probability, self._weights_2d, out=self._scratch)
-        self._sum[:, columns] += weighted[:, :width]
+        self._sum[: size - above, columns] += weighted[above:, inside]
 
     def finished(self, m_y: int) -> Iterator[tuple[int, int, np.ndarray]]:
         """Give out, and forget, the rows above `m_y`, as blocks (m_x0, m_y0, (h, w) float32 probability).

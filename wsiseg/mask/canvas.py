@@ -66,7 +66,7 @@ class Canvas:
     def over(cls, grid: Grid) -> Canvas:
         """For the tiles of a grid."""
         spec, m_x = grid.spec, grid.m_xy[:, 0]
-        m_left = int(m_x.min(initial=grid.m_width - 1))
+        m_left = max(int(m_x.min(initial=grid.m_width - 1)), 0)
         m_right = min(int(m_x.max(initial=0)) + spec.tile_size, grid.m_width)
         return cls(max(m_right - m_left, 1), grid.m_height, spec.tile_size, spec.overlap, m_left=m_left)
 
@@ -82,10 +82,9 @@ class Canvas:
         """Blend in the tile whose top-left corner is (m_x, m_y).
 
         `probability` is (tile_size, tile_size) in [0, 1]. None, a tile in which the model found nothing,
-        counts as probability 0 with the tile's full weight. A tile may hang over the right and bottom
-        edges.
+        counts as probability 0 with the tile's full weight. A tile may hang over the edges.
         """
-        self._flush(m_y)
+        self._flush(max(m_y, 0))
         self._band.add(m_x - self.m_left, m_y, probability)
 
     def finish(self) -> None:

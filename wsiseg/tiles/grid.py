@@ -3,6 +3,10 @@
 Planes: `l0_` level-0 pixels; `m_` model pixels, that is level 0 scaled by slide.mpp / grid.mpp on each axis;
 `t_` index of a tile row or column in the full lattice. Corners are anchored at (0, 0) of the slide, so the
 same slide and the same specification always give the same grid.
+
+Beyond the slide's edge a tile is white, as glass. But a picture that is smaller than a tile, such as a patch of a
+data set, was cut out of tissue that went on: it lies in the middle of its tile, mirrored around (`mirror_beyond`),
+as such pictures do in training.
 """
 
 from __future__ import annotations
@@ -92,7 +96,8 @@ class SlideIdentity:
 class Grid:
     """The planned tiles of one slide, in row-major order (y, then x).
 
-    m_xy: (N, 2) int64, top-left corners in model pixels; a tile may hang over the right and bottom edge.
+    m_xy: (N, 2) int64, top-left corners in model pixels; a tile may hang over the right and bottom edge, or, where
+        the slide is smaller than a tile, over both.
     tissue: (N,) float32, fraction of tissue in the part of the tile inside the slide.
     """
 
@@ -131,14 +136,29 @@ def tile_starts(length: int, tile_size: int, overlap: int) -> np.ndarray:
     """Starts (n,) int64 of tiles that cover 0..length on one axis.
 
     Neighbours share exactly `overlap` pixels, the last tile reaches the end, and no tile lies wholly inside
-    the one before it.
+    the one before it. A tile that is longer than the axis lies around its middle.
 
     >>> tile_starts(1000, 512, 64)
     array([  0, 448, 896])
+    >>> tile_starts(500, 512, 64)
+    array([-6])
     """
+    if length < tile_size:
+        return np.array([(length - tile_size) // 2], np.int64)
     stride = tile_size - overlap
-    count = max(1, math.ceil((length - overlap) / stride))
-    return np.arange(count, dtype=np.int64) * stride
+    return np.arange(math.ceil((length - overlap) / stride), dtype=np.int64) * stride
+
+
+def mirror_beyond(tile: np.ndarray, m_start: tuple[int, int], m_size: tuple[int, int]) -> None:
+    """Fill what of a tile (H, W, 3) lies beyond a slide that is smaller: the slide goes on as its mirror image.
+
+    m_start, m_size: the tile's corner, as `tile_starts` has it, and the slide's size, (x, y). Along an axis on which
+    the slide is not smaller, the tile is left as it is.
+    """
+    for axis, start, length in zip((1, 0), m_start, m_size, strict=True):
+        if length < tile.shape[axis]:
+            m = np.arange(start, start + tile.shape[axis]) % (2 * length)
+            tile[...] = tile.take(np.minimum(m, 2 * length - 1 - m) - start, axis)
 
 
 def _coverage(starts: np.ndarray, ends: np.ndarray, cells: int) -> np.ndarray:
@@ -164,7 +184,7 @@ def tissue_fractions(
     counts.
     """
     x, y = (
-        _coverage(starts / per_cell, np.minimum(starts + tile_size, length) / per_cell, cells)
+        _coverage(np.maximum(starts, 0) / per_cell, np.minimum(starts + tile_size, length) / per_cell, cells)
         for starts, per_cell, length, cells in zip(m_starts, m_per_cell, m_size, mask.shape[::-1], strict=True)
     )
     # Rounded, so that the last bit of a matrix product cannot tip a tile in or out on another machine.

@@ -16,7 +16,7 @@ from wsiseg.errors import PixelError
 from wsiseg.slide.patience import NoAnswerError, no_answer, patiently
 from wsiseg.slide.resample import WHITE
 from wsiseg.tiles.ahead import map_ahead, read_ahead
-from wsiseg.tiles.grid import Grid
+from wsiseg.tiles.grid import Grid, mirror_beyond
 from wsiseg.tiles.native import native_tiles, open_native_level
 
 if TYPE_CHECKING:
@@ -130,7 +130,9 @@ class SlideTiles:
                     per_x, per_y = self.grid.l0_per_m
                     place = f" at level-0 pixel ({m_x * per_x:.0f}, {m_y * per_y:.0f})"
                     raise no_answer(slide.source, place) from error
-                yield None if self._m_corner(index) in bad else tile
+                m_corner = self._m_corner(index)
+                mirror_beyond(tile, m_corner, (self.grid.m_width, self.grid.m_height))
+                yield None if m_corner in bad else tile
 
     def _m_corner(self, index: int) -> tuple[int, int]:
         m_x, m_y = self.grid.m_xy[index].tolist()
