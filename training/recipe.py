@@ -45,7 +45,8 @@ class Recipe:
     `model` is where the weights come from: `tiny` (the bundled model), a model folder, or null: fresh weights of
     `preset`, with `stem_weights` (EfficientNet-Lite0, ImageNet) in the stems. A step is `accumulation` batches of
     `batch_images` images on every process. The learning rate rises over `warmup_steps` and falls by
-    half a cosine; pretrained backbones learn at `encoder_rate` of it. `frozen` names parameter prefixes that
+    half a cosine; pretrained backbones learn at `encoder_rate` of it. `clip_norm` is the largest
+    norm that a step's gradient may have (0: any). `frozen` names parameter prefixes that
     keep their start values. `ema` is the decay of the moving average of the weights that becomes the model.
     `source_weights`: how often a source of the data set is drawn, relative to the others; unnamed ones count by
     the square root of their size. `cached_images` decoded images are kept in memory by every loading process.
@@ -76,6 +77,10 @@ class Recipe:
     checkpoint_every: Count = 250
     wandb: str | None = None
     source_weights: dict[str, Amount] = field(default_factory=dict)
+
+    @property
+    def largest_norm(self) -> float:
+        return self.clip_norm or math.inf
 
 
 R = TypeVar("R")
