@@ -104,7 +104,7 @@ def load_recipe(recipe_class: type[R], path: str | Path | None, overrides: tuple
     values: dict[str, Any] = {}
     for key, (where, value) in given.items():
         if key not in hints:
-            wrong.append(f"{where}: there is no recipe key {key}{_nearest(key, hints)}")
+            wrong.append(f"{where}: there is no recipe key {key}{nearest(key, hints)}")
             continue
         try:
             values[key] = _fit(value, hints[key])
@@ -181,7 +181,7 @@ def _fit(value: Any, hint: Any) -> Any:
         return number
     if origin is Literal:
         if value not in arguments:
-            raise ValueError(f"{' or '.join(map(str, arguments))}, not {value!r}{_nearest(value, arguments)}")
+            raise ValueError(f"{' or '.join(map(str, arguments))}, not {value!r}{nearest(value, arguments)}")
         return value
     if origin in (Union, types.UnionType):
         return None if value is None else _fit(value, next(kind for kind in arguments if kind is not types.NoneType))
@@ -204,6 +204,7 @@ def _fit(value: Any, hint: Any) -> Any:
     return value
 
 
-def _nearest(word: Any, known: Any) -> str:
+def nearest(word: Any, known: Any) -> str:
+    """What to add to an error about `word`: the word of `known` that it is most like, or nothing."""
     close = difflib.get_close_matches(str(word), list(map(str, known)), n=1)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -179,7 +179,7 @@ def compare(features: torch.Tensor) -> dict[str, float]:
 
 def build(model: PathChatSegR1, recipe: SslRecipe, statistics: StainStatistics | None) -> SslModel:
     """`model` with both branches; all but the encoders frozen."""
-    train_all_but(model, (*_FROZEN, *recipe.frozen))
+    train_all_but(model, recipe, _FROZEN)
     if recipe.gradient_checkpointing:
         checkpoint_activations(model)
     torch.manual_seed(recipe.seed)
