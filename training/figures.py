@@ -53,7 +53,12 @@ class Row:
 
     Dice and HD95 are means over questions whose structure is there (`n_present`), silence scoring 0 and the
     image's diagonal; gIoU and cIoU are over all questions. Chains are compared where the data set has one;
-    a model that writes none has NaN there.
+    a model that writes none has NaN there. A mean over nothing is NaN.
+
+    gIoU is the mean IoU, about what is absent 1 for silence and 0 for any mask, and `giou_present` and
+    `giou_absent` are its halves; cIoU is Σ|P∩G| / Σ|P∪G|, in which large objects dominate (LISA's `utils/utils.py`;
+    its 1e-5 on every union is left out). Sensitivity: asked for what is there, a mask. Specificity: asked for what
+    is not, silence. Presence accuracy: the one or the other.
     """
 
     source: str

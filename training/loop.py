@@ -288,7 +288,7 @@ def _step(
                 losses = prepared(batch)
             world.backward(losses["loss"])
             if world.sync_gradients:
-                norm = world.clip_grad_norm_(prepared.parameters(), recipe.clip_norm)
+                norm = world.clip_grad_norm_(prepared.parameters(), recipe.largest_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         seen.append({name: value.detach().float() for name, value in losses.items()})

@@ -1,9 +1,9 @@
-"""Every figure that `wsiseg evaluate` prints: pure functions of masks, of answers and of chains.
+"""What `wsiseg evaluate` compares an answer by, pure functions of masks and of chains, and the intervals of means.
 
 Masks are boolean (H, W) arrays of one plane. Conventions differ between papers exactly where masks are empty;
-each function states its own. Sources: LISA's `utils/utils.py` for gIoU and cIoU (shared/research/lineage.md
-§1.2), Metrics Reloaded (Maier-Hein 2024) for HD95, Papineni 2002 and Lin & Och 2004 for BLEU, Rajpurkar 2016
-for token F1, Efron's percentile bootstrap for the intervals.
+each function states its own. Sources: Metrics Reloaded (Maier-Hein 2024) for HD95, Papineni 2002 and Lin & Och
+2004 for BLEU, Rajpurkar 2016 for token F1, Efron's percentile bootstrap for the intervals. What is made of many
+answers is in `wsiseg.training.figures`.
 """
 
 from __future__ import annotations
@@ -69,41 +69,6 @@ def iou(counts: Overlap) -> float:
     return counts.intersection_px / counts.union_px if counts.union_px else 1.0
 
 
-@dataclass(frozen=True)
-class GIoU:
-    """LISA's gIoU with the two means it hides: over samples that hold a target and over those that do not."""
-
-    mean: float
-    positives: float
-    negatives: float
-    n_positive: int
-    n_negative: int
-
-
-def giou(counts: Sequence[Overlap]) -> GIoU:
-    """Mean IoU over samples, a sample without target scoring 1 for silence and 0 for any mask (LISA).
-
-    LISA adds 1e-5 to every union; that is left out here (a relative change of 1e-5/|P∪G|). A mean over
-    nothing is NaN.
-
-    >>> giou([Overlap(1, 2, 3), Overlap(0, 0, 0), Overlap(0, 5, 0)])
-    GIoU(mean=0.4166666666666667, positives=0.25, negatives=0.5, n_positive=1, n_negative=2)
-    """
-    positive = [iou(c) for c in counts if c.truth_px]
-    negative = [iou(c) for c in counts if not c.truth_px]
-    return GIoU(_mean(positive + negative), _mean(positive), _mean(negative), len(positive), len(negative))
-
-
-def ciou(counts: Sequence[Overlap]) -> float:
-    """Σ|P∩G| / Σ|P∪G| over all samples (large objects dominate); NaN when every mask is empty.
-
-    >>> ciou([Overlap(1, 2, 3), Overlap(0, 4, 0)])
-    0.125
-    """
-    union = sum(c.union_px for c in counts)
-    return sum(c.intersection_px for c in counts) / union if union else NAN
-
-
 def hd95(predicted: np.ndarray, truth: np.ndarray, *, mpp: float | None = None) -> float:
     """95th-percentile Hausdorff distance between the two outlines, in µm when `mpp` is given, else in pixels.
 
@@ -132,33 +97,6 @@ def hd95(predicted: np.ndarray, truth: np.ndarray, *, mpp: float | None = None) 
     to_g = distance_transform_edt(~outline_g)[outline_p]
     to_p = distance_transform_edt(~outline_p)[outline_g]
     return unit * float(max(np.percentile(to_g, 95), np.percentile(to_p, 95)))
-
-
-# ---- was there a mask, and should there have been one? --------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Presence:
-    """Sensitivity: asked for what is present, a mask. Specificity: asked for what is absent, silence."""
-
-    accuracy: float
-    sensitivity: float
-    specificity: float
-    n_present: int
-    n_absent: int
-
-
-def presence(present: Sequence[bool], emitted: Sequence[bool]) -> Presence:
-    """How often the model answered with a mask exactly when the structure was there; NaN where never asked.
-
-    >>> presence([True, True, False, False], [True, False, False, False])
-    Presence(accuracy=0.75, sensitivity=0.5, specificity=1.0, n_present=2, n_absent=2)
-    """
-    if len(present) != len(emitted):
-        raise ValueError(f"{len(present)} questions but {len(emitted)} answers")
-    hits = [bool(e) for p, e in zip(present, emitted, strict=True) if p]
-    silences = [not e for p, e in zip(present, emitted, strict=True) if not p]
-    return Presence(_mean(hits + silences), _mean(hits), _mean(silences), len(hits), len(silences))
 
 
 # ---- chains ---------------------------------------------------------------------------------------------
@@ -267,7 +205,3 @@ def bootstrap_ratio(
     drawn = (draws @ top)[sums > 0] / sums[sums > 0]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high), len(numerators))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if len(values) else NAN

@@ -1,7 +1,7 @@
 """Pre-training: the language model learns to speak of what the pathology encoder sees.
 
-Next-token prediction on image–text pairs, L = −1/T Σₜ log p(xₜ | image, question, x₍<t₎) over the T tokens of the
-answers. Pairs come from a JSONL file (captions), or are the questions and chains of a quadruplet store.
+Next-token prediction on image–text pairs, L = −1/T Σₜ log p(xₜ | image, question, x₍<t₎) over the T tokens of a
+batch's answers. Pairs come from a JSONL file (captions), or are the questions and chains of a quadruplet store.
 """
 
 from __future__ import annotations

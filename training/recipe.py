@@ -45,7 +45,8 @@ class Recipe:
     `model` is where the weights come from: `tiny` (the bundled model), a model folder, or null: fresh weights of
     `preset`, with `stem_weights` (EfficientNet-Lite0, ImageNet) in the stems. A step is `accumulation` batches of
     `batch_images` images on every process. The learning rate rises over `warmup_steps` and falls by
-    half a cosine; pretrained backbones learn at `encoder_rate` of it. `frozen` names parameter prefixes that
+    half a cosine; pretrained backbones learn at `encoder_rate` of it. `clip_norm` is the largest
+    norm that a step's gradient may have (0: any). `frozen` names parameter prefixes that
     keep their start values. `ema` is the decay of the moving average of the weights that becomes the model.
     `source_weights`: how often a source of the data set is drawn, relative to the others; unnamed ones count by
     the square root of their size. `cached_images` decoded images are kept in memory by every loading process.
@@ -77,6 +78,10 @@ class Recipe:
     wandb: str | None = None
     source_weights: dict[str, Amount] = field(default_factory=dict)
 
+    @property
+    def largest_norm(self) -> float:
+        return self.clip_norm or math.inf
+
 
 R = TypeVar("R")
 
@@ -99,7 +104,7 @@ def load_recipe(recipe_class: type[R], path: str | Path | None, overrides: tuple
     values: dict[str, Any] = {}
     for key, (where, value) in given.items():
         if key not in hints:
-            wrong.append(f"{where}: there is no recipe key {key}{_nearest(key, hints)}")
+            wrong.append(f"{where}: there is no recipe key {key}{nearest(key, hints)}")
             continue
         try:
             values[key] = _fit(value, hints[key])
@@ -176,7 +181,7 @@ def _fit(value: Any, hint: Any) -> Any:
         return number
     if origin is Literal:
         if value not in arguments:
-            raise ValueError(f"{' or '.join(map(str, arguments))}, not {value!r}{_nearest(value, arguments)}")
+            raise ValueError(f"{' or '.join(map(str, arguments))}, not {value!r}{nearest(value, arguments)}")
         return value
     if origin in (Union, types.UnionType):
         return None if value is None else _fit(value, next(kind for kind in arguments if kind is not types.NoneType))
@@ -199,6 +204,7 @@ def _fit(value: Any, hint: Any) -> Any:
     return value
 
 
-def _nearest(word: Any, known: Any) -> str:
+def nearest(word: Any, known: Any) -> str:
+    """What to add to an error about `word`: the word of `known` that it is most like, or nothing."""
     close = difflib.get_close_matches(str(word), list(map(str, known)), n=1)
     return f" (did you mean {close[0]}?)" if close else ""

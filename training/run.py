@@ -194,7 +194,7 @@ class Figures:
 
         self._path = out / "metrics.jsonl"
         self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
-        kept = [line for line in _lines(self._path) if step and json.loads(line)["step"] <= step]
+        kept = [line for line in _lines(self._path) if step and _still_holds(json.loads(line), step)]
         with atomic_write(self._path) as file:
             file.writelines(line.encode() + b"\n" for line in kept)
 
@@ -211,6 +211,12 @@ class Figures:
         self._writer.close()
         if self._wandb:
             self._wandb.finish()
+
+
+def _still_holds(line: dict[str, Any], step: int) -> bool:
+    """Whether a run that goes on from `step` need not write the line again. Those of kind `lyapunov` compare with the
+    policy that the run then ended with; it will end with another."""
+    return bool(line["step"] <= step and line["kind"] != "lyapunov")
 
 
 def _at_wandb(out: Path, step: int, recipe: Recipe) -> Any:

@@ -105,12 +105,13 @@ class SftModel(nn.Module):
             hard = (mask_logits > 0).float().flatten(1)
             truth = masks.flatten(1)
             dice = (2 * (hard * truth).sum(1) + 1) / (hard.sum(1) + truth.sum(1) + 1)
+            nothing = cot.new_tensor(torch.nan)  # a mean over what the batch has none of
             figures = {
-                "cot": cot.detach(),
-                "seg": seg.detach(),
+                "cot": cot.detach() if len(reading.labels) else nothing,
+                "seg": seg.detach() if len(masks) else nothing,
                 "presence": presence.detach(),
                 "held": held.detach(),
-                "dice": dice.mean(),  # NaN where nothing is outlined
+                "dice": dice.mean(),
                 "presence_accuracy": ((probe > 0) == batch.present).float().mean(),
                 "token_accuracy": reading.token_accuracy,
             }

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from wsiseg.errors import DataError
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.loop import Stage, fit, plan
 from wsiseg.training.mae import MaskedEncoder, image_branch, pathology_branch, random_mask
@@ -59,6 +60,11 @@ class SslRecipe(Recipe):
     warmup_steps: Natural = 40
     weight_decay: Amount = 0.05
     ema: Share = 0.99
+
+    def __post_init__(self) -> None:
+        """Raises DataError: of a single image, less the mean of its two views, ẑᵃ = −ẑᵇ whatever the encoder does."""
+        if self.batch_images < 2:
+            raise DataError("batch_images: 1; ssl compares an image with the others of its batch: give 2 or more")
 
 
 def stain_weight(first: torch.Tensor, second: torch.Tensor, literal: bool = False) -> torch.Tensor:
@@ -173,7 +179,7 @@ def compare(features: torch.Tensor) -> dict[str, float]:
 
 def build(model: PathChatSegR1, recipe: SslRecipe, statistics: StainStatistics | None) -> SslModel:
     """`model` with both branches; all but the encoders frozen."""
-    train_all_but(model, (*_FROZEN, *recipe.frozen))
+    train_all_but(model, recipe, _FROZEN)
     if recipe.gradient_checkpointing:
         checkpoint_activations(model)
     torch.manual_seed(recipe.seed)

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from wsiseg.errors import DataError
 from wsiseg.model.folder import HEAD
 from wsiseg.model.pathchat import PathChatSegR1
-from wsiseg.training.recipe import Count, Recipe, Share
+from wsiseg.training.recipe import Count, Recipe, Share, nearest
 
 LANGUAGE, PATHOLOGY = "vlm.model.language_model", "vlm.model.visual.encoder"
 SEGMENTING = ("seg_adapter", "image_encoder", "mask_head")
@@ -44,22 +45,34 @@ class TuningRecipe(Recipe):
     compile: bool = False
 
 
-def train_all_but(model: PathChatSegR1, frozen: Iterable[str]) -> None:
-    """Let every parameter train whose name begins with none of `frozen`."""
-    prefixes = tuple(frozen)
+def train_all_but(model: PathChatSegR1, recipe: Recipe, frozen: Iterable[str]) -> None:
+    """Let every parameter train whose name begins with none of what `recipe` and `frozen` name.
+
+    Raises:
+        DataError: the recipe freezes what the model does not have; that would train after all.
+    """
+    for prefix in recipe.frozen:
+        if not any(name.startswith(prefix) for name, _ in model.named_parameters(remove_duplicate=False)):
+            meant = nearest(prefix, [name for name, _ in model.named_modules()])
+            raise DataError(f"frozen: no weight of the model has a name that begins with {prefix}{meant}")
+    prefixes = (*recipe.frozen, *frozen)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(prefixes))
 
 
 def set_trainable(model: PathChatSegR1, recipe: TuningRecipe, frozen: Iterable[str] = ()) -> None:
-    """Freeze what the recipe and `frozen` name; with `tuning: lora`, put adapters on the other transformers."""
+    """Freeze what the recipe and `frozen` name; with `tuning: lora`, put adapters on the other transformers.
+
+    Raises:
+        DataError: see `train_all_but`.
+    """
     named = (*recipe.frozen, *frozen)
     frozen = [*named]
     if recipe.tuning == "lora":
         frozen += [LANGUAGE, "vlm.lm_head", PATHOLOGY]
         if model.config.image.stem == "patch":
             frozen += _SAM_BLOCKS
-    train_all_but(model, frozen)
+    train_all_but(model, recipe, frozen)
     if recipe.tuning == "lora":
         kept = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         seg = [model.tokenizer.seg]

@@ -24,7 +24,6 @@ from wsiseg.inference.shots import Shot
 from wsiseg.training.data.store import Quadruplet, QuadrupletStore, Sample, SourceInfo, write_quadruplets
 from wsiseg.training.evaluate import answer, evaluate, open_stores
 from wsiseg.training.figures import ALL, ELSEWHERE, figures, report_json, summarise
-from wsiseg.training.metrics import ciou, giou, presence
 
 DARK = 100
 
@@ -240,15 +239,20 @@ def test_several_stores_or_a_folder_of_them_are_one_report(data: QuadrupletStore
         open_stores([str(folder / "notes.txt")])
 
 
-def test_rows_agree_with_the_functions_of_metrics(data: QuadrupletStore) -> None:
-    cases = evaluate(Darkness(), data).cases
-    counts = [case.counts for case in cases]
+def test_silence_about_the_absent_is_right_and_each_way_of_being_wrong_counts(data: QuadrupletStore) -> None:
+    case = evaluate(Darkness(), data, limit=1).cases[0]
+    pixels = [(4, 4, 8), (0, 0, 2), (0, 0, 0), (0, 1, 0), (0, 0, 0)]  # |P∩G|, |P|, |G|
+    cases = [
+        replace(case, intersection_px=i, predicted_px=p, truth_px=g, present=g > 0, emitted=p > 0) for i, p, g in pixels
+    ]
     row = summarise(cases)[0]
-    by_iou = giou(counts)
-    assert (row.giou.value, row.giou_present.value, row.giou_absent.value) == pytest.approx(
-        (by_iou.mean, by_iou.positives, by_iou.negatives)
-    )
-    assert row.ciou.value == pytest.approx(ciou(counts))
-    answers = presence([case.present for case in cases], [case.emitted for case in cases])
-    assert (row.sensitivity.value, row.specificity.value) == (answers.sensitivity, answers.specificity)
-    assert row.presence_accuracy.value == pytest.approx(answers.accuracy)
+    assert (row.n_present, row.n_absent) == (2, 3)
+    assert row.giou.value == pytest.approx((0.5 + 0 + 1 + 0 + 1) / 5)
+    assert (row.giou_present.value, row.giou_absent.value) == pytest.approx(((0.5 + 0) / 2, 2 / 3))
+    assert row.ciou.value == pytest.approx(4 / (8 + 2 + 0 + 1 + 0))
+    assert (row.sensitivity.value, row.specificity.value) == pytest.approx((1 / 2, 2 / 3))
+    assert row.presence_accuracy.value == pytest.approx(3 / 5)
+    silent = summarise(cases[2:3])[0]
+    assert math.isnan(silent.ciou.value)
+    assert math.isnan(silent.giou_present.value)
+    assert math.isnan(silent.sensitivity.value)

@@ -78,6 +78,22 @@ def test_a_figure_that_a_batch_has_none_of_is_left_out_of_the_mean() -> None:
         assert {key: values[key] for key in ("loss", "dice") if key in values} == pytest.approx({"loss": 2.0} | dice)
 
 
+@pytest.mark.parametrize(("clip_norm", "moved"), [(0.5, 0.5), (0.0, 4.0)], ids=["clipped", "0 clips nothing"])
+def test_the_gradient_is_as_long_as_it_may_be(clip_norm: float, moved: float) -> None:
+    """0 made it nothing: a run learned nothing, and did not say so."""
+
+    class Slope(torch.nn.Linear):
+        def forward(self, steepness: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"loss": steepness * self.weight.sum()}
+
+    module, recipe = Slope(1, 1, bias=False), SftRecipe(precision="fp32", clip_norm=clip_norm)
+    world = Accelerator(mixed_precision="no", gradient_accumulation_steps=1)
+    before, optimizer = module.weight.item(), torch.optim.SGD(module.parameters(), lr=1.0)
+    values = loop._step(0, iter([torch.tensor(4.0)]), module, optimizer, world, recipe)
+    assert before - module.weight.item() == pytest.approx(moved, rel=1e-4)
+    assert values["norm"] == pytest.approx(4.0)
+
+
 def test_figures_go_to_weights_and_biases_too_and_a_resumed_run_is_the_same_there(
     store: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

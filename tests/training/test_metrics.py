@@ -13,16 +13,12 @@ from hypothesis.extra.numpy import arrays
 
 from wsiseg.training import metrics
 from wsiseg.training.metrics import (
-    Overlap,
     bleu4,
     bootstrap_ratio,
-    ciou,
     dice,
-    giou,
     hd95,
     iou,
     overlap,
-    presence,
     token_f1,
 )
 
@@ -78,25 +74,6 @@ def test_hd95_of_an_empty_mask_is_the_diagonal_and_of_two_empty_masks_zero() -> 
     assert hd95(empty, empty) == 0
     assert hd95(empty, full) == hd95(full, empty) == 5
     assert hd95(empty, full, mpp=0.5) == 2.5
-
-
-def test_giou_scores_silence_about_the_absent_one_and_prints_both_halves() -> None:
-    counts = [Overlap(4, 4, 8), Overlap(0, 0, 2), Overlap(0, 0, 0), Overlap(0, 1, 0), Overlap(0, 0, 0)]
-    result = giou(counts)
-    assert (result.n_positive, result.n_negative) == (2, 3)
-    assert result.positives == pytest.approx((0.5 + 0) / 2)
-    assert result.negatives == pytest.approx(2 / 3)
-    assert result.mean == pytest.approx((0.5 + 0 + 1 + 0 + 1) / 5)
-    assert ciou(counts) == pytest.approx(4 / (8 + 2 + 0 + 1 + 0))
-    assert math.isnan(ciou([Overlap(0, 0, 0)]))
-    assert math.isnan(giou(counts[2:]).positives)
-
-
-def test_presence_counts_each_way_of_being_wrong() -> None:
-    result = presence([True] * 4 + [False] * 2, [True, True, True, False, True, False])
-    assert (result.sensitivity, result.specificity, result.n_present, result.n_absent) == (0.75, 0.5, 4, 2)
-    assert result.accuracy == pytest.approx(4 / 6)
-    assert math.isnan(presence([True], [True]).specificity)
 
 
 def test_bleu4_by_hand() -> None:

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from tests.model.small import byte_tokenizer, small_config, small_paper_config
+from wsiseg.errors import DataError
 from wsiseg.model import model_folder
 from wsiseg.model.config import PathChatConfig
 from wsiseg.model.folder import build_model, load_folder, save_model
 from wsiseg.training.mae import random_mask, shape_target
+from wsiseg.training.recipe import load_recipe
 from wsiseg.training.ssl import SslModel, SslRecipe, build, compare, stain_weight, train
 
 
@@ -64,6 +66,11 @@ def test_views_weigh_more_the_more_their_stains_differ() -> None:
     assert weight.mean() == pytest.approx(1)
     literal = stain_weight(first, second, literal=True)
     assert literal[0] > literal[1] > literal[2] > 0.8
+
+
+def test_agreement_of_a_single_image_cannot_be_learned_and_is_refused() -> None:
+    with pytest.raises(DataError, match="batch_images: 1; "):
+        load_recipe(SslRecipe, None, ("batch_images=1",))
 
 
 def test_figures_by_hand() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.model.small import byte_tokenizer, small_config, small_paper_config
+from wsiseg.errors import DataError
 from wsiseg.model.folder import build_model
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.sft import SftModel, SftRecipe
@@ -70,6 +71,13 @@ def test_what_the_recipe_freezes_gets_no_adapter_that_learns(frozen: str) -> Non
     names = trained(model)
     assert names
     assert not any(name.startswith(frozen) for name in names)
+
+
+def test_a_name_to_freeze_that_the_model_does_not_have_is_told() -> None:
+    model = build_model(small_config(), byte_tokenizer())
+    wrong = r"frozen: no weight .* begins with image_encodr \(did you mean image_encoder\?\)"
+    with pytest.raises(DataError, match=wrong):
+        set_trainable(model, TuningRecipe(frozen=("vlm.lm_head", "image_encodr")))
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -200,8 +200,8 @@ def take_step(
                 gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad = world.reduce(gradient, reduction="mean")
         # The critic is clipped apart: its large first errors must not shorten the policy's step.
-        norm = torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], recipe.clip_norm)
-        torch.nn.utils.clip_grad_norm_(optimizer.param_groups[1]["params"], recipe.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], recipe.largest_norm)
+        torch.nn.utils.clip_grad_norm_(optimizer.param_groups[1]["params"], recipe.largest_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         epochs.append(values | {"norm": float(norm)})

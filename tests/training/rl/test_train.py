@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from wsiseg.training.reference import Reference
 from wsiseg.training.rl.prompts import AskedExamples
 from wsiseg.training.rl.recipe import RlRecipe
 from wsiseg.training.rl.train import build, parameter_groups, take_step, train
-from wsiseg.training.run import read_figures
+from wsiseg.training.run import Figures, read_figures
 
 RECIPE = RlRecipe(
     steps=4,
@@ -80,6 +81,15 @@ def test_a_resumed_run_is_the_uninterrupted_run(discs: Path, start: Path, tmp_pa
     assert set(distance) == {0, 2, 4}
     assert distance[4] == 0.0 < distance[0]
     assert any((tmp_path / "whole" / "tensorboard").iterdir())
+
+
+def test_distances_to_the_end_that_a_run_had_are_forgotten_when_it_goes_on(tmp_path: Path) -> None:
+    """They stood beside those to the new end, of the same steps."""
+    lines = [{"step": 4, "kind": "train", "loss": 1.0}, {"step": 0, "kind": "lyapunov", "kl_to_final": 0.5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    Figures(tmp_path, 4, RECIPE).close()
+    assert len(read_figures(tmp_path, "train")) == 1
+    assert not read_figures(tmp_path, "lyapunov")
 
 
 @pytest.mark.parametrize(
