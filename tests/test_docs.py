@@ -16,6 +16,8 @@ import wsiseg.model
 from tests.typed import parse
 from wsiseg.cli.main import main
 from wsiseg.inference import TileMask
+from wsiseg.model import model_folder
+from wsiseg.model.config import load_config
 from wsiseg.testing import FakeModel
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +44,15 @@ def test_every_command_is_one(page: str, line: str, tmp_path: Path, monkeypatch:
 def test_every_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_stores_are_made_for_the_bundled_model() -> None:
+    readme = re.findall(r"^(wsiseg tile .*)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    config = load_config(model_folder("tiny") / "config.json")
+    for line in [line for _, line in COMMANDS if line.startswith("wsiseg tile ")] + readme:
+        said = dict(re.findall(r"--(mpp|tile-size) (\S+)", line))
+        assert float(said["mpp"]) in (config.mpp, config.cell_mpp), line
+        assert int(said["tile-size"]) == config.tile_size, line
 
 
 class AnyQuery(FakeModel):
