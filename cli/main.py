@@ -35,7 +35,7 @@ COMMANDS = {
     "convert": "Write the outlines of a GeoJSON in another format.",
     "models": "List, fetch, build, merge and inspect models.",
     "data": "Import, annotate and inspect training data.",
-    "train": "Train a model from a recipe.",
+    "train": "Train a model on data of your own.",
     "evaluate": "Measure a model on data sets.",
     "doctor": "Show versions, devices and what is missing.",
 }

@@ -141,7 +141,7 @@ weights_option = click.option(
     type=click.Choice(["full", "8bit", "4bit"]),
     default="full",
     show_default=True,
-    help="Of the language model's layers: smaller ones for a smaller card.",
+    help="How the language model's layers are held: 8 or 4 bits take less of the GPU's memory.",
 )
 
 example_option = click.option(

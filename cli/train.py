@@ -26,7 +26,9 @@ STAGES = {
     required=True,
     help="`ssl` (stain-invariant features), `pretrain` (image and text), `sft` (answers and masks), `rl` (SO-GRPO).",
 )
-@click.option("--config", type=click.Path(path_type=Path), help="Recipe (YAML), or the name of one that comes with it.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="Recipe (YAML), or the name of one that comes with wsiseg."
+)
 @click.option("--data", help="Quadruplet store, as `wsiseg data` writes it; to pretrain, also pairs (JSONL).")
 @click.option("--model", help="Model to start from: a folder, or `tiny`, the bundled one (default).")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.")
@@ -45,11 +47,11 @@ def command(
     dry_run: bool,
     overrides: tuple[str, ...],
 ) -> None:
-    """Train from a recipe; KEY=VALUE overrides its fields.
+    """Train a model: from a recipe, or the bundled model with a stage's defaults; KEY=VALUE overrides their fields.
 
     \b
-    wsiseg train --stage sft --config tiny-sft.yaml --data open.zarr --out runs/tiny
-    wsiseg train --stage sft --out runs/tiny --resume
+    wsiseg train --stage sft --data mine.zarr --out runs/mine
+    wsiseg train --stage sft --out runs/mine --resume
     accelerate launch --num_processes 8 -m wsiseg.cli.main train --stage sft …
 
     The run's folder holds the resolved recipe, metrics.jsonl, TensorBoard scalars, a state to resume from

@@ -16,6 +16,8 @@ import wsiseg.model
 from tests.typed import parse
 from wsiseg.cli.main import main
 from wsiseg.inference import TileMask
+from wsiseg.model import model_folder
+from wsiseg.model.config import load_config
 from wsiseg.testing import FakeModel
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +46,15 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_stores_are_made_for_the_bundled_model() -> None:
+    readme = re.findall(r"^(wsiseg tile .*)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    config = load_config(model_folder("tiny") / "config.json")
+    for line in [line for _, line in COMMANDS if line.startswith("wsiseg tile ")] + readme:
+        said = dict(re.findall(r"--(mpp|tile-size) (\S+)", line))
+        assert float(said["mpp"]) in (config.mpp, config.cell_mpp), line
+        assert int(said["tile-size"]) == config.tile_size, line
+
+
 class AnyQuery(FakeModel):
     """Takes every query for that of the structure it knows: the bundled model's answers have tests of their own."""
 
@@ -67,7 +78,7 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_site_builds(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     pytest.importorskip("mkdocstrings")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     python = (tmp_path / "site" / "python.html").read_text()

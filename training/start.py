@@ -34,7 +34,7 @@ def begin(
         texts: what a fresh model must be able to write; its tokenizer is trained on it.
 
     Raises:
-        DataError: `out` holds a run and `resume` is off, or the other way round.
+        DataError: `out` holds a run and `resume` is off, or the other way round; or frozen weights would be random.
         ModelError: the model to begin with is missing or broken, or, with `resume`, another one.
     """
     begun = has_state(out)
@@ -82,6 +82,11 @@ def answers(store: QuadrupletStore, config: PathChatConfig, seed: int) -> list[s
 
 
 def _fresh_model(recipe: Recipe, texts: Callable[[PathChatConfig], Iterable[str]]) -> PathChatSegR1:
+    if recipe.frozen and not recipe.stem_weights:
+        raise DataError(
+            "model: null begins with random weights, and `frozen` would keep some of them as they are: give "
+            "stem_weights=FILE (EfficientNet-Lite0 of ImageNet), a model to begin with (--model tiny), or frozen=[]"
+        )
     torch.manual_seed(recipe.seed)
     config = PRESETS[recipe.preset]()
     # Every concept's wordings, so that no word of a query is foreign.

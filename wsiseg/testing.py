@@ -57,13 +57,17 @@ def synthetic_slide(
         path: the file to write, `.tif`, or `.scn` with `l0_bounds_xy`.
         shapes: marker (a key of `MARKERS`) -> polygons on the painted area, holes left open. A pixel is
             painted where its centre lies inside.
-        l0_width, l0_height: size of the painted area; a sixteenth on each side stays bare glass.
+        l0_width: of the painted area, in pixels; a sixteenth on each side stays bare glass.
+        l0_height: as `l0_width`.
         mpp: microns per pixel, x and y; None writes none.
         texture: (h, w, 3) uint8 pixels of real tissue, mirrored to fill the slide; None makes stained noise.
         l0_bounds_xy: place the painted area there on a larger Leica SCN slide, whose OpenSlide bounds are
             then (x, y, l0_width, l0_height). The returned truth is shifted along. Multiples of the largest
             downsample: readers place a level on whole pixels of that level.
         jpeg_quality: None stores without loss.
+
+    Raises:
+        ValueError: a shape leaves the painted area, or `l0_bounds_xy` without `mpp` or not as said above.
     """
     pixels = _tissue(l0_height, l0_width, texture)
     for marker, polygons in shapes.items():

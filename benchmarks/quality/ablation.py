@@ -88,6 +88,7 @@ class Ablation:
     model: str = "tiny"
     stem_weights: str | None = None
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    title: str = "Ablation"
     note: str = ""  # what is to be said of the table
 
     def chain(self, run: str) -> list[str]:
@@ -230,10 +231,11 @@ def interval(values: Sequence[float], digits: int = 3) -> str:
 
 def page(ablation: Ablation, out: Path, command: str) -> Iterator[str]:
     """The lines of docs/ablation.md, from the runs that are done."""
-    yield "# Ablation\n"
+    yield f"# {ablation.title}\n"
     yield (
-        "The bundled model's size, few steps: a miniature of the paper's table, no reproduction. Every line "
-        "is a mean over seeds with its 95 % interval (Student's t), from greedy answers; a model that is silent where "
+        "What the parts of training are worth, tried at the bundled model's size with few steps: a miniature of the "
+        "paper's table, no reproduction. Every line is a mean over seeds with its 95 % interval (Student's t), from "
+        "greedy answers; a model that is silent where "
         'something is counts Dice 0. "Dice, paper" stands beside each set and was measured on the paper\'s own data.\n'
     )
     yield f"```sh\n{command}\n```\n"

@@ -27,21 +27,26 @@ from wsiseg.training.figures import FIGURES, figures
 METHODS = ("model", "foreground", "stain", "unet")
 HEADER = """# How good the masks are
 
-Research use only. One line per data set, structure and method; below a figure stands its 95 % bootstrap
-interval over patients (organs or images, where patients are not known). Questions of val and test are worded
-as no question of training was. The baselines read no words: *all foreground* and *haematoxylin, Otsu* answer
-every question alike; the *U-Net* is told which structure is meant and is trained on the same images, from
-the same ImageNet weights; its minutes are of one core, the model took eleven and a half core-hours and nine
-minutes of GPUs. What it has no channel for it never outlines: its silence there is given, not earned.
+Measured masks, silences and words of the bundled model, beside baselines. Research use only. One line per data
+set, structure and method; below a figure stands its 95 % bootstrap interval over patients (organs or images, where
+patients are not known). Questions of val and test are worded as no question of training was. The baselines read no
+words: *all foreground* and *haematoxylin, Otsu* answer every question alike; the *U-Net* is told which structure is
+meant and is trained on the same images, from the same ImageNet weights; its minutes are of one core, the model took
+eleven and a half core-hours and nine minutes of GPUs. The U-Net has a channel for each structure that it learnt; of
+anything else it draws nothing, which is no merit in the column "− silent".
 
 - n +/−: questions about what is there, and about what is not.
-- Dice, HD95: mean over the questions about what is there; silence scores 0, and the image's diagonal.
-- gIoU, as LISA: mean over all questions, silence about what is absent scoring 1; "+/−" its two halves.
+- Dice: overlap of mask and truth, 1 at best. HD95: distance of their edges, 95th percentile. Both are means over the
+  questions about what is there; silence scores a Dice of 0 and the image's diagonal.
+- gIoU, as LISA: mean intersection over union of all questions, silence about what is absent scoring 1; "+/−" its two
+  halves.
 - cIoU: all intersections over all unions.
-- "+ found": a mask where one is due. "− silent": no mask where none is due. presence: both.
+- "+ found": share of the questions with a mask where one is due. "− silent": share without where none is due.
+  presence: both together.
 - Rows of one set are of the same questions only where n is the same: a row keeps the questions of the run that made it.
 - An interval without width means that all groups agree, not that nothing is uncertain.
-- BLEU-4, token F1: the chain against the annotator's. s: seconds per question, on the machine of that run.
+- BLEU-4, token F1: the words of the model's chain against the annotator's. s: seconds per question, on the machine of
+  that run.
 """
 
 

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from click.testing import CliRunner
 
 from wsiseg.cli.train import STAGES, _import, command
+from wsiseg.errors import DataError
 from wsiseg.training import loop
 from wsiseg.training.recipe import load_recipe
 from wsiseg.training.rl.recipe import RlRecipe
@@ -30,6 +31,12 @@ def test_recipes_that_come_with_wsiseg_are_right(path: Path) -> None:
     size, stage, *_ = path.stem.split("-")
     recipe = load_recipe(_import(STAGES[stage][0]), path)
     assert recipe.preset == size
+
+
+def test_weights_that_nobody_trained_are_not_frozen(store: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(SftRecipe, "tiny-sft.yaml", data=str(store))
+    with pytest.raises(DataError, match="stem_weights"):
+        train(recipe, tmp_path / "run")
 
 
 @pytest.mark.parametrize("stage", list(STAGES))

@@ -155,7 +155,8 @@ class Slide(ABC):
         Returns (m_height, m_width, 3) uint8; white outside the slide.
 
         Raises:
-            MissingMppError, SlideError
+            MissingMppError: the slide has no scale.
+            SlideError: it cannot be decoded, or gives no answer.
         """
         return self.read_scaled(self.l0_per_m(mpp), m_x, m_y, m_width, m_height)
 
