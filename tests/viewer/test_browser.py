@@ -428,6 +428,12 @@ def test_all_is_done_without_a_mouse(slide_path, geojson, running_view, open_pag
     before, _ = read_collection(geojson)
     page = open_page(running_view(slide_path, geojson))
     press = page.keyboard.press
+
+    def hold(key: str) -> None:
+        for _ in range(3):  # all but the first say that they are repeated
+            page.keyboard.down(key)
+        page.keyboard.up(key)
+
     # Everything that can be pressed can be reached, and has a name.
     press("Tab")
     names = []
@@ -456,11 +462,11 @@ def test_all_is_done_without_a_mouse(slide_path, geojson, running_view, open_pag
     press("Shift+ArrowLeft")
     press("i")
     press("Enter")
-    press("a")
+    hold("a")
     assert text(page, "#object-state") == "accepted"
     press("u")  # only undecided
     press("n")
-    press("Delete")
+    hold("Delete")
     press("?")
     assert page.locator("#help").is_visible()
     assert "Next object" in text(page, "#help")

@@ -356,8 +356,8 @@ function escape() {
 
 const bindings = [
   { keys: ["/"], does: "Type a query", run: () => $("query").focus() },
-  { keys: ["n", "]"], does: "Next object", run: () => step(1) },
-  { keys: ["p", "["], does: "Previous object", run: () => step(-1) },
+  { keys: ["n", "]"], does: "Next object", repeats: true, run: () => step(1) },
+  { keys: ["p", "["], does: "Previous object", repeats: true, run: () => step(-1) },
   { keys: ["d"], does: "Most doubtful first", run: () => flip("by-doubt") },
   { keys: ["u"], does: "Only undecided", run: () => flip("undecided") },
   { keys: ["a"], does: "Accept", run: () => decide("accepted") },
@@ -367,15 +367,15 @@ const bindings = [
   { keys: [], shown: [",", "."], does: "Editing: previous, next point" },
   { keys: [], shown: ["I"], does: "Editing: add a point" },
   { keys: ["Delete", "Backspace"], does: "Delete object or point", run: remove },
-  { keys: ["ctrl+z"], does: "Undo", run: undo },
-  { keys: ["ctrl+shift+z", "ctrl+y"], does: "Redo", run: redo },
+  { keys: ["ctrl+z"], does: "Undo", repeats: true, run: undo },
+  { keys: ["ctrl+shift+z", "ctrl+y"], does: "Redo", repeats: true, run: redo },
   { keys: ["ctrl+s"], does: "Save", run: save },
-  { keys: ["ArrowLeft"], shown: ["←", "→", "↑", "↓"], does: "Move the slide", run: () => stage.pan(-0.2, 0) },
-  { keys: ["ArrowRight"], run: () => stage.pan(0.2, 0) },
-  { keys: ["ArrowUp"], run: () => stage.pan(0, -0.2) },
-  { keys: ["ArrowDown"], run: () => stage.pan(0, 0.2) },
-  { keys: ["+", "="], does: "Zoom in", run: () => stage.zoom(1.5) },
-  { keys: ["-"], does: "Zoom out", run: () => stage.zoom(1 / 1.5) },
+  { keys: ["ArrowLeft"], shown: ["←", "→", "↑", "↓"], does: "Move the slide", repeats: true, run: () => stage.pan(-0.2, 0) },
+  { keys: ["ArrowRight"], repeats: true, run: () => stage.pan(0.2, 0) },
+  { keys: ["ArrowUp"], repeats: true, run: () => stage.pan(0, -0.2) },
+  { keys: ["ArrowDown"], repeats: true, run: () => stage.pan(0, 0.2) },
+  { keys: ["+", "="], does: "Zoom in", repeats: true, run: () => stage.zoom(1.5) },
+  { keys: ["-"], does: "Zoom out", repeats: true, run: () => stage.zoom(1 / 1.5) },
   { keys: ["h", "0"], does: "Whole slide", run: () => stage.home() },
   { keys: ["f"], does: "Go to the chosen object", run: () => selected >= 0 && stage.show(store.shapes.box(selected)) },
   { keys: ["v"], does: "Hide or show all outlines", run: () => toggleClasses([...store.classes.keys()]) },
@@ -388,7 +388,7 @@ bindKeys(bindings, $("help"), (event) => {
   if (draftWaits) return true; // its dialog is closed for a moment after Escape
   const digit = Number(event.key);
   if (digit >= 1 && digit <= CLASS_KEYS && !event.ctrlKey && !event.metaKey && !event.altKey) {
-    toggleClasses([digit - 1]);
+    if (!event.repeat) toggleClasses([digit - 1]);
     return true;
   }
   return editor.isOpen && !event.ctrlKey && !event.metaKey && editor.key(event, view());
