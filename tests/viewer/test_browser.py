@@ -269,6 +269,24 @@ def test_a_query_streams_and_becomes_a_class_that_is_saved(
     assert {a.classification for a in read_collection(tmp_path / "both.geojson")[0]} == {"olive", "the orange"}
 
 
+def test_what_is_found_while_the_file_is_still_read_comes_once(slide_path, geojson, running_view, open_page) -> None:
+    page = open_page(running_view(slide_path, geojson))
+    waiting: list[Any] | None = []
+    page.route("**/polygons?*", lambda route: route.continue_() if waiting is None else waiting.append(route))
+    page.reload()
+    page.wait_for_selector("#no-classes:has-text('Reading 3 outlines')")
+    page.fill("#query", "the orange")
+    page.check("[name=scope][value=slide]", force=True)
+    page.click("#ask-start")
+    page.wait_for_selector("#run-state:has-text('Found 1 outline')")
+    held, waiting = waiting, None
+    for route in held:
+        route.continue_()
+    page.wait_for_selector("#object-class:has-text('the orange')")
+    page.wait_for_selector("html[data-ready]")
+    assert page.locator("#classes .count").all_inner_texts() == ["3", "1"]
+
+
 def test_the_scale_bar_and_the_pointer_are_true_to_the_slide(sample_slide, running_view, open_page) -> None:
     page = open_page(running_view(sample_slide))  # 2220 x 2967 px at 0.499 µm, 20×
     settled(page)

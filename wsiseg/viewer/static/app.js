@@ -36,19 +36,26 @@ let hovered = -1;
 // Objects in the order in which they are stepped through.
 
 let order = null;
+let byDoubt = []; // all there are, the most doubtful first: a million take seconds to sort
 
 function ordered() {
   if (order) return order;
   const skipDecided = $("undecided").checked;
+  const first = $("by-doubt").checked ? mostDoubtfulFirst() : null;
   order = [];
-  for (let o = 0; o < store.count; o++) {
+  for (let i = 0; i < store.count; i++) {
+    const o = first ? first[i] : i;
     if (store.isShown(o) && !(skipDecided && store.review(o) && o !== selected)) order.push(o);
   }
-  if ($("by-doubt").checked) {
-    const doubt = (o) => (Number.isNaN(store.probability[o]) ? 2 : store.probability[o]);
-    order.sort((a, b) => doubt(a) - doubt(b) || a - b);
-  }
   return order;
+}
+
+function mostDoubtfulFirst() {
+  if (byDoubt.length < store.count) {
+    const doubt = (o) => (Number.isNaN(store.probability[o]) ? 2 : store.probability[o]);
+    byDoubt = Array.from({ length: store.count }, (_, o) => o).sort((a, b) => doubt(a) - doubt(b));
+  }
+  return byDoubt;
 }
 
 function step(by) {
@@ -198,7 +205,7 @@ async function takeDraft() {
     const { edits, found } = await api.takeDraft();
     unsaved = true;
     draftIsDecided();
-    if (found) store.add(await api.polygons(store.count));
+    if (found) await load();
     store.restore(edits);
     $("stage").focus();
     banner("Taken up: save it to keep it");
@@ -218,10 +225,18 @@ async function dropDraft() {
   }
 }
 
+let loading = Promise.resolve();
+
+// The outlines that the page does not have yet; one load after the other, or what a query found would come twice.
+function load() {
+  loading = loading.catch(() => {}).then(async () => store.add(await api.polygons(store.count)));
+  return loading;
+}
+
 // Take in what a query found.
 async function takeIn({ first }) {
   unsaved = true;
-  store.add(await api.polygons(store.count));
+  await load();
   if (selected < 0 && !editor.isOpen) select(first);
 }
 
@@ -424,6 +439,7 @@ $("slide-name").textContent = slide.name;
 const um = slide.mpp ? `${Number(slide.mpp[0].toPrecision(4))} µm/px` : "no scale";
 $("slide-facts").textContent = `${slide.shown[2].toLocaleString()} × ${slide.shown[3].toLocaleString()} px · ${um}`;
 $("place").hidden = true;
+if (slide.objects) $("no-classes").textContent = `Reading ${slide.objects.toLocaleString()} outlines …`;
 await stage.open(slide, {
   width: slide.width,
   height: slide.height,
@@ -434,7 +450,7 @@ await stage.open(slide, {
   getTileUrl: api.tileUrl,
 });
 if (slide.objects) {
-  store.add(await api.polygons(0).catch(fatal));
+  await load().catch((error) => fatal(new Error(`The outlines cannot be shown: ${error.message}`)));
   store.restore(slide.edits);
 }
 refresh();
