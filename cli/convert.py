@@ -13,7 +13,7 @@ from wsiseg.cli.options import (
     format_option,
     origin_of_file_option,
     slide_mpp_option,
-    warn_if_foreign,
+    warn_if_misplaced,
 )
 from wsiseg.cli.output import write_stdout
 
@@ -31,7 +31,7 @@ def command(
     output_format: str | None,
     out: str,
     slide: str | None,
-    origin: str | None,
+    origin: Any,
     slide_mpp: Any,
     backend: str | None,
 ) -> None:
@@ -56,7 +56,7 @@ def command(
     annotations, run = read_collection(geojson)
     if slide is not None:
         with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
-            warn_if_foreign(run, opened)
+            warn_if_misplaced(annotations, run, opened, origin)
             take_scale(opened, run)
             run = {**run, "slide": slide_facts(SlideIdentity.of(opened))}
     if origin is not None:

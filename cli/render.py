@@ -14,7 +14,7 @@ from wsiseg.cli.options import (
     origin_of_file_option,
     save_picture,
     slide_mpp_option,
-    warn_if_foreign,
+    warn_if_misplaced,
 )
 
 
@@ -48,7 +48,7 @@ def command(
     kept = [annotation for annotation in annotations if is_kept(annotation.metadata)]
     origin = origin or origin_of(run)
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
-        warn_if_foreign(run, opened)
+        warn_if_misplaced(annotations, run, opened, origin)
         take_scale(opened, run)
         picture = overlay(opened, kept, origin=origin, max_px=max_px)
     save_picture(picture, out)

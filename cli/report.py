@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from wsiseg.cli.options import backend_option, origin_of_file_option, slide_mpp_option, warn_if_foreign
+from wsiseg.cli.options import backend_option, origin_of_file_option, slide_mpp_option, warn_if_misplaced
 
 
 @click.command("report")
@@ -33,7 +33,7 @@ def command(slide: str, geojson: Path, out: Path, origin: Any, slide_mpp: Any, b
     annotations, run = read_collection(geojson)
     origin = origin or origin_of(run)
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened, atomic_write(out) as file:
-        warn_if_foreign(run, opened)
+        warn_if_misplaced(annotations, run, opened, origin)
         take_scale(opened, run)
         write_report(opened, annotations, run, file, origin=origin)
     click.echo(f"wsiseg: reported on {len(annotations):,} annotations in {out}", err=True)

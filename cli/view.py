@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import click
 
-from wsiseg.cli.options import backend_option, device_option, origin_of_file_option, slide_mpp_option, warn_if_foreign
+from wsiseg.cli.options import backend_option, device_option, origin_of_file_option, slide_mpp_option
+
+log = logging.getLogger(__name__)
 
 
 @click.command("view")
@@ -51,7 +54,8 @@ def command(
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
         asking = Asking(model=model, device=device)
         session = Session(opened, geojson, out=out, origin=origin, asking=asking)
-        warn_if_foreign(session.run, opened)
+        if session.warning:
+            log.warning("%s", session.warning)
         serve(
             session,
             port=port,
