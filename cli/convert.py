@@ -13,6 +13,7 @@ from wsiseg.cli.options import (
     format_option,
     origin_of_file_option,
     slide_mpp_option,
+    tell_if_large,
     warn_if_misplaced,
 )
 from wsiseg.cli.output import write_stdout
@@ -53,6 +54,7 @@ def command(
     output_format = output_format or formats.format_of(out)
     formats.check_path(output_format, None if out == "-" else out)
     check_apart(out, slide)
+    tell_if_large(geojson)
     annotations, run = read_collection(geojson)
     if slide is not None:
         with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:

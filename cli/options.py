@@ -84,6 +84,17 @@ origin_of_file_option = click.option(
 )
 
 
+LARGE_BYTES = 20 << 20  # of a GeoJSON that takes some seconds to read
+
+
+def tell_if_large(geojson: Path) -> None:
+    """Say on stderr that GEOJSON is now read, if that takes long enough to wonder; a million outlines take a minute."""
+    if click.get_current_context().find_root().obj["quiet"] or not geojson.is_file():
+        return
+    if (size := geojson.stat().st_size) > LARGE_BYTES:
+        click.echo(f"wsiseg: reading {geojson} ({size >> 20:,} MB) …", err=True)
+
+
 def warn_if_misplaced(
     annotations: Sequence[Annotation], run: dict[str, Any], slide: Slide, origin: Origin | None
 ) -> None:

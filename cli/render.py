@@ -14,6 +14,7 @@ from wsiseg.cli.options import (
     origin_of_file_option,
     save_picture,
     slide_mpp_option,
+    tell_if_large,
     warn_if_misplaced,
 )
 
@@ -44,6 +45,7 @@ def command(
     from wsiseg.slide import open_slide
 
     check_apart(out, slide, geojson)
+    tell_if_large(geojson)
     annotations, run = read_collection(geojson)
     kept = [annotation for annotation in annotations if is_kept(annotation.metadata)]
     origin = origin or origin_of(run)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from wsiseg.cli.options import backend_option, device_option, origin_of_file_option, slide_mpp_option
+from wsiseg.cli.options import backend_option, device_option, origin_of_file_option, slide_mpp_option, tell_if_large
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,8 @@ def command(
         check_writable(out)
         check_apart(out, slide)
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
+        if geojson is not None:
+            tell_if_large(geojson)
         asking = Asking(model=model, device=device)
         session = Session(opened, geojson, out=out, origin=origin, asking=asking)
         if session.warning:

@@ -285,6 +285,17 @@ def test_outlines_beside_the_slide_are_warned_of(slide_path: Path, tmp_path: Pat
         assert "warning: 1 of 2 outlines lie outside the slide" in told.stderr
 
 
+def test_a_file_that_takes_long_to_read_is_said_to_be_read(
+    geojson: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = f"wsiseg: reading {geojson} (0 MB) …"
+    convert = ["convert", str(geojson), "--out", str(tmp_path / "out.xml")]
+    assert said not in CliRunner().invoke(main, convert).stderr
+    monkeypatch.setattr("wsiseg.cli.options.LARGE_BYTES", 0)
+    assert said in CliRunner().invoke(main, convert).stderr
+    assert said not in CliRunner().invoke(main, ["-q", *convert]).stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode there")
 def test_a_name_that_is_no_text_is_shown_all_the_same(slide_path: Path, tmp_path: Path) -> None:
     odd = tmp_path / "caf\udce9.tif"
