@@ -13,7 +13,8 @@ from wsiseg.cli.options import (
     format_option,
     origin_of_file_option,
     slide_mpp_option,
-    warn_if_foreign,
+    tell_if_large,
+    warn_if_misplaced,
 )
 from wsiseg.cli.output import write_stdout
 
@@ -31,7 +32,7 @@ def command(
     output_format: str | None,
     out: str,
     slide: str | None,
-    origin: str | None,
+    origin: Any,
     slide_mpp: Any,
     backend: str | None,
 ) -> None:
@@ -53,10 +54,11 @@ def command(
     output_format = output_format or formats.format_of(out)
     formats.check_path(output_format, None if out == "-" else out)
     check_apart(out, slide)
+    tell_if_large(geojson)
     annotations, run = read_collection(geojson)
     if slide is not None:
         with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
-            warn_if_foreign(run, opened)
+            warn_if_misplaced(annotations, run, opened, origin)
             take_scale(opened, run)
             run = {**run, "slide": slide_facts(SlideIdentity.of(opened))}
     if origin is not None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ from wsiseg.formats import FORMATS
 if TYPE_CHECKING:
     from PIL import Image
 
+    from wsiseg.geojson import Annotation
+    from wsiseg.mask.regions import Origin
     from wsiseg.slide import Slide
 
 log = logging.getLogger(__name__)
@@ -80,11 +82,26 @@ origin_of_file_option = click.option(
     type=click.Choice(["qupath", "slide"]),
     help="Where 0,0 of the GeoJSON lies; by default what the file says, else as in QuPath.",
 )
-def warn_if_foreign(run: dict[str, Any], slide: Slide) -> None:
-    """Say so if the GeoJSON whose member `wsiseg` is `run` was made on another slide."""
-    from wsiseg.belonging import not_of_this_slide
 
-    if warning := not_of_this_slide(run, slide):
+
+LARGE_BYTES = 20 << 20  # of a GeoJSON that takes some seconds to read
+
+
+def tell_if_large(geojson: Path) -> None:
+    """Say on stderr that GEOJSON is now read, if that takes long enough to wonder; a million outlines take a minute."""
+    if click.get_current_context().find_root().obj["quiet"] or not geojson.is_file():
+        return
+    if (size := geojson.stat().st_size) > LARGE_BYTES:
+        click.echo(f"wsiseg: reading {geojson} ({size >> 20:,} MB) …", err=True)
+
+
+def warn_if_misplaced(
+    annotations: Sequence[Annotation], run: dict[str, Any], slide: Slide, origin: Origin | None
+) -> None:
+    """Say so if outlines were made on another slide, as their file's member `wsiseg` `run` says, or lie outside it."""
+    from wsiseg.belonging import misplaced, origin_of
+
+    if warning := misplaced(annotations, run, slide, origin or origin_of(run)):
         log.warning("%s", warning)
 
 

@@ -14,7 +14,8 @@ from wsiseg.cli.options import (
     origin_of_file_option,
     save_picture,
     slide_mpp_option,
-    warn_if_foreign,
+    tell_if_large,
+    warn_if_misplaced,
 )
 
 
@@ -44,11 +45,12 @@ def command(
     from wsiseg.slide import open_slide
 
     check_apart(out, slide, geojson)
+    tell_if_large(geojson)
     annotations, run = read_collection(geojson)
     kept = [annotation for annotation in annotations if is_kept(annotation.metadata)]
     origin = origin or origin_of(run)
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
-        warn_if_foreign(run, opened)
+        warn_if_misplaced(annotations, run, opened, origin)
         take_scale(opened, run)
         picture = overlay(opened, kept, origin=origin, max_px=max_px)
     save_picture(picture, out)

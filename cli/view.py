@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import click
 
-from wsiseg.cli.options import backend_option, device_option, origin_of_file_option, slide_mpp_option, warn_if_foreign
+from wsiseg.cli.options import backend_option, device_option, origin_of_file_option, slide_mpp_option, tell_if_large
+
+log = logging.getLogger(__name__)
 
 
 @click.command("view")
@@ -49,9 +52,12 @@ def command(
         check_writable(out)
         check_apart(out, slide)
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
+        if geojson is not None:
+            tell_if_large(geojson)
         asking = Asking(model=model, device=device)
         session = Session(opened, geojson, out=out, origin=origin, asking=asking)
-        warn_if_foreign(session.run, opened)
+        if session.warning:
+            log.warning("%s", session.warning)
         serve(
             session,
             port=port,

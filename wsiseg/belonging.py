@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
 
 from wsiseg.errors import GeoJSONError
 from wsiseg.mask.regions import Origin, l0_origin
@@ -13,6 +16,7 @@ from wsiseg.qupath import clean_text
 from wsiseg.slide.scale import plausible
 
 if TYPE_CHECKING:
+    from wsiseg.geojson import Annotation
     from wsiseg.slide import Slide
     from wsiseg.tiles import SlideIdentity
 
@@ -86,3 +90,21 @@ def not_of_this_slide(run: Mapping[str, Any], slide: Slide) -> str:
     if fingerprint in (None, slide.fingerprint):
         return ""
     return "the outlines were made on another slide, or on this one before its file was changed: they may lie wrong"
+
+
+def misplaced(annotations: Sequence[Annotation], run: Mapping[str, Any], slide: Slide, origin: Origin) -> str:
+    """A warning if outlines were made on another slide, or lie wholly outside of this one; else "".
+
+    run: the member `wsiseg` of their GeoJSON; QuPath's exports have none. origin: where (0, 0) of them lies.
+    """
+    if warning := not_of_this_slide(run, slide):
+        return warning
+    l0_start = np.tile(l0_origin(slide.l0_bounds, origin), 2)
+    boxes = shapely.bounds(np.array([annotation.geometry for annotation in annotations], object)) + l0_start
+    outside = int(((boxes[:, 2:] <= 0) | (boxes[:, :2] >= slide.dimensions)).any(axis=1).sum())
+    if not outside:
+        return ""
+    return (
+        f"{outside:,} of {len(annotations):,} outlines lie outside the slide: "
+        "they are of another slide, or --origin is not theirs"
+    )

@@ -88,8 +88,7 @@ def measure(arguments: list[str]) -> dict[str, float]:
     command = [sys.executable, "-m", "wsiseg.cli.main", "view", *arguments, "--no-browser"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
-    found = re.search(r"http://\S+/", server.stderr.readline())
-    assert found is not None
+    found = next(address for line in server.stderr if (address := re.search(r"http://\S+/", line)))
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import http.server
 import re
 import sys
+import threading
+import uuid
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,12 +18,27 @@ import pytest
 import shapely
 
 from tests.browser import WAIT_MS, needs_chromium, text
-from wsiseg.geojson import read_collection, write_geojson
+from wsiseg.geojson import Annotation, read_collection, write_geojson
 from wsiseg.qupath import DESCRIPTION, check_dialect
+from wsiseg.viewer.packing import pack
+from wsiseg.viewer.web import STATIC
 
 pytestmark = needs_chromium
 
 MODEL_WAIT_MS = 400_000
+
+
+@pytest.fixture
+def scripts(chromium: Any) -> Iterator[Any]:
+    """A page that can import the viewer's own scripts, as /shapes.js, and shows nothing."""
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=STATIC)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = chromium.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/style.css")
+        yield page
+        page.close()
+        server.shutdown()
 
 
 def settled(page: Any) -> None:
@@ -91,6 +112,54 @@ def test_outlines_lie_on_what_they_outline_and_tell_their_story(slide_path, geoj
     page.locator("#classes [type=checkbox]").uncheck()
     page.wait_for_timeout(800)
     assert colors_at(page, x, y)[3] == 0
+
+
+def test_a_large_screen_shows_the_outlines_to_its_last_corner(slide_path, geojson, running_view, open_page) -> None:
+    annotations, run = read_collection(geojson)
+    with open(geojson, "wb") as file:
+        write_geojson([replace(annotations[0], geometry=shapely.box(0, 0, 1200, 800))], file, run=run)
+    page = open_page(running_view(slide_path, geojson))
+    page.set_viewport_size({"width": 3840, "height": 2160})
+    page.click("#zoom-home")
+    settled(page)
+    for _ in range(3):  # to where the tiles of outlines are nearly as small as they get
+        page.click("#zoom-in")
+    settled(page)
+    box = page.locator("#stage").bounding_box()
+    corner = (box["width"] - 5, box["height"] - 5)
+    tile = page.locator("#outlines canvas").first
+    sides = (tile.bounding_box()["width"] for _ in range(WAIT_MS // 100))
+    assert any(side < 300 or page.wait_for_timeout(100) for side in sides)
+    assert colors_at(page, *corner)[3] > 0
+
+
+def test_the_time_to_paint_does_not_grow_with_the_square_of_the_outlines(scripts) -> None:
+    places = np.random.default_rng(0).uniform(0, 509, (16_000, 2))
+    squares = shapely.box(*places.T, *(places + 3).T)
+    block = pack([Annotation(uuid.uuid4(), square, "", "", (0, 0, 0)) for square in squares], {"": 0})
+    together, apart = scripts.evaluate(
+        """async (packed) => {
+            const painter = new Worker("/painter.js", { type: "module" });
+            const buffer = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0)).buffer;
+            painter.postMessage({ type: "add", buffer });
+            painter.postMessage({ type: "styles", values: [{ color: [0, 0, 0], opacity: 1, visible: true }] });
+            painter.postMessage({ type: "state", values: new Uint8Array(16_000) });
+            const seconds = async (side) => {
+                const begin = performance.now();
+                for (let left = 0; left < 512; left += side) {
+                    for (let top = 0; top < 512; top += side) {
+                        painter.postMessage({ type: "paint", left, top, span: side, size: side });
+                        await new Promise((painted) => (painter.onmessage = painted));
+                    }
+                }
+                return performance.now() - begin;
+            };
+            await seconds(64);
+            return [await seconds(512), await seconds(128)];
+        }""",
+        base64.b64encode(block).decode(),
+    )
+    assert together < 3 * apart
 
 
 def test_a_review_is_done_undone_and_saved(slide_path, geojson, running_view, open_page, tmp_path) -> None:
@@ -198,6 +267,24 @@ def test_a_query_streams_and_becomes_a_class_that_is_saved(
     page.wait_for_selector("#banner:has-text('Saved 4 objects')")
     assert check_dialect(tmp_path / "both.geojson") == []
     assert {a.classification for a in read_collection(tmp_path / "both.geojson")[0]} == {"olive", "the orange"}
+
+
+def test_what_is_found_while_the_file_is_still_read_comes_once(slide_path, geojson, running_view, open_page) -> None:
+    page = open_page(running_view(slide_path, geojson))
+    waiting: list[Any] | None = []
+    page.route("**/polygons?*", lambda route: route.continue_() if waiting is None else waiting.append(route))
+    page.reload()
+    page.wait_for_selector("#no-classes:has-text('Reading 3 outlines')")
+    page.fill("#query", "the orange")
+    page.check("[name=scope][value=slide]", force=True)
+    page.click("#ask-start")
+    page.wait_for_selector("#run-state:has-text('Found 1 outline')")
+    held, waiting = waiting, None
+    for route in held:
+        route.continue_()
+    page.wait_for_selector("#object-class:has-text('the orange')")
+    page.wait_for_selector("html[data-ready]")
+    assert page.locator("#classes .count").all_inner_texts() == ["3", "1"]
 
 
 def test_the_scale_bar_and_the_pointer_are_true_to_the_slide(sample_slide, running_view, open_page) -> None:
@@ -309,11 +396,10 @@ def test_what_was_not_saved_outlives_the_server(slide_path, geojson, running_vie
     assert not draft.exists()
 
 
-def test_an_outline_that_was_moved_far_is_found_again_where_it_was(slide_path, running_view, open_page) -> None:
-    page = open_page(running_view(slide_path))
-    found = page.evaluate(
+def test_an_outline_that_was_moved_far_is_found_again_where_it_was(scripts) -> None:
+    found = scripts.evaluate(
         """async () => {
-            const { Shapes } = await import(new URL("static/shapes.js", document.baseURI));
+            const { Shapes } = await import("/shapes.js");
             const square = (x) => [x, 0, x + 10, 0, x + 10, 10, x, 10];
             const block = (x) => ({
                 objects: 1,
@@ -360,6 +446,12 @@ def test_all_is_done_without_a_mouse(slide_path, geojson, running_view, open_pag
     before, _ = read_collection(geojson)
     page = open_page(running_view(slide_path, geojson))
     press = page.keyboard.press
+
+    def hold(key: str) -> None:
+        for _ in range(3):  # all but the first say that they are repeated
+            page.keyboard.down(key)
+        page.keyboard.up(key)
+
     # Everything that can be pressed can be reached, and has a name.
     press("Tab")
     names = []
@@ -388,11 +480,11 @@ def test_all_is_done_without_a_mouse(slide_path, geojson, running_view, open_pag
     press("Shift+ArrowLeft")
     press("i")
     press("Enter")
-    press("a")
+    hold("a")
     assert text(page, "#object-state") == "accepted"
     press("u")  # only undecided
     press("n")
-    press("Delete")
+    hold("Delete")
     press("?")
     assert page.locator("#help").is_visible()
     assert "Next object" in text(page, "#help")

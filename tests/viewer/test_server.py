@@ -271,6 +271,31 @@ def test_outlines_of_another_slide_are_warned_of(slide_path: Path, geojson: Path
     assert "the outlines were made on another slide" in told.stderr
 
 
+def test_outlines_beside_the_slide_are_warned_of(slide_path: Path, tmp_path: Path) -> None:
+    """QuPath's exports do not say on which slide they lie."""
+    inside, beside = shapely.box(1190, 0, 1210, 9), shapely.box(1200, 0, 1210, 9)
+    with open(tmp_path / "qupath.geojson", "wb") as file:
+        write_geojson([Annotation(uuid.uuid4(), box, "", "", (0, 0, 0)) for box in (inside, beside)], file)
+    with open_slide(slide_path) as slide:
+        assert "1 of 2 outlines lie outside" in Session(slide, tmp_path / "qupath.geojson").describe()["warning"]
+    for command, name in (("render", "a.png"), ("report", "a.html")):
+        arguments = [command, str(slide_path), str(tmp_path / "qupath.geojson"), "--out", str(tmp_path / name)]
+        told = CliRunner().invoke(main, arguments)
+        assert told.exit_code == 0
+        assert "warning: 1 of 2 outlines lie outside the slide" in told.stderr
+
+
+def test_a_file_that_takes_long_to_read_is_said_to_be_read(
+    geojson: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = f"wsiseg: reading {geojson} (0 MB) …"
+    convert = ["convert", str(geojson), "--out", str(tmp_path / "out.xml")]
+    assert said not in CliRunner().invoke(main, convert).stderr
+    monkeypatch.setattr("wsiseg.cli.options.LARGE_BYTES", 0)
+    assert said in CliRunner().invoke(main, convert).stderr
+    assert said not in CliRunner().invoke(main, ["-q", *convert]).stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode there")
 def test_a_name_that_is_no_text_is_shown_all_the_same(slide_path: Path, tmp_path: Path) -> None:
     odd = tmp_path / "caf\udce9.tif"

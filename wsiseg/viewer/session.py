@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 
 from wsiseg import __version__
-from wsiseg.belonging import not_of_this_slide, origin_of, take_scale
+from wsiseg.belonging import misplaced, origin_of, take_scale
 from wsiseg.errors import MissingMppError, ViewerError
 from wsiseg.files import packed_write
 from wsiseg.geojson import Annotation, read_collection, safe_polygons, write_geojson
@@ -59,7 +59,7 @@ class Session:
         self.edits = Edits()
         # What somebody else made is never written over unless the person says so.
         self.out = out or (geojson if "version" in self.run else None)
-        self.warning = not_of_this_slide(self.run, slide)
+        self.warning = misplaced(self.annotations, self.run, slide, self.origin)
         self.asking = asking or Asking()
         take_scale(slide, self.run)
         self._beside = geojson or Path(_geojson_name(Path(slide.source).name))

@@ -36,19 +36,26 @@ let hovered = -1;
 // Objects in the order in which they are stepped through.
 
 let order = null;
+let byDoubt = []; // all there are, the most doubtful first: a million take seconds to sort
 
 function ordered() {
   if (order) return order;
   const skipDecided = $("undecided").checked;
+  const first = $("by-doubt").checked ? mostDoubtfulFirst() : null;
   order = [];
-  for (let o = 0; o < store.count; o++) {
+  for (let i = 0; i < store.count; i++) {
+    const o = first ? first[i] : i;
     if (store.isShown(o) && !(skipDecided && store.review(o) && o !== selected)) order.push(o);
   }
-  if ($("by-doubt").checked) {
-    const doubt = (o) => (Number.isNaN(store.probability[o]) ? 2 : store.probability[o]);
-    order.sort((a, b) => doubt(a) - doubt(b) || a - b);
-  }
   return order;
+}
+
+function mostDoubtfulFirst() {
+  if (byDoubt.length < store.count) {
+    const doubt = (o) => (Number.isNaN(store.probability[o]) ? 2 : store.probability[o]);
+    byDoubt = Array.from({ length: store.count }, (_, o) => o).sort((a, b) => doubt(a) - doubt(b));
+  }
+  return byDoubt;
 }
 
 function step(by) {
@@ -198,7 +205,7 @@ async function takeDraft() {
     const { edits, found } = await api.takeDraft();
     unsaved = true;
     draftIsDecided();
-    if (found) store.add(await api.polygons(store.count));
+    if (found) await load();
     store.restore(edits);
     $("stage").focus();
     banner("Taken up: save it to keep it");
@@ -218,10 +225,18 @@ async function dropDraft() {
   }
 }
 
+let loading = Promise.resolve();
+
+// The outlines that the page does not have yet; one load after the other, or what a query found would come twice.
+function load() {
+  loading = loading.catch(() => {}).then(async () => store.add(await api.polygons(store.count)));
+  return loading;
+}
+
 // Take in what a query found.
 async function takeIn({ first }) {
   unsaved = true;
-  store.add(await api.polygons(store.count));
+  await load();
   if (selected < 0 && !editor.isOpen) select(first);
 }
 
@@ -356,8 +371,8 @@ function escape() {
 
 const bindings = [
   { keys: ["/"], does: "Type a query", run: () => $("query").focus() },
-  { keys: ["n", "]"], does: "Next object", run: () => step(1) },
-  { keys: ["p", "["], does: "Previous object", run: () => step(-1) },
+  { keys: ["n", "]"], does: "Next object", repeats: true, run: () => step(1) },
+  { keys: ["p", "["], does: "Previous object", repeats: true, run: () => step(-1) },
   { keys: ["d"], does: "Most doubtful first", run: () => flip("by-doubt") },
   { keys: ["u"], does: "Only undecided", run: () => flip("undecided") },
   { keys: ["a"], does: "Accept", run: () => decide("accepted") },
@@ -367,15 +382,15 @@ const bindings = [
   { keys: [], shown: [",", "."], does: "Editing: previous, next point" },
   { keys: [], shown: ["I"], does: "Editing: add a point" },
   { keys: ["Delete", "Backspace"], does: "Delete object or point", run: remove },
-  { keys: ["ctrl+z"], does: "Undo", run: undo },
-  { keys: ["ctrl+shift+z", "ctrl+y"], does: "Redo", run: redo },
+  { keys: ["ctrl+z"], does: "Undo", repeats: true, run: undo },
+  { keys: ["ctrl+shift+z", "ctrl+y"], does: "Redo", repeats: true, run: redo },
   { keys: ["ctrl+s"], does: "Save", run: save },
-  { keys: ["ArrowLeft"], shown: ["←", "→", "↑", "↓"], does: "Move the slide", run: () => stage.pan(-0.2, 0) },
-  { keys: ["ArrowRight"], run: () => stage.pan(0.2, 0) },
-  { keys: ["ArrowUp"], run: () => stage.pan(0, -0.2) },
-  { keys: ["ArrowDown"], run: () => stage.pan(0, 0.2) },
-  { keys: ["+", "="], does: "Zoom in", run: () => stage.zoom(1.5) },
-  { keys: ["-"], does: "Zoom out", run: () => stage.zoom(1 / 1.5) },
+  { keys: ["ArrowLeft"], shown: ["←", "→", "↑", "↓"], does: "Move the slide", repeats: true, run: () => stage.pan(-0.2, 0) },
+  { keys: ["ArrowRight"], repeats: true, run: () => stage.pan(0.2, 0) },
+  { keys: ["ArrowUp"], repeats: true, run: () => stage.pan(0, -0.2) },
+  { keys: ["ArrowDown"], repeats: true, run: () => stage.pan(0, 0.2) },
+  { keys: ["+", "="], does: "Zoom in", repeats: true, run: () => stage.zoom(1.5) },
+  { keys: ["-"], does: "Zoom out", repeats: true, run: () => stage.zoom(1 / 1.5) },
   { keys: ["h", "0"], does: "Whole slide", run: () => stage.home() },
   { keys: ["f"], does: "Go to the chosen object", run: () => selected >= 0 && stage.show(store.shapes.box(selected)) },
   { keys: ["v"], does: "Hide or show all outlines", run: () => toggleClasses([...store.classes.keys()]) },
@@ -388,7 +403,7 @@ bindKeys(bindings, $("help"), (event) => {
   if (draftWaits) return true; // its dialog is closed for a moment after Escape
   const digit = Number(event.key);
   if (digit >= 1 && digit <= CLASS_KEYS && !event.ctrlKey && !event.metaKey && !event.altKey) {
-    toggleClasses([digit - 1]);
+    if (!event.repeat) toggleClasses([digit - 1]);
     return true;
   }
   return editor.isOpen && !event.ctrlKey && !event.metaKey && editor.key(event, view());
@@ -424,6 +439,7 @@ $("slide-name").textContent = slide.name;
 const um = slide.mpp ? `${Number(slide.mpp[0].toPrecision(4))} µm/px` : "no scale";
 $("slide-facts").textContent = `${slide.shown[2].toLocaleString()} × ${slide.shown[3].toLocaleString()} px · ${um}`;
 $("place").hidden = true;
+if (slide.objects) $("no-classes").textContent = `Reading ${slide.objects.toLocaleString()} outlines …`;
 await stage.open(slide, {
   width: slide.width,
   height: slide.height,
@@ -434,7 +450,7 @@ await stage.open(slide, {
   getTileUrl: api.tileUrl,
 });
 if (slide.objects) {
-  store.add(await api.polygons(0).catch(fatal));
+  await load().catch((error) => fatal(new Error(`The outlines cannot be shown: ${error.message}`)));
   store.restore(slide.edits);
 }
 refresh();

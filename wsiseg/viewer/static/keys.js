@@ -1,9 +1,10 @@
 // Keys, and the page that lists them.
 
 // bindings: [{ keys: ["n", "]"], does: "Next object", run }]; ctrl+ and shift+ come first in a key. The list shows
-// `shown` in place of `keys`, and leaves out what has no `does`.
+// `shown` in place of `keys`, and leaves out what has no `does`. Held down a key acts once, or again and again if the
+// binding has `repeats`: nobody has seen what a held A would accept.
 export function bindKeys(bindings, dialog, isBusy) {
-  const actions = new Map(bindings.flatMap(({ keys, run }) => keys.map((key) => [key, run])));
+  const actions = new Map(bindings.flatMap((binding) => binding.keys.map((key) => [key, binding])));
   document.addEventListener("keydown", (event) => {
     if (document.querySelector("dialog[open]")) return;
     const name = pressed(event);
@@ -14,10 +15,10 @@ export function bindKeys(bindings, dialog, isBusy) {
     const own = { "[type=range], [type=radio]": /^Arrow/, "button, [type=checkbox], [type=color], summary": /^(Enter| )$/, "#run-log": /^Arrow(Up|Down)$/ };
     for (const [selector, keys] of Object.entries(own)) if (event.target.matches(selector) && keys.test(name)) return;
     if (isBusy(event)) return event.preventDefault();
-    const run = actions.get(name);
-    if (!run) return;
+    const action = actions.get(name);
+    if (!action) return;
     event.preventDefault();
-    run();
+    if (!event.repeat || action.repeats) action.run();
   });
   dialog.querySelector("#help-keys").replaceChildren(
     ...bindings.filter(({ does }) => does).map(({ keys, shown = keys, does }) => {

@@ -6,6 +6,7 @@ const LINE_PX = 2;
 const THIN_PX = 1.2; // where the slide is seen from afar
 const DOT_PX = 2; // what is smaller is drawn as a dot of this size
 const STEP_PX = 0.8; // vertices nearer than this to the last one drawn are left out
+const MOST_IN_PATH = 32; // the time that a path takes grows with the square of the outlines in it
 
 const shapes = new Shapes();
 let classOf = new Uint32Array(0);
@@ -42,38 +43,47 @@ function paint(left, top, span, size) {
   const scale = size / span;
   const margin = LINE_PX / scale;
   const line = scale < 0.7 ? THIN_PX : LINE_PX;
-  const paths = new Map(); // class and review → { path, dots }
+  const groups = new Map(); // class and review → { paths, dots, room: for how many outlines in the last path }
   shapes.find(left - margin, top - margin, left + span + margin, top + span + margin, (o) => {
     const style = styles[classOf[o]];
     if (!style?.visible || state[o] === 255) return;
-    const group = classOf[o] * 3 + state[o];
-    if (!paths.has(group)) paths.set(group, { path: new Path2D(), dots: new Path2D() });
-    const { path, dots } = paths.get(group);
+    const key = classOf[o] * 3 + state[o];
+    if (!groups.has(key)) groups.set(key, { paths: [], dots: new Path2D(), room: 0 });
+    const group = groups.get(key);
     const [x0, y0, x1, y1] = shapes.box(o);
     if (Math.max(x1 - x0, y1 - y0) * scale < DOT_PX) {
-      dots.rect(((x0 + x1) / 2 - left) * scale - DOT_PX / 2, ((y0 + y1) / 2 - top) * scale - DOT_PX / 2, DOT_PX, DOT_PX);
-    } else {
-      for (const ring of shapes.rings(o)) trace(path, ring, left, top, scale);
+      group.dots.rect(((x0 + x1) / 2 - left) * scale - DOT_PX / 2, ((y0 + y1) / 2 - top) * scale - DOT_PX / 2, DOT_PX, DOT_PX);
+      return;
     }
+    if (!group.room) {
+      group.paths.push(new Path2D());
+      group.room = MOST_IN_PATH;
+    }
+    group.room--;
+    for (const ring of shapes.rings(o)) trace(group.paths.at(-1), ring, left, top, scale);
   });
-  if (!paths.size) return null;
-  const canvas = new OffscreenCanvas(size, size);
-  const context = canvas.getContext("2d");
-  context.lineJoin = "round";
-  for (const [group, { path, dots }] of [...paths].sort(([a], [b]) => a - b)) {
-    const { color, opacity } = styles[Math.floor(group / 3)];
-    const review = group % 3;
-    const ink = (alpha) => `rgb(${color.join(" ")} / ${alpha * opacity})`;
-    context.fillStyle = ink(review === 2 ? 0 : review === 1 ? 0.42 : 0.24);
-    context.fill(path);
-    context.fillStyle = ink(0.85);
-    context.fill(dots);
-    context.setLineDash(review === 2 ? [3, 5] : []);
-    context.lineWidth = review === 1 ? 1.6 * line : line;
-    context.strokeStyle = ink(review === 2 ? 0.7 : 1);
-    context.stroke(path);
+  if (!groups.size) return null;
+  const context = new OffscreenCanvas(size, size).getContext("2d");
+  // What is drawn in one ink is drawn opaque first: where outlines overlap it is as dark as elsewhere.
+  const opaque = new OffscreenCanvas(size, size).getContext("2d");
+  opaque.lineJoin = "round";
+  for (const [key, { paths, dots }] of [...groups].sort(([a], [b]) => a - b)) {
+    const { color, opacity } = styles[Math.floor(key / 3)];
+    const review = key % 3;
+    opaque.fillStyle = opaque.strokeStyle = `rgb(${color.join(" ")})`;
+    opaque.setLineDash(review === 2 ? [3, 5] : []);
+    opaque.lineWidth = review === 1 ? 1.6 * line : line;
+    const lay = (alpha, draw) => {
+      draw();
+      context.globalAlpha = alpha * opacity;
+      context.drawImage(opaque.canvas, 0, 0);
+      opaque.clearRect(0, 0, size, size);
+    };
+    if (review !== 2) lay(review === 1 ? 0.42 : 0.24, () => paths.forEach((path) => opaque.fill(path)));
+    lay(0.85, () => opaque.fill(dots));
+    lay(review === 2 ? 0.7 : 1, () => paths.forEach((path) => opaque.stroke(path)));
   }
-  return canvas.transferToImageBitmap();
+  return context.canvas.transferToImageBitmap();
 }
 
 function trace(path, ring, left, top, scale) {

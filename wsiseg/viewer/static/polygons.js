@@ -5,7 +5,7 @@
 // polygons there are. While another scale is being painted, the tiles of the last one stay.
 
 const TILE = 512;
-const MOST_TILES = 160; // 1 MB each
+const MOST_TILES = 160; // 1 MB each; more where the screen has room for more
 const IN_FLIGHT = 3;
 
 export class Polygons {
@@ -16,7 +16,8 @@ export class Polygons {
     this.context = canvas.getContext("2d");
     this.store = store;
     this.view = view;
-    this.tiles = new Map(); // key → { canvas, isEmpty, version }, the longest unused first
+    this.tiles = new Map(); // key → { canvas, version }, the longest unused first
+    this.most = MOST_TILES;
     this.version = 0;
     this.level = null; // the level that is shown
     this.wanted = [];
@@ -78,7 +79,7 @@ export class Polygons {
     tile.version = version;
     this.used(key, tile);
     for (const [old, { canvas }] of this.tiles) {
-      if (this.tiles.size <= MOST_TILES) break;
+      if (this.tiles.size <= this.most) break;
       canvas?.remove();
       this.tiles.delete(old);
     }
@@ -128,6 +129,7 @@ export class Polygons {
   moveTiles(view) {
     const level = Math.floor(-Math.log2(view.scale * (window.devicePixelRatio || 1)));
     const keys = this.inView(view, level);
+    this.most = Math.max(MOST_TILES, 2 * keys.length); // of this level and of the one that is still shown
     this.wanted = keys.filter((key) => this.tiles.get(key)?.version !== this.version);
     const middle = (key) => {
       const { left, top, span } = place(key);
@@ -137,7 +139,7 @@ export class Polygons {
     this.wanted.sort((a, b) => middle(a) - middle(b));
     this.request();
     if (this.level === null || keys.every((key) => this.tiles.has(key))) this.level = level;
-    const shown = this.level === level ? keys : this.inView(view, this.level);
+    const shown = this.level === level ? keys : this.inView(view, this.level, this.most / 2);
     const canvases = new Set();
     for (const key of shown) {
       const tile = this.tiles.get(key);
@@ -153,15 +155,15 @@ export class Polygons {
     for (const canvas of [...this.element.children]) if (!canvases.has(canvas)) canvas.remove();
   }
 
-  // Keys of the tiles of a level that are in view; at most as many as are kept.
-  inView(view, level) {
+  // Keys of the tiles of a level that are in view: thousands, where it is much finer than the view.
+  inView(view, level, most = Infinity) {
     const span = TILE * 2 ** level;
     const [firstX, firstY] = [Math.floor(-view.x / view.scale / span), Math.floor(-view.y / view.scale / span)];
     const lastX = Math.floor((view.width - view.x) / view.scale / span);
     const lastY = Math.floor((view.height - view.y) / view.scale / span);
     const keys = [];
     for (let y = firstY; y <= lastY; y++) {
-      for (let x = firstX; x <= lastX && keys.length < MOST_TILES / 2; x++) keys.push(`${level}/${x}/${y}`);
+      for (let x = firstX; x <= lastX && keys.length < most; x++) keys.push(`${level}/${x}/${y}`);
     }
     return keys;
   }
