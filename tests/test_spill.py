@@ -36,7 +36,7 @@ def made(i: int) -> Annotation:
         geometry=shape,
         name=f"query {i % 2}",
         classification="glands",
-        color=(1, 2, i % 3),
+        color=(1, 2, i % 13),
         measurements={"Area µm^2": i / 3, "Solidity": 1 / (i + 1)} if i % 7 else {},
         metadata={DESCRIPTION: "round " * (i % 3), "tile": "0,0"},
         is_locked=i % 4 == 0,
