@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wsiseg.errors import OutputError, SlideError
-from wsiseg.files import atomic_write, check_writable, remove_leftovers
+from wsiseg.files import atomic_folder, atomic_write, check_writable, remove_leftovers
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -71,6 +71,34 @@ def test_a_file_keeps_its_permissions_and_its_protection(tmp_path: Path, monkeyp
         file.write(b"y")
     assert target.read_bytes() == b"x"
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "out"
+
+    def write(text: str) -> None:
+        with atomic_folder(target, replaces=lambda folder: (folder / "a").exists()) as folder:
+            (folder / "a").write_text(text)
+
+    write("old")
+    rename = os.replace
+
+    def refused(source: Path, goal: Path) -> None:
+        if goal == target and (source / "a").read_text() == "new":
+            raise PermissionError(13, "Permission denied")
+        rename(source, goal)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", refused)
+        with pytest.raises(OutputError, match="Permission denied"):
+            write("new")
+    assert (target / "a").read_text() == "old"
+    write("new")
+    assert (target / "a").read_text() == "new"
+    assert os.listdir(tmp_path) == ["out"]
+    (target / "a").rename(target / "b")
+    with pytest.raises(OutputError, match="something else is there"):
+        write("newer")
 
 
 def test_a_link_keeps_pointing_at_its_file(tmp_path: Path) -> None:

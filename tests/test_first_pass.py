@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import wsiseg
-from wsiseg.errors import StoreError
-from wsiseg.first_pass import FACTOR, coarser
+from tests.tiles.fakes import FakeSlide, all_tissue
+from wsiseg.errors import PixelError, StoreError
+from wsiseg.first_pass import FACTOR, coarser, worth_asking
+from wsiseg.inference import TileMask
 from wsiseg.slide import open_slide
 from wsiseg.slide.scale import m_size
 from wsiseg.testing import FakeModel, disk, synthetic_slide
-from wsiseg.tiles import Grid, GridSpec, plan_grid, write_store
+from wsiseg.tiles import Grid, GridSpec, SlideTiles, plan_grid, write_store
 from wsiseg.tiles.grid import SlideIdentity, tile_starts
 
 MODEL = FakeModel(mpp=0.5)
@@ -69,6 +73,40 @@ def test_a_store_has_one_resolution(slide_file: Path, tmp_path: Path) -> None:
         write_store(slide, plan_grid(slide, GridSpec(0.5, 128, 32)), tmp_path / "slide.zarr")
     with pytest.raises(StoreError, match="a first pass needs the slide itself"):
         wsiseg.segment(tmp_path / "slide.zarr", "the olive", model=MODEL, first_pass=True)
+
+
+class Unsure(FakeModel):
+    """Sees what is dark, and is not sure of it."""
+
+    def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
+        return [TileMask(np.where(tile[..., 0] < 128, np.float32(0.2), np.float32(0)), "", 0.2) for tile in tiles]
+
+
+def test_what_is_near_a_doubtful_spot_is_asked(tmp_path: Path) -> None:
+    pixels = np.full((400, 600, 3), 255, np.uint8)
+    pixels[2:8, 2:8] = pixels[100:106, 100:106] = 0
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    with open_slide(tmp_path / "a.png", slide_mpp=0.5) as slide:
+        grid = plan_grid(slide, GridSpec(0.5, 64, 16, min_tissue=0))
+        asked = worth_asking(SlideTiles(slide, grid), ["dark"], Unsure(tile_size=64, overlap=16), 16).grid
+    near_first, near_second = ([(x, y) for y in at for x in at] for at in ((0, 48), (48, 96, 144)))
+    assert set(map(tuple, asked.m_xy.tolist())) == {*near_first, *near_second}
+
+
+class Torn(FakeSlide):
+    """Cannot be read in one corner, from afar."""
+
+    def read_at_mpp(self, m_x: int, m_y: int, m_width: int, m_height: int, mpp: float) -> np.ndarray:
+        if mpp == 1.0 and m_x == m_y == 0:
+            raise PixelError("torn")
+        return np.full((m_height, m_width, 3), 255, np.uint8)
+
+
+def test_what_cannot_be_read_from_afar_is_asked() -> None:
+    slide: Any = Torn()
+    grid = plan_grid(slide, GridSpec(0.5, 64, 16), tissue=all_tissue(slide))
+    asked = worth_asking(SlideTiles(slide, grid, "skip"), ["dark"], Unsure(tile_size=64, overlap=16), 16).grid
+    assert set(map(tuple, asked.m_xy.tolist())) == {(x, y) for x in (0, 48, 96, 144) for y in (0, 48, 96, 144)}
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,13 +17,17 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from shapely.affinity import translate
 
+from wsiseg.annotate import annotate, tile_reasoning
 from wsiseg.errors import OutputError
+from wsiseg.geojson import Annotation
 from wsiseg.inference import TileMask
 from wsiseg.inference.shots import Shot
+from wsiseg.mask import Region
 from wsiseg.pipeline import segment
 from wsiseg.qupath import DESCRIPTION, MAX_DESCRIPTION, check_dialect, clean_description, clean_text, words_of
 from wsiseg.result import MAX_CHAIN
 from wsiseg.testing import FakeModel, disk, stripe, synthetic_slide
+from wsiseg.tiles import Grid, GridSpec, SlideIdentity
 
 # One disk within a tile, one stripe over several.
 SHAPES = {"olive": [disk(300, 300, 40), stripe(200, 560, 800, 31)]}
@@ -106,6 +110,20 @@ def test_every_outline_leads_back_to_the_words_that_made_it(slide: Path, tmp_pat
     assert repr(result) == f"<Result: {len(result.annotations)} outlines, {len(tiles)} answers about tiles>"
     rows = [asdict(tile) for tile in result.reasoning]
     assert [[str(i) for i in row["polygons"]] for row in rows] == [t["polygons"] for t in tiles]
+
+
+def test_a_tile_lies_where_it_lies_on_an_anisotropic_slide_and_ids_know_the_examples() -> None:
+    slide = SlideIdentity("s", "f", "v", 1000, 1000, 0.5, 0.25)
+    grid = Grid(GridSpec(1.0, 64, 0), slide, 500, 250, np.array([[10, 20]]), np.ones(1, np.float32))
+    tile = tile_reasoning("q", grid, 10, 20, TileMask(np.ones((64, 64), np.float32), "why", 0.9))
+    assert (tile.l0_x, tile.l0_y, tile.l0_width, tile.l0_height) == (20, 80, 128, 256)
+    outline = Region(0, shapely.box(30, 100, 60, 150), 187.5, 55, 1, 0.9)
+    marks = [np.eye(4, dtype=bool), np.tri(4, dtype=bool)]
+    shots = [Shot(np.zeros((4, 4, 3), np.uint8), mark, 0.5) for mark in marks]
+    found: list[Annotation] = []
+    for examples in ([], shots[:1], shots[1:]):
+        annotate("q", [outline], [tile], grid, FakeModel(), examples, "slide", lambda a, _: found.append(a))
+    assert len({a.id for a in found}) == 3
 
 
 def test_examples_and_queries_may_come_one_by_one(slide: Path) -> None:

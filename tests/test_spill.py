@@ -36,10 +36,11 @@ def made(i: int) -> Annotation:
         geometry=shape,
         name=f"query {i % 2}",
         classification="glands",
-        color=(1, 2, i % 2),
+        color=(1, 2, i % 13),
         measurements={"Area µm^2": i / 3, "Solidity": 1 / (i + 1)} if i % 7 else {},
         metadata={DESCRIPTION: "round " * (i % 3), "tile": "0,0"},
         is_locked=i % 4 == 0,
+        nucleus=shapely.box(i % 2, 0, 2, 1) if i % 11 == 0 else None,
     )
 
 
@@ -49,7 +50,7 @@ def test_what_was_added_in_any_order_is_read_in_order(monkeypatch: pytest.Monkey
     shuffled = random.Random(0).sample(range(60), 60)
     spilled = SpilledAnnotations()
     for count, i in enumerate(shuffled):
-        spilled.add(i // 20, whole[i], 10**9 + i % 20)
+        spilled.add(i // 20, whole[i], 10**11 + i % 20)
         if count == 30:  # reading in between disturbs nothing
             assert list(spilled) == [whole[j] for j in sorted(shuffled[:31])]
     assert len(spilled) == 60

@@ -48,6 +48,9 @@ def test_a_claim_keeps_others_out_and_is_given_back(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="x"), claimed(path):
         raise ValueError("x")
     assert not path.exists()
+    with claimed(path):
+        path.write_text("taken over")
+    assert path.read_text() == "taken over"  # that of another stays
 
 
 @pytest.mark.parametrize(

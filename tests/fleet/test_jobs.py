@@ -72,6 +72,7 @@ def test_a_manifest_gives_each_slide_its_queries_scale_and_label(tmp_path: Path)
         "\ufeffslide,query,slide_mpp,label\r\n"
         'sub/a.svs,"the glands, all",0.25,case 1\r\n'
         "sub/a.svs,nuclei,0.25,case 1\r\n"
+        "sub/a.svs,nuclei,0.25,case 1\r\n"
         "\r\n"
         "/data/a.svs,,0.25 0.26,\r\n"
         "s3://key@bucket/x/b.svs?token=secret,,,\r\n"
@@ -116,6 +117,7 @@ def test_a_scale_is_for_slides_not_for_tile_stores(tmp_path: Path) -> None:
         ("slide,query\n,q\n", "line 2: no slide"),
         ("slide,query,slide_mpp\na.svs,q,-1\n", "line 2: slide_mpp is '-1'"),
         ("slide,query,slide_mpp\na.svs,q,0.5\na.svs,r,0.6\n", "line 3: a.svs has another slide_mpp"),
+        ("slide,query,label\na.svs,q,x\na.svs,r,y\n", "line 3: a.svs has another slide_mpp or label"),
         ("slide,query\na.svs,q\nA.svs,q\n", "would both write A.svs there"),
         ('slide,query\n"a.svs,q\n', "not CSV"),
         (b"slide,query\n\xff,q\n", "not UTF-8"),
@@ -138,6 +140,7 @@ cells = st.one_of(
 @given(rows=st.lists(st.tuples(cells, cells, cells), max_size=4))
 @example(rows=[("x/../../../y", "q", ""), ("http://h/%2e%2e/%2e%2e/y", "q", "")])
 @example(rows=[("a\udc80.svs", "q", "0.5"), ("\x00", "q", "")])
+@example(rows=[(".hidden/a.svs", "q", ""), ("é" * 150, "q", "")])
 def test_whatever_a_manifest_says_outputs_stay_in_the_folder(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, ...]]
 ) -> None:

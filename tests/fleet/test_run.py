@@ -328,8 +328,13 @@ def test_another_folders_slide_of_the_same_name_is_refused(slides: Path, tmp_pat
 def test_a_run_json_repeats_its_run(jobs: list[Job], whole: dict[str, bytes], tmp_path: Path) -> None:
     run(jobs, tmp_path / "first", SETTINGS, model=MODEL)
     again, settings = read_run(tmp_path / "first" / "run.json")
+    assert all(job.slide_fingerprint for job in again)
     run(again, tmp_path / "second", settings, model=MODEL)
     assert outlines(tmp_path / "second") == whole
+    told = json.loads((tmp_path / "first" / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**told, "version": "0.0.1"}))
+    with pytest.raises(FleetError, match=r"made by wsiseg 0\.0\.1 .* only the same version"):
+        read_run(tmp_path / "run.json")
     other = FakeModel(tile_size=128, overlap=32)
     other.fingerprint = "fake-2"
     with pytest.raises(ModelError, match="fake-2 here, and the run was made with fake-1"):

@@ -13,24 +13,23 @@ from hypothesis import strategies as st
 
 from wsiseg.errors import OutputError
 from wsiseg.mask import Canvas
-from wsiseg.mask.blend import RollingBand, tile_weights
+from wsiseg.mask.blend import RollingBand
 from wsiseg.tiles import Grid, GridSpec, SlideIdentity
 from wsiseg.tiles.grid import tile_starts
 
 
 @st.composite
 def tilings(draw: st.DrawFn) -> tuple[int, int, int, int, list[tuple[int, int]]]:
-    """Width and height of a slide, tile size, overlap, and some tiles of a full grid, row by row: one that hangs over
-    right and bottom, or one as it is planned."""
+    """Width and height of a slide, tile size, overlap, and some tiles of a grid, row by row: a full one as it is
+    planned, or one that begins anywhere."""
     width, height = draw(st.integers(1, 150)), draw(st.integers(1, 150))
     tile = draw(st.integers(1, 60))
     overlap = draw(st.integers(0, tile - 1))
-    stride = tile - overlap
-    planned = draw(st.booleans())
-    xs, ys = (
-        tile_starts(length, tile, overlap).tolist() if planned else range(0, length, stride)
-        for length in (width, height)
-    )
+    stride, left = tile - overlap, draw(st.integers(0, width - 1))
+    if draw(st.booleans()):
+        xs, ys = (tile_starts(length, tile, overlap).tolist() for length in (width, height))
+    else:
+        xs, ys = list(range(left, width, stride)), list(range(0, height, stride))
     full = [(x, y) for y in ys for x in xs]
     if len(full) > 400:
         full = full[:: len(full) // 400]
@@ -42,7 +41,9 @@ def naive_blend(
     width: int, height: int, tile: int, overlap: int, tiles: list, probabilities: list
 ) -> np.ndarray:
     """The definition: Σ w·p / Σ w over the whole slide at once, in float64."""
-    weights = np.outer(*[tile_weights(tile, overlap).astype(np.float64)] * 2)
+    centre = np.arange(tile) + 0.5
+    trapezoid = np.minimum(1, np.minimum(centre, tile - centre) / max(overlap, 0.5))
+    weights = np.outer(trapezoid, trapezoid)
     total, norm = np.zeros((2, height + 2 * tile, width + 2 * tile))  # from (-tile, -tile) on
     for (x, y), probability in zip(tiles, probabilities, strict=True):
         here = np.s_[y + tile : y + 2 * tile, x + tile : x + 2 * tile]
@@ -65,19 +66,22 @@ def grid_of(width: int, height: int, tile: int, overlap: int, tiles: list[tuple[
 
 
 @settings(max_examples=60, deadline=None)
-@given(tilings(), st.randoms(use_true_random=False))
-def test_canvas_equals_the_definition(tiling: tuple, random) -> None:
+@given(tilings(), st.randoms(use_true_random=False), st.integers(1, 90), st.integers(1, 40))
+def test_canvas_equals_the_definition(tiling: tuple, random, band_rows: int, cache_rows: int) -> None:
     width, height, tile, overlap, tiles = tiling
     noise = np.random.default_rng(random.randrange(2**32))
     probabilities = [None if random.random() < 0.3 else noise.random((tile, tile), np.float32) for _ in tiles]
-    with Canvas.over(grid_of(*tiling)) as canvas:
-        for (x, y), probability in zip(tiles, probabilities, strict=True):
-            canvas.add(x, y, probability)
-        canvas.finish()
-        got = as_array(canvas, width)
-        expected = naive_blend(width, height, tile, overlap, tiles, probabilities) * 255
-        assert np.abs(got - expected).max() <= 0.5001
-        window = canvas.window(-3, -2, width + 7, height + 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wsiseg.mask.canvas._BAND_ROWS", band_rows)
+        patch.setattr("wsiseg.mask.blend._CACHE_ROWS", cache_rows)
+        with Canvas.over(grid_of(*tiling)) as canvas:
+            for (x, y), probability in zip(tiles, probabilities, strict=True):
+                canvas.add(x, y, probability)
+            canvas.finish()
+            got = as_array(canvas, width)
+            window = canvas.window(-3, -2, width + 7, height + 5)
+    expected = naive_blend(width, height, tile, overlap, tiles, probabilities) * 255
+    assert np.abs(got - expected).max() <= 0.5001
     np.testing.assert_array_equal(window[2 : 2 + height, 3 : 3 + width], got)
     assert window.sum() == got.sum()  # 0 outside the slide
 
@@ -131,6 +135,7 @@ def test_tiles_in_few_columns_of_a_wide_slide_cost_no_more_than_on_a_narrow_one(
 
 def test_a_canvas_far_larger_than_memory_takes_only_what_is_written(tmp_path: Path) -> None:
     with Canvas(20_000, 500_000, 512, 64, tmp_path) as canvas:  # 10 GB if it were dense
+        canvas.add(0, 0, np.zeros((512, 512), np.float32))
         canvas.add(448 * 20, 448 * 1000, np.ones((512, 512), np.float32))
         canvas.finish()
         assert len(list(canvas.bands())) <= 3
@@ -140,11 +145,13 @@ def test_a_canvas_far_larger_than_memory_takes_only_what_is_written(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tiles_out_of_order_are_refused() -> None:
+def test_tiles_out_of_order_or_off_the_canvas_are_refused() -> None:
     with Canvas(100, 100, 32, 8) as canvas:
         canvas.add(0, 24, None)
         with pytest.raises(ValueError, match="row-major"):
             canvas.add(0, 0, None)
+        with pytest.raises(ValueError, match="off the canvas"):
+            canvas.add(100, 24, None)
 
 
 def test_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from wsiseg.mask import contour, front, trace
+from wsiseg.mask.rings import link
 from wsiseg.mask.trace import contoured
 
 masks = hnp.arrays(
@@ -124,6 +125,25 @@ def test_a_slide_full_of_foreground_is_one_rectangle() -> None:
     assert smooth.bounds == (0, 0, 7, 300)
 
 
+def test_a_slide_wider_than_16_bits_and_an_outline_larger_than_31() -> None:
+    raster = np.zeros((3, 70_000), np.uint8)
+    raster[1, [10, 65_545, 65_546, 69_998]] = 1
+    assert shapely.bounds(trace([(0, raster)], 70_000))[:, 0].tolist() == [10, 65_545, 69_998]
+    side = 50_000
+    corners = np.array([0, side, side * (side + 1), side * (side + 1) + side])
+    square = link(corners, np.array([8, 4, 2, 1], np.uint8), side, split_touching=True)
+    assert square.area.tolist() == [side**2]
+
+
+def test_a_hole_is_of_the_smallest_outline_around_it() -> None:
+    """Rings in each other's holes, as annotations of vessels and crypts are."""
+    y, x = np.abs(np.indices((40, 40)) - 19.5)
+    rings = (np.maximum(x, y) // 2 % 2 == 1).astype(np.uint8)
+    for polygons in (trace([(0, rings)], 40), contour([(0, rings * 255)], 40, 127.5)):
+        assert shapely.get_num_interior_rings(polygons).tolist() == [1] * 5
+        assert shapely.is_valid(polygons).all()
+
+
 def test_a_pixel_that_touches_its_neighbours_hole_is_valid() -> None:
     # The hole opens diagonally to the outside: one ring passes one vertex twice.
     mask = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0]], np.uint8)
@@ -131,6 +151,9 @@ def test_a_pixel_that_touches_its_neighbours_hole_is_valid() -> None:
     assert polygon.is_valid
     assert polygon.area == 7
     assert len(polygon.interiors) == 1
+    (smooth,) = contour([(0, 255 * mask)], 3, 127.5)  # which passes between the two
+    assert smooth.is_valid
+    assert len(smooth.interiors) == 0
 
 
 def without_small_holes(polygon: shapely.Polygon, least: float) -> shapely.Polygon:
@@ -201,3 +224,11 @@ def test_only_open_outlines_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front, "SETTLE", 10**9)
     assert sum(len(found) for _, found in batches) == len(contour([(0, raster)], wide, 200, 4.0)) > 5000
     assert max(at_once[:-1]) < at_once[-1] / 5
+
+    # A comb, of which all is open until the end, is not looked through again and again.
+    at_once.clear()
+    monkeypatch.setattr(front, "SETTLE", 100)
+    comb = np.zeros((600, 80), np.uint8)
+    comb[:, ::4] = comb[::4, 1::4] = comb[-1] = 255
+    assert len(list(contoured(banded(comb, list(range(0, 600, 16))), 80, 200))) == 1
+    assert sum(at_once) < 4 * at_once[-1]

@@ -12,6 +12,8 @@ from PIL import Image
 from tests.slide.make import half, pyramid, smooth
 from wsiseg.errors import MissingMppError, SlideError
 from wsiseg.slide import open_slide
+from wsiseg.slide.base import stated_bounds
+from wsiseg.slide.scale import level_scale, snapped, stated_mpp
 
 BOTH = pytest.mark.parametrize("backend", ["openslide", "tiffslide"])
 
@@ -68,6 +70,18 @@ def test_coarsest_level_that_is_fine_enough(tmp_path: Path, backend: str) -> Non
         levels = {mpp: slide.level_for_mpp(mpp)[0] for mpp in (0.25, 0.5, 0.9, 0.99, 1.0, 1.9, 2.0, 8.0)}
         assert levels == {0.25: 0, 0.5: 0, 0.9: 0, 0.99: 1, 1.0: 1, 1.9: 1, 2.0: 2, 8.0: 2}
         assert slide.level_for_mpp(1.0) == (1, (1.0, 1.0))
+        np.testing.assert_array_equal(slide.read_region(3, 7, 2, 20, 10), slide.read_level(2, 1, 2, 20, 10))
+
+
+def test_scales_are_whole_where_they_nearly_are() -> None:
+    assert level_scale(2967, 1483, 2.0007) == 2  # the scanner dropped the odd last row
+    assert level_scale(1000, 385, 2.5974) == 1000 / 385
+    assert snapped(1 + 1e-7, 100_000) == 1
+    assert snapped(1.001, 1000) == 1.001
+    # Backends divide the same numbers in different ways; both have to be there.
+    assert stated_mpp(0.1 + 0.2, "0.25") == (0.3, 0.25)
+    assert stated_mpp(0.25, None) is None
+    assert stated_bounds({"openslide.bounds-x": "1", "openslide.bounds-y": "2"}, "openslide") is None
 
 
 @BOTH
@@ -151,6 +165,14 @@ def test_thumbnail_covers_the_slide(sample_slide: Path, tmp_path: Path) -> None:
         assert slide.thumbnail(512).shape == (512, 383, 3)
     with open_slide(pyramid(tmp_path / "p.tif", smooth(300, 200))) as slide:
         assert slide.thumbnail(10**6).shape == (200, 300, 3)
+    # Long and low: two rows of 12 pixels, though a column has 15; or one row of 3.
+    for height, white, rows in ((24, 12, 2), (3, 2, 1)):
+        pixels = np.zeros((height, 300, 3), np.uint8)
+        pixels[:white] = 255
+        with open_slide(pyramid(tmp_path / "p.tif", pixels)) as slide:
+            found = slide.thumbnail(20).astype(int)
+        assert found.shape == (rows, 20, 3)
+        assert found.mean() == pytest.approx(255 * white / height, abs=8)  # all of the slide, and no more
 
 
 @pytest.mark.shared
@@ -203,6 +225,6 @@ def test_mpp_must_be_known_and_sensible(tmp_path: Path) -> None:
     with open_slide(path, slide_mpp=(0.5, 0.25)) as slide:
         assert slide.mpp == (0.5, 0.25)
         assert slide.read_at_mpp(0, 0, 50, 20, 0.5).shape == (20, 50, 3)
-    for absurd in (0.0, -1.0, float("nan"), float("inf"), 0.001, 1000.0):
+    for absurd in (0.0, -1.0, float("nan"), float("inf"), 0.001, 1000.0, (0.5, 1000.0)):
         with pytest.raises(MissingMppError, match="--slide-mpp"):
             open_slide(path, slide_mpp=absurd)

@@ -50,7 +50,14 @@ def test_any_box_is_a_cut_out_of_the_whole(scale_x: float, scale_y: float, box: 
 def test_bands_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = resample_region(read, SIZE, (2.3, 3.1), 0, 0, 111, 100)
     monkeypatch.setattr(resample, "_BAND_R_PX", 2000)
-    np.testing.assert_array_equal(resample_region(read, SIZE, (2.3, 3.1), 0, 0, 111, 100), whole)
+    sizes: list[int] = []
+
+    def watched(x: int, y: int, width: int, height: int) -> np.ndarray:
+        sizes.append(width * height)
+        return read(x, y, width, height)
+
+    np.testing.assert_array_equal(resample_region(watched, SIZE, (2.3, 3.1), 0, 0, 111, 100), whole)
+    assert max(sizes) < 2000 + 2 * 2 * 3.1 * SIZE[0]  # what the kernel reaches to above and below
 
 
 def test_scale_one_returns_the_pixels_and_white_beyond() -> None:
@@ -58,6 +65,13 @@ def test_scale_one_returns_the_pixels_and_white_beyond() -> None:
     np.testing.assert_array_equal(out[:11, 3:], PIXELS[300:, :17])
     assert (out[:, :3] == 255).all()
     assert (out[11:] == 255).all()
+
+
+def test_a_rounding_error_makes_no_pixel_more() -> None:
+    dark = np.zeros((3, 3, 3), np.uint8)
+    scale = 0.3 / 0.1  # a little below 3
+    out = resample_region(reader(dark), (3, 3), (scale, scale), 0, 0, 2, 2)
+    assert out[..., 0].tolist() == [[0, 255], [255, 255]]
 
 
 def test_edges_do_not_fade() -> None:

@@ -72,6 +72,7 @@ def test_markers_are_not_tissue(thumbnail: np.ndarray, colour: str) -> None:
     wanted = truth(thumbnail)
     assert (found & ~wanted).sum() < 0.01 * wanted.sum()
     assert (found & wanted & ~inked).sum() > 0.88 * (wanted & ~inked).sum()
+    assert (found & inked).sum() < 0.01 * inked.sum()
 
 
 def test_blood_is_tissue_though_it_is_as_red_as_ink(thumbnail: np.ndarray) -> None:
@@ -81,6 +82,33 @@ def test_blood_is_tissue_though_it_is_as_red_as_ink(thumbnail: np.ndarray) -> No
     for pool, share in ((ink * grain, 1), (ink, 0)):
         thumbnail[40:140, 40:140] = np.clip(pool, 0, 255)
         assert find_tissue(thumbnail, UM_PER_PX)[45:135, 45:135].mean() == pytest.approx(share, abs=0.02)
+
+
+def test_a_blue_stain_is_no_ink(thumbnail: np.ndarray) -> None:
+    grain = np.random.default_rng(0).normal(1, 0.05, (400, 500, 1))
+    thumbnail[TISSUE] = np.clip(np.array((110, 160, 205)) * grain, 0, 255)
+    assert overlap(find_tissue(thumbnail, UM_PER_PX), truth(thumbnail)) > 0.97
+
+
+def test_dust_is_not_tissue_but_a_small_piece_is(thumbnail: np.ndarray, texture: np.ndarray) -> None:
+    thumbnail[50:58, 100:108] = texture[:8, :8]  # 80 µm
+    thumbnail[50:64, 300:314] = texture[:14, :14]
+    found = find_tissue(thumbnail, UM_PER_PX)
+    assert not found[40:70, 90:120].any()
+    assert found[51:63, 301:313].all()
+    # On a small picture a piece may be smaller.
+    assert find_tissue(thumbnail[:200, 200:600], 0.5)[51:63, 101:113].any() == (14 * 14 >= 0.005 * 200 * 400)
+    assert find_tissue(np.pad(thumbnail[200:260, 300:360], ((50,) * 2, (50,) * 2, (0, 0)), mode="edge"), 0.5).any()
+
+
+def test_a_thumbnails_scale_is_that_of_both_directions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float | None] = []
+    monkeypatch.setattr(tissue, "find_tissue", lambda rgb, um_per_px: asked.append(um_per_px))
+    Image.fromarray(smooth(400, 200)).save(tmp_path / "a.png")
+    for slide_mpp in ((0.25, 1.0), None):
+        with open_slide(tmp_path / "a.png", slide_mpp=slide_mpp) as slide:
+            tissue_mask(slide, max_px=40)
+    assert asked == [5.0, None]
 
 
 def test_padding_and_coverslip_are_not_tissue(thumbnail: np.ndarray) -> None:

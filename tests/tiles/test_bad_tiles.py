@@ -48,12 +48,14 @@ def touches_bad(x: float, y: float) -> bool:
 
 @pytest.mark.parametrize("backend", ["openslide", "tiffslide"])  # with OpenSlide, by the decode-once road
 def test_skipped_tiles_are_those_that_touch_the_damage_and_the_rest_is_as_ever(
-    sound: Path, broken: Path, backend: str
+    sound: Path, broken: Path, backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = wsiseg.segment(sound, "olive", model=MODEL, backend=backend)
     with pytest.raises(PixelError, match=r"broken\.tif at level-0 pixel"):
         wsiseg.segment(broken, "olive", model=MODEL, backend=backend)
     left = wsiseg.segment(broken, "olive", model=MODEL, backend=backend, on_bad_tile="skip")
+    told = [record.getMessage() for record in caplog.records if "a tile is left out" in record.getMessage()]
+    assert [message.endswith("further ones are counted only") for message in told] == [False] * 4 + [True]
     expected = [[t.l0_x, t.l0_y] for t in whole.reasoning if touches_bad(t.l0_x, t.l0_y)]
     assert left.run["skipped_tiles"] == expected
     assert left.notes == [f"{len(expected)} of {len(whole.reasoning)} tiles could not be read and were left out"]
@@ -143,6 +145,12 @@ def test_a_store_lacks_the_bad_tiles_and_says_so(sound: Path, broken: Path, tmp_
     with open_slide(sound) as whole:
         expected = list(SlideTiles(whole, grid).tiles(found.tolist()))
     np.testing.assert_array_equal(np.concatenate([tiles for _, tiles in batches]), expected)
+    with open_slide(broken) as slide:
+        calls: list[int] = []
+        write_store(slide, grid, tmp_path / "s.zarr", on_bad_tile="skip", progress=lambda done, _: calls.append(done))
+        assert calls == [len(grid)]  # with leave they are not tried again
+        bare = write_store(slide, grid, tmp_path / "bare.zarr", on_bad_tile="skip", pixels=False)
+    assert [i for (i,), _ in bare.batches(1, 9)] == [i for i in found if i >= 9]
     with open_slide(broken) as slide, pytest.raises(PixelError):  # without leave to skip they are tried again
         write_store(slide, grid, tmp_path / "s.zarr")
 

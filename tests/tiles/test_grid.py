@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.tiles.fakes import FakeMask, FakeSlide, all_tissue
@@ -93,11 +93,16 @@ def test_only_tiles_over_tissue_are_planned_in_row_major_order() -> None:
 
 
 def test_an_anisotropic_slide_becomes_isotropic() -> None:
-    slide = FakeSlide(dimensions=(4000, 3000), mpp=(0.25, 0.5))
-    grid = plan_grid(slide, GridSpec(0.5), tissue=all_tissue(slide))
-    assert (grid.m_width, grid.m_height) == (2000, 3000)
+    slide = FakeSlide(dimensions=(4001, 3000), mpp=(0.25, 0.5))
+    tissue = all_tissue(slide)
+    grid = plan_grid(slide, GridSpec(0.5), tissue=tissue)
+    assert (grid.m_width, grid.m_height) == (2001, 3000)  # half a pixel more than the mask covers
     assert grid.l0_per_m == (2.0, 1.0)
     assert (grid.tissue == 1).all()
+    tissue.mask[:20, 4:] = False  # some is left in the first 200 columns, and below the first 2000 rows
+    assert set(map(tuple, plan_grid(slide, GridSpec(0.5, 100, 0), tissue=tissue).m_xy.tolist())) == {
+        (x, y) for x in range(0, 2001, 100) for y in range(0, 3000, 100) if x < 200 or y >= 2000
+    }
 
 
 def test_a_slide_smaller_than_a_tile_has_one_tile_and_an_empty_one_none() -> None:
@@ -130,6 +135,11 @@ def test_fingerprint_tells_slides_and_grids_apart_but_not_where_the_file_lies() 
         plan_grid(slide, spec, tissue=FakeMask(np.eye(30, 40, dtype=bool), (100.0, 100.0))),
     ]
     assert len({other.fingerprint for other in others} | {grid.fingerprint}) == 5
+    small = FakeSlide(dimensions=(50, 40))  # one tile, whatever is asked for
+    specs = [GridSpec(1), GridSpec(1.0), GridSpec(2.0), GridSpec(1.0, 256)]
+    same, as_float, *others = (plan_grid(small, spec, tissue=all_tissue(small)).fingerprint for spec in specs)
+    assert same == as_float
+    assert len({same, *others}) == 3
 
 
 @pytest.mark.parametrize(
@@ -141,6 +151,7 @@ def test_a_grid_that_cannot_be_is_refused_by_name(bad: dict[str, float]) -> None
 
 
 @given(st.integers(-50, 700), st.integers(-50, 500), st.integers(1, 300), st.integers(1, 300))
+@example(256, 128, 320, 64)  # from the end of one tile to the beginning of another
 @settings(max_examples=60, deadline=None)
 def test_the_tiles_of_a_region_are_those_that_touch_it(x: int, y: int, width: int, height: int) -> None:
     slide = FakeSlide((600, 400), (0.25, 0.5))

@@ -56,6 +56,10 @@ def test_the_store_gives_back_the_slides_tiles(finished: Path, grid: Any) -> Non
     for (indices, tiles), (indices_again, tiles_again) in zip(from_slide, from_store, strict=True):
         assert (indices == indices_again).all()
         assert (tiles == tiles_again).all()
+    for source in (SlideTiles(SLIDE, grid), store):  # from the middle of a batch on
+        begun = [(indices.tolist(), tiles) for indices, tiles in source.batches(50, 70)]
+        assert [indices for indices, _ in begun[:2]] == [list(range(70, 100)), list(range(100, 150))]
+        assert (begun[0][1] == from_slide[1][1][20:]).all()
     shuffled = np.random.default_rng(0).permutation(len(grid))[:90]
     everything = np.concatenate([tiles for _, tiles in from_slide])
     assert (store.tiles(shuffled) == everything[shuffled]).all()
@@ -92,6 +96,8 @@ def test_zarr_writes_shards_that_we_read(finished: Path, store: Path, grid: Any)
     # resumed run writes them anew rather than trusting them.
     write_store(SLIDE, grid, store)
     assert (TileStore.open(store).tiles(range(len(grid))) == expected).all()
+    shard = "pixels/c/1/0/0/0"
+    assert (store / shard).read_bytes() == (finished / shard).read_bytes()
 
 
 def test_crc32c_check_value() -> None:
@@ -111,10 +117,11 @@ def test_whole_numbers_may_be_given_as_such(tmp_path: Path) -> None:
     assert made.grid.spec == spec == GridSpec(1.0, tile_size=256, overlap=0, min_tissue=0.0)
 
 
-def test_writing_again_reads_no_pixel(store: Path, grid: Any) -> None:
-    slide: Any = FakeSlide(dimensions=(700, 500))
+def test_writing_again_reads_no_pixel_wherever_the_slide_lies_by_now(store: Path, grid: Any) -> None:
+    slide: Any = FakeSlide(dimensions=(700, 500), source="moved.svs")
     calls: list[tuple[int, int]] = []
-    write_store(slide, grid, store, progress=lambda done, total: calls.append((done, total)))
+    moved = plan_grid(slide, SPEC, tissue=all_tissue(slide))
+    write_store(slide, moved, store, progress=lambda done, total: calls.append((done, total)))
     assert slide.reads == 0
     assert calls == [(len(grid), len(grid))]
 
@@ -152,6 +159,8 @@ def test_an_incomplete_store_says_how_to_finish_it(store: Path) -> None:
 
 
 def test_a_store_begun_by_another_version_is_not_continued(store: Path, grid: Any) -> None:
+    edit(store, lambda said: said.update(software="wsiseg 0.0.1"))
+    assert write_store(SLIDE, grid, store).attributes.software == "wsiseg 0.0.1"  # finished, it is as good as ever
     edit(store, lambda said: said.update(complete=False, software="wsiseg 0.0.1"))
     with pytest.raises(StoreError, match=r"begun by wsiseg 0\.0\.1"):
         write_store(SLIDE, grid, store)
@@ -194,6 +203,13 @@ def test_a_flipped_bit_in_the_pixels_is_never_served(store: Path) -> None:
 def test_a_broken_piece_of_metadata_is_a_store_error(store: Path, name: str, content: bytes) -> None:
     (store / name).write_bytes(content)
     with pytest.raises(StoreError, match=r"slide\.zarr"):
+        TileStore.open(store)
+
+
+def test_coordinates_of_another_grid_are_refused(store: Path) -> None:
+    array: Any = zarr.open_array(store / "m_xy", mode="r+")
+    array[5] = [1, 2]
+    with pytest.raises(StoreError, match="not those that its attributes name"):
         TileStore.open(store)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import count
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_an_unreadable_tile_is_an_error_at_its_place() -> None:
 
 
 def test_stopping_early_ends_the_threads_and_an_empty_grid_has_no_batch() -> None:
-    ahead = read_ahead(map_ahead(lambda n: n * n, range(1000), workers=2, ahead=4), 2)
+    ahead = read_ahead(map_ahead(lambda n: n * n, count(), workers=2, ahead=4), 2)
     assert [next(ahead) for _ in range(3)] == [0, 1, 4]
     ahead.close()
     assert not our_threads()

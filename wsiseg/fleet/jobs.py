@@ -139,7 +139,7 @@ def read_manifest(
         known = jobs.setdefault(source, job)
         if (known.slide_mpp, known.label) != (job.slide_mpp, job.label):
             raise FleetError(f"{path}, line {line}: {row['slide']} has another slide_mpp or label further up")
-        jobs[source] = replace(known, queries=tuple(dict.fromkeys(known.queries + job.queries)))
+        jobs[source] = replace(known, queries=known.queries + job.queries)  # a Job keeps each once
     if not jobs:
         raise FleetError(f"{path} names no slides")
     return _without_collisions(jobs.values())

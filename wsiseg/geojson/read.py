@@ -237,7 +237,7 @@ def _plain_polygons(geometries: list[Any]) -> np.ndarray:
     ring_ends = np.cumsum([0, *map(len, rings)])
     polygon_ends = np.cumsum([0, *map(len, polygons)])
     built = shapely.from_ragged_array(shapely.GeometryType.POLYGON, xy, (ring_ends, polygon_ends))
-    built[~shapely.is_valid(built) | shapely.is_empty(built)] = None
+    built[~shapely.is_valid(built)] = None
     shapes[plain] = built
     return shapes
 

@@ -94,7 +94,6 @@ class Canvas:
     def bands(self, m_top: int = 0, m_bottom: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """The finished canvas from top to bottom: (m_y0, (h, m_width) uint8), from column m_left on. Bands of zeros are
         left out, and those outside the rows m_top to m_bottom."""
-        self._file.flush()
         m_tops = np.flatnonzero(self._written) * _BAND_ROWS
         within = m_tops + _BAND_ROWS > m_top
         if m_bottom is not None:
@@ -107,7 +106,6 @@ class Canvas:
 
     def window(self, m_x: int, m_y: int, width: int, height: int) -> np.ndarray:
         """A piece of the finished canvas: (height, width) uint8, 0 outside the slide."""
-        self._file.flush()
         piece = np.zeros((height, width), np.uint8)
         m_x -= self.m_left
         x0, x1 = max(m_x, 0), min(m_x + width, self.m_width)

@@ -122,7 +122,7 @@ def _closed(scanned: Scanned, m_width: int, min_area: float, smooth: bool) -> tu
         corner = np.stack([rings.start, rings.start ^ 1], axis=1).ravel()  # each horizontal edge's two ends
         xy, offsets = np.stack([rings.x[corner], rings.y[corner]], axis=1).astype(np.float64), 2 * rings.offsets
     found, shell, alone = polygons(rings, xy, offsets, min_area)
-    place = scanned.vertex[rings.start[rings.offsets[shell]] & ~1]
+    place = scanned.vertex[rings.start[rings.offsets[shell]]]
     edges = rings.start[gather(rings.offsets[alone], np.diff(rings.offsets)[alone])] >> 1
     return (place, found), edges
 

@@ -66,9 +66,7 @@ def regions(
     batches = contoured(canvas.bands(), canvas.m_width, threshold * 255, m_min_area)
     m_start = np.array([canvas.m_left, 0])
     for places, m_polygons in batches:
-        large = shapely.area(m_polygons) >= m_min_area
-        m_polygons = shapely.transform(m_polygons[large], lambda m_xy: m_xy + m_start)
-        m_polygons, places = simplify(m_polygons, m_tolerance), places[large]
+        m_polygons = simplify(shapely.transform(m_polygons, lambda m_xy: m_xy + m_start), m_tolerance)
         if separate:
             m_polygons, whole = cut_at_necks(m_polygons, grid.spec.mpp)
             places = places[whole]

@@ -218,7 +218,7 @@ def plan_grid(slide: Slide, spec: GridSpec, *, tissue: TissueMask | None = None)
         tissue.l0_per_px[1] * identity.mpp_y / spec.mpp,
     )
     fractions = tissue_fractions(tissue.mask, m_per_cell, (m_width, m_height), (m_x, m_y), spec.tile_size)
-    t_row, t_column = np.nonzero(fractions >= np.float32(spec.min_tissue))
+    t_row, t_column = np.nonzero(fractions >= spec.min_tissue)
     return Grid(
         spec=spec,
         slide=identity,
