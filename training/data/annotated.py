@@ -193,7 +193,7 @@ def _tiles(entry: AnnotatedSlide, name: str, classes: list[str], mpp: float, sou
 
 def _starts(first: int, end: int, size: int) -> np.ndarray:
     """Starts of tiles of `size` that cover first..end and do not leave it."""
-    return np.minimum(first + tile_starts(end - first, size, 0), max(first, end - size))
+    return first + tile_starts(end - first, size, 0)
 
 
 def _concept(annotation: Annotation) -> str:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -88,7 +89,8 @@ class Shot:
         mask = self.mask[y[:, None], x[None]]
         pad = tuple((0, max(0, size - n)) for n in mask.shape)
         image, mask = np.pad(image, (*pad, (0, 0)), mode="symmetric"), np.pad(mask, pad, mode="symmetric")
-        corners = [(top, left) for top in _starts(len(mask), size) for left in _starts(mask.shape[1], size)]
+        tops, lefts = (tile_starts(length, size, size // 2).tolist() for length in mask.shape)
+        corners = list(product(tops, lefts))
         inside = [int(mask[top : top + size, left : left + size].sum()) for top, left in corners]
         shown = [min(area, size * size - area) for area in inside]
         best = int(np.argmax(shown))
@@ -126,8 +128,3 @@ def read_shot(image: str | os.PathLike[str], mask: str | os.PathLike[str], mpp: 
             ) from error
         pixels = opened.read_region(0, 0, 0, *opened.dimensions)
     return Shot(pixels, read_mask(mask) > 0, (mpp_x + mpp_y) / 2, os.fspath(image))
-
-
-def _starts(length: int, size: int) -> list[int]:
-    """Tiles that overlap by half, the last moved back so that it ends where the image does."""
-    return [min(int(start), length - size) for start in tile_starts(length, size, size // 2)]

@@ -4,9 +4,9 @@ Planes: `l0_` level-0 pixels; `m_` model pixels, that is level 0 scaled by slide
 `t_` index of a tile row or column in the full lattice. Corners are anchored at (0, 0) of the slide, so the
 same slide and the same specification always give the same grid.
 
-Beyond the slide's edge a tile is white, as glass. But a picture that is smaller than a tile, such as a patch of a
-data set, was cut out of tissue that went on: it lies in the middle of its tile, mirrored around (`mirror_beyond`),
-as such pictures do in training.
+No tile hangs over the slide's edge, where a model would see tissue that ends for no reason. Only what is smaller than
+a tile, such as a patch of a data set, cannot fill one: it lies in the middle, mirrored around (`mirror_beyond`), as
+such pictures do in training.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _ENLARGED = 2.0  # a slide enlarged more than this is worth a warning
 class GridSpec:
     """What is asked for: square tiles of `tile_size` model pixels at `mpp` microns per pixel.
 
-    Neighbours share `overlap` model pixels. A tile is kept when at least `min_tissue` of its part inside the
-    slide is tissue; 0 keeps every tile.
+    Neighbours share `overlap` model pixels, at the right and bottom edge more. A tile is kept when at least
+    `min_tissue` of its part inside the slide is tissue; 0 keeps every tile.
 
     Raises:
         StoreError: a value out of its range.
@@ -96,8 +96,7 @@ class SlideIdentity:
 class Grid:
     """The planned tiles of one slide, in row-major order (y, then x).
 
-    m_xy: (N, 2) int64, top-left corners in model pixels; a tile may hang over the right and bottom edge, or, where
-        the slide is smaller than a tile, over both.
+    m_xy: (N, 2) int64, top-left corners in model pixels; below 0 where the slide is smaller than a tile.
     tissue: (N,) float32, fraction of tissue in the part of the tile inside the slide.
     """
 
@@ -135,25 +134,25 @@ class Grid:
 def tile_starts(length: int, tile_size: int, overlap: int) -> np.ndarray:
     """Starts (n,) int64 of tiles that cover 0..length on one axis.
 
-    Neighbours share exactly `overlap` pixels, the last tile reaches the end, and no tile lies wholly inside
-    the one before it. A tile that is longer than the axis lies around its middle.
+    Neighbours share exactly `overlap` pixels, but for the last tile, which is moved back to end where the axis does;
+    without it the axis is not covered. A tile that is longer than the axis lies around its middle.
 
     >>> tile_starts(1000, 512, 64)
-    array([  0, 448, 896])
+    array([  0, 448, 488])
     >>> tile_starts(500, 512, 64)
     array([-6])
     """
     if length < tile_size:
         return np.array([(length - tile_size) // 2], np.int64)
     stride = tile_size - overlap
-    return np.arange(math.ceil((length - overlap) / stride), dtype=np.int64) * stride
+    starts = np.arange(math.ceil((length - overlap) / stride), dtype=np.int64) * stride
+    return np.minimum(starts, length - tile_size)
 
 
 def mirror_beyond(tile: np.ndarray, m_start: tuple[int, int], m_size: tuple[int, int]) -> None:
     """Fill what of a tile (H, W, 3) lies beyond a slide that is smaller: the slide goes on as its mirror image.
 
-    m_start, m_size: the tile's corner, as `tile_starts` has it, and the slide's size, (x, y). Along an axis on which
-    the slide is not smaller, the tile is left as it is.
+    m_start, m_size: the tile's corner, as `tile_starts` has it, and the slide's size, (x, y).
     """
     for axis, start, length in zip((1, 0), m_start, m_size, strict=True):
         if length < tile.shape[axis]:
