@@ -128,7 +128,9 @@ def test_a_store_gives_the_same_outlines_as_its_slide(folder: Path) -> None:
     assert from_store.reasoning == from_slide.reasoning
 
 
-def test_a_store_of_another_resolution_is_an_error_not_a_surprise(folder: Path) -> None:
+def test_a_store_of_another_resolution_is_an_error_not_a_surprise(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path, store = folder / "half.tif", folder / "half.zarr"
     synthetic_slide(path, SHAPES)
     with open_slide(path) as slide:
@@ -137,6 +139,13 @@ def test_a_store_of_another_resolution_is_an_error_not_a_surprise(folder: Path) 
         segment(store, QUERIES, model=MODEL, mpp=0.5)
     with pytest.raises(StoreError, match="slide mpp were set when it was made"):
         segment(store, QUERIES, model=MODEL, slide_mpp=0.5)
+    segment(store, QUERIES, model=MODEL)
+    assert not caplog.messages
+    segment(store, QUERIES[0], model=FakeModel(mpp=2.0, tile_size=64))
+    assert caplog.messages == [
+        f'the store has 1 µm/px; for "{QUERIES[0]}" the model prefers 2',
+        "the store has tiles of 128 px; the model is made for 64",
+    ]
 
 
 def test_a_plain_image_is_a_slide_with_a_stated_scale(folder: Path, tmp_path: Path) -> None:
@@ -150,6 +159,27 @@ def test_a_plain_image_is_a_slide_with_a_stated_scale(folder: Path, tmp_path: Pa
         segment(path, QUERIES, model=MODEL)
     result = segment(path, QUERIES, model=MODEL, slide_mpp=(0.5, 0.5))
     assert_same_outlines(outlines(result, QUERIES[0]), SHAPES["olive"], (0.5, 0.5), within_um=MODEL.mpp)
+
+
+def test_a_picture_smaller_than_a_tile_is_shown_in_its_middle_mirrored_around(folder: Path, tmp_path: Path) -> None:
+    class Seeing(FakeModel):
+        def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
+            self.tiles = tiles
+            return super().segment_tiles(tiles, query, mpp)
+
+    model = Seeing(mpp=0.5)
+    synthetic_slide(folder / "around.tif", {"olive": [disk(150, 100, 30)]}, l0_width=300, l0_height=200)
+    for width, height in ((100, 80), (100, 180), (181, 80)):
+        x, y = 150 - width // 2, 100 - height // 2
+        with open_slide(folder / "around.tif") as slide:
+            picture = slide.read_region(x, y, 0, width, height)
+        Image.fromarray(picture).save(tmp_path / "patch.png")
+        result = segment(tmp_path / "patch.png", "the olive", model=model, slide_mpp=0.5)
+        truth = disk(width // 2, height // 2, 30)
+        assert_same_outlines(outlines(result, "the olive"), [truth], (0.5, 0.5), within_um=0.5)
+        left, top = max(128 - width, 0), max(128 - height, 0)
+        around = np.pad(picture, (((top + 1) // 2, top // 2), ((left + 1) // 2, left // 2), (0, 0)), mode="symmetric")
+        assert np.array_equal(model.tiles[0], around[:128, :128])
 
 
 # Queries

@@ -77,13 +77,15 @@ def plan_passes(
 ) -> list[tuple[TileSource, list[str]]]:
     """What to read, once for each resolution, and which queries to ask there."""
     if isinstance(opened, TileStore):
-        stored = opened.grid.spec.mpp
+        stored, size = opened.grid.spec.mpp, opened.grid.spec.tile_size
         if mpp is not None and not np.isclose(mpp, stored):
             raise StoreError(f"{opened.path} holds tiles of {stored:g} µm/px, not {mpp:g}: tile the slide again")
         for q in queries:
             if not 0.75 < stored / model.mpp_for(q) < 1.33:
                 wanted = model.mpp_for(q)
                 log.warning('the store has %g µm/px; for "%s" the model prefers %g', stored, q, wanted)
+        if size != model.tile_size:
+            log.warning("the store has tiles of %d px; the model is made for %d", size, model.tile_size)
         return [(opened, queries)]
     by_mpp: dict[float, list[str]] = {}
     for q in queries:
