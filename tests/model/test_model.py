@@ -171,6 +171,7 @@ def test_special_tokens_in_a_query_stay_plain_text() -> None:
     ("where", "full"),
     [
         ("_encode", torch.OutOfMemoryError("injected")),
+        ("_encode", RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")),
         ("_complete", RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, max allowed: 9.07 GB).")),
     ],
 )
