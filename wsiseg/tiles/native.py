@@ -186,7 +186,7 @@ def native_tiles(
 
         try:
             if scale == (1.0, 1.0):  # no resize, no copy: straight into place
-                if size > native.r_width or size > native.r_height:
+                if min(job.m_x, job.m_y) < 0 or job.m_x + size > native.r_width or job.m_y + size > native.r_height:
                     job.out[...] = WHITE
                 native.paste(job.pieces, job.m_x, job.m_y, job.out)
             else:
