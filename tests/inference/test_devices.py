@@ -7,9 +7,11 @@ import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import wsiseg
 from tests.model.small import small_model
@@ -17,9 +19,10 @@ from wsiseg.errors import ModelError
 from wsiseg.inference.answers import answers
 from wsiseg.inference.devices import SeveralDevices, in_turn
 from wsiseg.inference.engine import PathChatSegmenter
+from wsiseg.inference.features import TileFeatures
 from wsiseg.slide import open_slide
 from wsiseg.testing import synthetic_slide
-from wsiseg.tiles import GridSpec, TileStore, plan_grid, write_store
+from wsiseg.tiles import GridSpec, SlideTiles, TileStore, plan_grid, write_store
 
 
 def test_devices_work_at_the_same_time_and_answer_in_order() -> None:
@@ -95,6 +98,46 @@ def test_a_store_is_answered_and_its_embeddings_kept_as_by_one_device(tmp_path: 
     assert all((a is None and b is None) or (a == b).all() for a, b in drawn)
     assert len(kept[0]) > 4
     assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize(("threads", "sizes"), [(1, [6, 6]), (2, [6, 6]), (4, [3, 3, 3, 3]), (12, [1] * 12)])
+def test_each_thread_of_a_cpu_takes_batches_of_its_own_and_as_many(
+    tmp_path: Path, threads: int, sizes: list[int]
+) -> None:
+    synthetic_slide(tmp_path / "slide.tif", {}, l0_width=700, l0_height=600)
+    model = PathChatSegmenter(small_model(seed=4, stops=1.5), name="small", fingerprint="one")
+    asked: dict[int, int] = {}  # tiles of each batch that is looked at, and how many threads torch has there
+
+    def look(indices: np.ndarray, *rest: Any) -> TileFeatures:
+        asked[int(indices[0])] = torch.get_num_threads()
+        return PathChatSegmenter.look(model, indices, *rest)
+
+    model.look = look  # type: ignore[method-assign]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with open_slide(tmp_path / "slide.tif") as slide:
+            tiles = SlideTiles(slide, plan_grid(slide, GridSpec(0.6, 192, 32)))
+            found = list(answers(tiles, ["nuclei"], model, batch_size=8))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert [len(indices) for indices, _ in found] == sizes
+    assert set(asked.values()) == {1}
+
+
+def test_who_listens_to_a_model_hears_one_batch_at_a_time_and_a_large_one_has_all_threads() -> None:
+    model = PathChatSegmenter(small_model(seed=4, stops=1.5), name="small", fingerprint="one")
+    large = PathChatSegmenter(small_model(seed=4, stops=1.5), name="small", fingerprint="one")
+    large._is_large = True
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert list(model.copies) == [model] * 3
+        assert len(model.heard_by(lambda texts: None).copies) == 1
+        assert len(large.copies) == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_slide_gives_the_same_file_on_two_devices(sample_slide: Path) -> None:

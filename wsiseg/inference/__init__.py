@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -97,6 +97,16 @@ class Encoder(Protocol):
 
     def answer(self, features: TileFeatures, query: str, mpp: float) -> list[TileMask]:
         """As `Segmenter.segment_tiles`."""
+        ...
+
+
+@runtime_checkable
+class Copied(Protocol):
+    """A `Segmenter` that can be asked about several batches at the same time."""
+
+    @property
+    def copies(self) -> Sequence[Segmenter]:
+        """Each is asked about one batch at a time; it may be the same object several times."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from functools import partial
@@ -71,6 +72,8 @@ def _new_answers(
         kept = Embeddings(source, model_name=model.name, model_fingerprint=model.fingerprint)
 
     devices = [copy.device for copy in encoders]
+    if devices[0].type == "cpu":
+        batch_size = _shared_evenly(len(source.grid), batch_size, len(encoders))
 
     def ask(copy: Encoder, batch: _Batch) -> tuple[np.ndarray, dict[str, list[TileMask]]]:
         indices, read = batch
@@ -89,6 +92,12 @@ def _new_answers(
     finally:
         if kept is not None:  # also what an interrupted run has paid for
             kept.flush()
+
+
+def _shared_evenly(tiles: int, batch_size: int, at_once: int) -> int:
+    """Tiles in a batch, at most `batch_size`, so that `at_once` threads have as many of them each."""
+    rounds = max(1, math.ceil(tiles / (batch_size * at_once)))
+    return max(1, math.ceil(tiles / (rounds * at_once)))
 
 
 def _sound(answers: Iterable[TileMask], tiles: int, size: int, model: str) -> list[TileMask]:

@@ -1,4 +1,7 @@
-"""One model on several devices: they take whole batches of tiles in turn, and answers come in the tiles' order."""
+"""One model at work on several batches of tiles at once: on several devices, or on the threads of a CPU.
+
+Answers come in the tiles' order.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypeVar
 
+import torch
+
+from wsiseg.inference import Copied
 from wsiseg.inference.shots import Shot
 
 if TYPE_CHECKING:
@@ -39,8 +45,8 @@ class SeveralDevices:
 
 
 def copies_of(model: Segmenter) -> Sequence[Segmenter]:
-    """One for each of its devices."""
-    return model.copies if isinstance(model, SeveralDevices) else [model]
+    """What may be asked at the same time."""
+    return model.copies if isinstance(model, Copied) else [model]
 
 
 def in_turn(
@@ -48,15 +54,20 @@ def in_turn(
 ) -> Generator[R, None, None]:
     """`ask(copy, item)` of each item, in order; copy k is asked items k, k + n, …, one at a time, in a thread.
 
-    One copy is asked in the caller's thread, which reads no item ahead, unless `ahead`. What `ask` raises is raised
-    when its item's turn has come. `items` is read in the caller's thread, at most `len(copies)` × 2 ahead.
+    In such a thread torch computes on that thread alone. One copy is asked in the caller's thread, which reads no
+    item ahead, unless `ahead`. What `ask` raises is raised when its item's turn has come. `items` is read in the
+    caller's thread, at most `len(copies)` × 2 ahead.
     """
     if len(copies) == 1 and not ahead:
         for item in items:
             yield ask(copies[0], item)
         return
     with ExitStack() as stack:
-        threads = [ThreadPoolExecutor(1, thread_name_prefix=f"device-{k}") for k in range(len(copies))]
+        stack.callback(torch.set_num_threads, torch.get_num_threads())  # threads to come would have what these have
+        threads = [
+            ThreadPoolExecutor(1, f"device-{k}", initializer=torch.set_num_threads, initargs=(1,))
+            for k in range(len(copies))
+        ]
         for thread in threads:
             stack.callback(thread.shutdown, cancel_futures=True)
         running: deque[Future[R]] = deque()

@@ -25,6 +25,9 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 # What convolutions make of more tiles than this overflows a CPU's caches: 16 at once cost 2.7 times as much as 4 by 4.
 _CPU_TILES = 4
+# Weights of a model whose every operation is work enough for all threads of a CPU. Those of a smaller one wait for each
+# other, and the longer the more else is at work on the machine: there each thread takes a batch of its own.
+_LARGE = 100e6
 
 
 class PathChatSegmenter:
@@ -48,6 +51,7 @@ class PathChatSegmenter:
         self.name, self.fingerprint, self._caution = name, fingerprint, caution
         self.tile_size, self.overlap = model.config.tile_size, model.config.overlap
         self._largest: int | None = None  # batch size that is known to fit
+        self._is_large = sum(weight.numel() for weight in model.parameters()) > _LARGE
         self._prefix = _remembered(self._encode_prefix, 16)
         self.shots, self._tell = tuple(shots), tell
         self._views = _remembered(self._view_shots, 4)
@@ -68,6 +72,12 @@ class PathChatSegmenter:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def copies(self) -> Sequence[PathChatSegmenter]:
+        """See `Copied`. Whoever listens hears about one batch at a time."""
+        shared_out = self.device.type != "cpu" or self._tell is not None or self._is_large
+        return [self] * (1 if shared_out else torch.get_num_threads())
 
     def heard_by(self, tell: Callable[[list[str]], None]) -> PathChatSegmenter:
         """See `Audible`. The weights are shared."""
