@@ -2,7 +2,6 @@
 
 import * as api from "./api.js";
 import { Editor, outline } from "./edit.js";
-import { SILENT } from "./http.js";
 import { bindKeys } from "./keys.js";
 import { $, announce, banner, bindClicks, fatal, toggleTheme } from "./page.js";
 import { Panel, number } from "./panel.js";
@@ -172,22 +171,20 @@ async function save() {
     banner(error.message, true);
   }
   saving = false;
+  keepDraft(); // of what was done meanwhile, or is not saved after all
   refresh();
 }
 
-// What is not saved is known to the server all the same: it may die, or the page be closed.
+// What is changed and not saved is known to the server all the same: it may die, or the page be closed. What is found
+// it keeps by itself.
 
 function keepDraft() {
   clearTimeout(keepDraft.timer);
   if (saving || draftWaits) return;
-  if (!(store.isDirty || unsaved || keepDraft.isKept)) return;
+  if (!(store.isDirty || keepDraft.isKept)) return;
   keepDraft.timer = setTimeout(() => {
     keepDraft.isKept = true;
-    api.keepDraft(store.edits()).catch((error) => {
-      // Where it cannot be written once is enough; without a server all that is done is lost.
-      if (!keepDraft.hasFailed || error.message === SILENT) banner(error.message, true);
-      keepDraft.hasFailed = true;
-    });
+    api.keepDraft(store.edits(), saves).catch((error) => banner(error.message, true));
   }, 700);
 }
 
@@ -202,10 +199,10 @@ function draftIsDecided() {
 
 async function takeDraft() {
   try {
-    const { edits, found } = await api.takeDraft();
+    const { edits } = await api.takeDraft();
     unsaved = true;
     draftIsDecided();
-    if (found) await load();
+    await load(); // of another page, too, which took it up before
     store.restore(edits);
     $("stage").focus();
     banner("Taken up: save it to keep it");
@@ -219,7 +216,6 @@ async function dropDraft() {
     await api.dropDraft();
     draftIsDecided();
     $("stage").focus();
-    keepDraft(); // of what was found since
   } catch (error) {
     banner(error.message, true);
   }
