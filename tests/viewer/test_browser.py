@@ -113,6 +113,10 @@ def test_outlines_lie_on_what_they_outline_and_tell_their_story(slide_path, geoj
     page.wait_for_timeout(800)
     assert colors_at(page, x, y)[3] == 0
 
+    page.route("**/painter.js", lambda route: route.abort())  # as if there were no memory for it
+    page.reload()
+    page.wait_for_selector("#banner:has-text('The outlines can no longer be drawn')")
+
 
 def test_a_large_screen_shows_the_outlines_to_its_last_corner(slide_path, geojson, running_view, open_page) -> None:
     annotations, run = read_collection(geojson)

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { Editor, outline } from "./edit.js";
 import { bindKeys } from "./keys.js";
-import { $, announce, banner, bindClicks, fatal, toggleTheme } from "./page.js";
+import { $, alarm, announce, banner, bindClicks, fatal, toggleTheme } from "./page.js";
 import { Panel, number } from "./panel.js";
 import { Polygons, screenPath } from "./polygons.js";
 import { QueryPanel } from "./query.js";
@@ -332,6 +332,9 @@ layer.painters.push(
     if (pointed) scale.at((pointed[0] - v.x) / v.scale, (pointed[1] - v.y) / v.scale, v);
   },
 );
+layer.worker.addEventListener("error", ({ message }) => {
+  alarm(`The outlines can no longer be drawn${message ? ` (${message})` : ""}: save, then reload this page`);
+});
 stage.viewer.addHandler("update-viewport", () => layer.draw());
 stage.viewer.addHandler("resize", () => layer.soon());
 stage.viewer.addHandler("tile-load-failed", () => banner("A part of the slide cannot be read", true));
