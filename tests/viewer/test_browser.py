@@ -485,8 +485,15 @@ def test_all_is_done_without_a_mouse(slide_path, geojson, running_view, open_pag
     press("Enter")
     hold("a")
     assert text(page, "#object-state") == "accepted"
-    press("u")  # only undecided
+    for _ in range(2):
+        press("Delete")  # the second time nothing: the next one lies out of sight
+    press("Control+z")
+    assert text(page, "#classes .count") == "3"
     press("n")
+    press("Escape")
+    press("n")  # goes on from where it was, not from the first one
+    assert "object 2 of 3" in text(page, "#live")
+    press("u")  # only undecided
     hold("Delete")
     press("?")
     assert page.locator("#help").is_visible()

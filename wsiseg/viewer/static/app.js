@@ -35,6 +35,7 @@ let hovered = -1;
 // Objects in the order in which they are stepped through.
 
 let order = null;
+let place = 0; // in it, of the object that is chosen, or was last
 let byDoubt = []; // all there are, the most doubtful first: a million take seconds to sort
 
 function ordered() {
@@ -62,8 +63,8 @@ function step(by) {
   const objects = ordered();
   if (!objects.length) return banner("There is nothing to step through");
   const at = objects.indexOf(selected);
-  const next = at < 0 ? (by > 0 ? 0 : objects.length - 1) : (at + by + objects.length) % objects.length;
-  select(objects[next], { move: true });
+  const next = at < 0 ? Math.min(place, objects.length) - (by < 0 ? 1 : 0) : at + by;
+  select(objects[(next + objects.length) % objects.length], { move: true });
 }
 
 function select(object, { move = false } = {}) {
@@ -86,6 +87,8 @@ function position() {
 }
 
 function refresh() {
+  const at = ordered().indexOf(selected);
+  if (at >= 0) place = at;
   panel.classes();
   panel.object(selected, position(), editor.isOpen).catch((error) => banner(error.message, true));
   $("undo").disabled = !store.done.length && !editor.isOpen;
@@ -108,9 +111,10 @@ function remove() {
   editor.cancel();
   const object = selected;
   const objects = ordered();
-  const next = objects[objects.indexOf(object) + 1] ?? -1;
+  const next = objects[objects.indexOf(object) + 1];
   store.delete(object);
-  select(next);
+  // Delete pressed once more deletes nothing that nobody has seen: N goes there first.
+  select(next !== undefined && stage.isSeen(store.shapes.box(next)) ? next : -1);
   banner("Deleted. Ctrl+Z brings it back");
 }
 
@@ -424,6 +428,7 @@ bindClicks({
 for (const id of ["by-doubt", "undecided"]) {
   $(id).addEventListener("change", () => {
     order = null;
+    place = 0;
     refresh();
   });
 }
