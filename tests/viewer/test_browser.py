@@ -437,6 +437,9 @@ def test_the_visible_region_is_asked_alone_and_a_query_is_cancelled(
     page.wait_for_selector("#run-count:not(:empty)")
     tiles = int(re.search(r"of (\d+) tiles", text(page, "#run-count"))[1])
     assert tiles < 20  # of some 30
+    for _ in range(2):
+        page.keyboard.press("Escape")  # out of the text, and choose nothing: what it found is not at stake
+    assert text(page, "#run-state") == "Looking …"
     page.click("#ask-cancel")
     page.wait_for_selector("#run-state:has-text('Cancelled')")
     assert page.locator("#ask-start").is_visible()

@@ -367,8 +367,7 @@ function flip(id) {
 
 function escape() {
   if (editor.isOpen) editor.cancel();
-  else if (query.isRunning) query.cancel();
-  else select(-1);
+  else select(-1); // a query has its own button: what it found so far is dropped
   refresh();
 }
 
