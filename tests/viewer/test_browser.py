@@ -227,6 +227,9 @@ def test_an_outline_is_changed_with_the_mouse(slide_path, geojson, running_view,
     page.mouse.click(*at(400, 500))  # and one removed
     page.keyboard.up("Alt")
     page.keyboard.press("Enter")
+    page.mouse.move(*at(550, 350))
+    page.wait_for_selector("#tip:has-text('olive')")
+    assert "µm²" not in text(page, "#tip")  # the old outline had this area
     page.click("#save")
     page.wait_for_selector("#banner:has-text('Saved')")
     (after,), _ = read_collection(geojson)

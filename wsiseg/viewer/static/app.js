@@ -75,7 +75,8 @@ function select(object, { move = false } = {}) {
   refresh();
   if (object >= 0) {
     const style = store.classes[store.classOf[object]];
-    const sure = Number.isNaN(store.probability[object]) ? "" : `, probability ${number(store.probability[object])}`;
+    const { probability } = store.measured(object);
+    const sure = Number.isNaN(probability) ? "" : `, probability ${number(probability)}`;
     announce(`${style.name}, object ${position()}${sure}, ${store.review(object) || "undecided"}`);
   }
 }
@@ -264,8 +265,9 @@ async function hover(x, y) {
   tip.hidden = object < 0;
   if (object < 0) return;
   const facts = [];
-  if (!Number.isNaN(store.area[object])) facts.push(`${number(store.area[object])} µm²`);
-  if (!Number.isNaN(store.probability[object])) facts.push(`probability ${number(store.probability[object])}`);
+  const { area, probability } = store.measured(object);
+  if (!Number.isNaN(area)) facts.push(`${number(area)} µm²`);
+  if (!Number.isNaN(probability)) facts.push(`probability ${number(probability)}`);
   if (store.review(object)) facts.push(store.review(object));
   const [name, line, said] = [document.createElement("b"), document.createElement("span"), document.createElement("span")];
   name.textContent = store.classes[store.classOf[object]].name;
