@@ -487,7 +487,13 @@ def test_all_is_done_without_a_mouse(slide_path, geojson, running_view, open_pag
     press("e")
     press(".")
     press("Shift+ArrowLeft")
-    press("i")
+    for letter, code in (("ш", "KeyI"), ("я", "KeyZ"), ("I", "KeyI")):  # a Russian keyboard; Caps Lock
+        page.evaluate(
+            "([key, code]) => document.activeElement.dispatchEvent("
+            "new KeyboardEvent('keydown', { key, code, ctrlKey: code === 'KeyZ', bubbles: true }))",
+            [letter, code],
+        )
+        assert text(page, "#live") == ("Undone" if code == "KeyZ" else "Point added")
     press("Enter")
     hold("a")
     assert text(page, "#object-state") == "accepted"

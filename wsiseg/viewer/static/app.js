@@ -403,14 +403,14 @@ const bindings = [
   { keys: ["Escape"], does: "Give up, choose nothing", run: escape },
   { keys: ["?"], does: "This list", run: () => $("help").showModal() },
 ];
-bindKeys(bindings, $("help"), (event) => {
+bindKeys(bindings, $("help"), (pressed) => {
   if (draftWaits) return true; // its dialog is closed for a moment after Escape
-  const digit = Number(event.key);
-  if (digit >= 1 && digit <= CLASS_KEYS && !event.ctrlKey && !event.metaKey && !event.altKey) {
-    if (!event.repeat) toggleClasses([digit - 1]);
+  const digit = Number(pressed.key);
+  if (digit >= 1 && digit <= CLASS_KEYS) {
+    if (!pressed.repeat) toggleClasses([digit - 1]);
     return true;
   }
-  return editor.isOpen && !event.ctrlKey && !event.metaKey && editor.key(event, view());
+  return editor.isOpen && editor.key(pressed, view());
 });
 
 bindClicks({
