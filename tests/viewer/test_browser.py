@@ -507,6 +507,9 @@ def test_all_is_done_without_a_mouse(slide_path, geojson, running_view, open_pag
     assert "object 2 of 3" in text(page, "#live")
     press("u")  # only undecided
     hold("Delete")
+    for key in "nan":
+        press(key)
+    page.wait_for_selector("#banner:has-text('nothing to step through')")
     press("?")
     assert page.locator("#help").is_visible()
     assert "Next object" in text(page, "#help")

@@ -61,7 +61,8 @@ function mostDoubtfulFirst() {
 function step(by) {
   if (editor.isOpen) editor.close();
   const objects = ordered();
-  if (!objects.length) return banner("There is nothing to step through");
+  const skipDecided = $("undecided").checked;
+  if (objects.every((o) => skipDecided && store.review(o))) return banner("There is nothing to step through");
   const at = objects.indexOf(selected);
   const next = at < 0 ? Math.min(place, objects.length) - (by < 0 ? 1 : 0) : at + by;
   select(objects[(next + objects.length) % objects.length], { move: true });
@@ -237,7 +238,7 @@ function load() {
 // Take in what a query found.
 async function takeIn({ first }) {
   unsaved = true;
-  await load();
+  await load().catch((error) => fatal(new Error(`What was found cannot be shown: ${error.message}`)));
   if (selected < 0 && !editor.isOpen) select(first);
 }
 
