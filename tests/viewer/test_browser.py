@@ -484,7 +484,11 @@ def test_all_is_done_without_a_mouse(slide_path, geojson, running_view, open_pag
     shown = re.search(r"Mean probability\s+([\d.]+)", text(page, "#measurements"))[1]
     assert float(shown) == pytest.approx(doubtful.measurements["Mean probability"], abs=1e-3)
     assert re.search(r"olive, object 1 of 3, probability 0\.\d+, undecided", text(page, "#live"))
+    press("a")
+    press("Control+z")
     press("e")
+    press("Control+y")  # while points are moved nothing else happens to the object
+    assert text(page, "#object-state") == "undecided"
     press(".")
     press("Shift+ArrowLeft")
     for letter, code in (("ш", "KeyI"), ("я", "KeyZ"), ("I", "KeyI")):  # a Russian keyboard; Caps Lock

@@ -94,7 +94,7 @@ function refresh() {
   panel.classes();
   panel.object(selected, position(), editor.isOpen).catch((error) => banner(error.message, true));
   $("undo").disabled = !store.done.length && !editor.isOpen;
-  $("redo").disabled = !store.undone.length;
+  $("redo").disabled = !store.undone.length || editor.isOpen;
   $("save").disabled = saving || !store.count || !(store.isDirty || !slide.out || unsaved);
   layer.soon();
 }
@@ -142,6 +142,7 @@ function undo() {
 }
 
 function redo() {
+  if (editor.isOpen) return; // what is undone there are points
   const redone = store.redo();
   if (redone) reveal(redone, "Done again");
 }
