@@ -232,7 +232,11 @@ let loading = Promise.resolve();
 
 // The outlines that the page does not have yet; one load after the other, or what a query found would come twice.
 function load() {
-  loading = loading.catch(() => {}).then(async () => store.add(await api.polygons(store.count)));
+  loading = loading.catch(() => {}).then(async () => {
+    const isFirst = !store.count;
+    store.add(await api.polygons(store.count));
+    if (isFirst) store.restore(slide.edits); // whichever load it was: without them a save would take them back
+  });
   return loading;
 }
 
@@ -456,10 +460,7 @@ await stage.open(slide, {
   maxLevel: slide.lastLevel,
   getTileUrl: api.tileUrl,
 });
-if (slide.objects) {
-  await load().catch((error) => fatal(new Error(`The outlines cannot be shown: ${error.message}`)));
-  store.restore(slide.edits);
-}
+if (slide.objects) await load().catch((error) => fatal(new Error(`The outlines cannot be shown: ${error.message}`)));
 refresh();
 if (draftWaits) $("draft").showModal();
 if (slide.warning) banner(slide.warning, true);
