@@ -83,6 +83,14 @@ def test_every_class_is_in_the_legend(sample_slide: Path, monkeypatch: pytest.Mo
     assert picture.size == empty.size
 
 
+def test_the_legend_fits_on_a_core_biopsy(tmp_path: Path) -> None:
+    synthetic_slide(tmp_path / "s.tif", {}, l0_width=400, l0_height=2000)
+    drawn = annotation(shapely.box(50, 900, 60, 910), "outline the malignant glands")
+    with open_slide(tmp_path / "s.tif") as slide:
+        pictures = [np.asarray(overlay(slide, shapes, max_px=2000))[:150, -12:] for shapes in ([], [drawn])]
+    assert (pictures[0] == pictures[1]).all()
+
+
 def test_the_scale_bar_is_as_long_as_it_says(sample_slide: Path) -> None:
     with open_slide(sample_slide) as slide:
         picture = overlay(slide, [], max_px=1000)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _OVERSAMPLING = 3  # Pillow draws lines without antialiasing
 _BATCH = 1024
+_SMALLEST_FONT_PX = 12
 _LEGEND_ENTRIES = 12
 _LEGEND_CHARACTERS = 50
 _PAPER, _INK = (255, 255, 255), (20, 20, 20)
@@ -43,10 +44,10 @@ def overlay(
     l0_start = np.array(l0_origin(slide.l0_bounds, origin))
     longest = max(picture.size)
     _draw_outlines(picture, annotations, lambda l0_xy: (l0_xy + l0_start) * px_per_l0, max(2, longest // 600))
-    font = _font(max(12, longest // 70))
-    _draw_legend(picture, annotations, font)
+    font_px = max(_SMALLEST_FONT_PX, longest // 70)
+    _draw_legend(picture, annotations, font_px)
     with suppress(MissingMppError):
-        _draw_scale_bar(picture, slide.mpp[0] / px_per_l0[0], font)
+        _draw_scale_bar(picture, slide.mpp[0] / px_per_l0[0], _font(font_px))
     return picture
 
 
@@ -119,9 +120,8 @@ def _draw_outlines(
         picture.paste(color, mask=lines.reduce(_OVERSAMPLING))
 
 
-def _draw_legend(
-    picture: Image.Image, annotations: Sequence[Annotation], font: ImageFont.FreeTypeFont
-) -> None:
+def _draw_legend(picture: Image.Image, annotations: Sequence[Annotation], font_px: int) -> None:
+    """font_px: of the text; less where it would not fit on a narrow slide, such as a core biopsy."""
     counts = Counter(
         (annotation.classification or "no class", annotation.color) for annotation in annotations
     )
@@ -131,9 +131,12 @@ def _draw_legend(
     if not entries:
         entries = [("no annotations", _PAPER)]
     draw = ImageDraw.Draw(picture)
-    em = round(font.size)
+    for em in range(font_px, _SMALLEST_FONT_PX - 1, -1):
+        font = _font(em)
+        width = round(max(draw.textlength(text, font) for text, _ in entries))
+        if width + 5 * em <= picture.width:
+            break
     left, top = em, em
-    width = round(max(draw.textlength(text, font) for text, _ in entries))
     draw.rectangle((left, top, left + width + 3 * em, top + (len(entries) * 3 + 1) * em // 2), fill=_PAPER)
     for i, (text, color) in enumerate(entries):
         y = top + em // 2 + i * 3 * em // 2

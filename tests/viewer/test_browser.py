@@ -113,6 +113,10 @@ def test_outlines_lie_on_what_they_outline_and_tell_their_story(slide_path, geoj
     page.wait_for_timeout(800)
     assert colors_at(page, x, y)[3] == 0
 
+    page.route("**/painter.js", lambda route: route.abort())  # as if there were no memory for it
+    page.reload()
+    page.wait_for_selector("#banner:has-text('The outlines can no longer be drawn')")
+
 
 def test_a_large_screen_shows_the_outlines_to_its_last_corner(slide_path, geojson, running_view, open_page) -> None:
     annotations, run = read_collection(geojson)
@@ -223,6 +227,9 @@ def test_an_outline_is_changed_with_the_mouse(slide_path, geojson, running_view,
     page.mouse.click(*at(400, 500))  # and one removed
     page.keyboard.up("Alt")
     page.keyboard.press("Enter")
+    page.mouse.move(*at(550, 350))
+    page.wait_for_selector("#tip:has-text('olive')")
+    assert "µm²" not in text(page, "#tip")  # the old outline had this area
     page.click("#save")
     page.wait_for_selector("#banner:has-text('Saved')")
     (after,), _ = read_collection(geojson)
@@ -433,6 +440,9 @@ def test_the_visible_region_is_asked_alone_and_a_query_is_cancelled(
     page.wait_for_selector("#run-count:not(:empty)")
     tiles = int(re.search(r"of (\d+) tiles", text(page, "#run-count"))[1])
     assert tiles < 20  # of some 30
+    for _ in range(2):
+        page.keyboard.press("Escape")  # out of the text, and choose nothing: what it found is not at stake
+    assert text(page, "#run-state") == "Looking …"
     page.click("#ask-cancel")
     page.wait_for_selector("#run-state:has-text('Cancelled')")
     assert page.locator("#ask-start").is_visible()
@@ -474,16 +484,36 @@ def test_all_is_done_without_a_mouse(slide_path, geojson, running_view, open_pag
     shown = re.search(r"Mean probability\s+([\d.]+)", text(page, "#measurements"))[1]
     assert float(shown) == pytest.approx(doubtful.measurements["Mean probability"], abs=1e-3)
     assert re.search(r"olive, object 1 of 3, probability 0\.\d+, undecided", text(page, "#live"))
+    press("a")
+    press("Control+z")
     press("e")
+    press("Control+y")  # while points are moved nothing else happens to the object
+    assert text(page, "#object-state") == "undecided"
     press(".")
     press("Shift+ArrowLeft")
-    press("i")
+    for letter, code in (("ш", "KeyI"), ("я", "KeyZ"), ("I", "KeyI")):  # a Russian keyboard; Caps Lock
+        page.evaluate(
+            "([key, code]) => document.activeElement.dispatchEvent("
+            "new KeyboardEvent('keydown', { key, code, ctrlKey: code === 'KeyZ', bubbles: true }))",
+            [letter, code],
+        )
+        assert text(page, "#live") == ("Undone" if code == "KeyZ" else "Point added")
     press("Enter")
     hold("a")
     assert text(page, "#object-state") == "accepted"
-    press("u")  # only undecided
+    for _ in range(2):
+        press("Delete")  # the second time nothing: the next one lies out of sight
+    press("Control+z")
+    assert text(page, "#classes .count") == "3"
     press("n")
+    press("Escape")
+    press("n")  # goes on from where it was, not from the first one
+    assert "object 2 of 3" in text(page, "#live")
+    press("u")  # only undecided
     hold("Delete")
+    for key in "nan":
+        press(key)
+    page.wait_for_selector("#banner:has-text('nothing to step through')")
     press("?")
     assert page.locator("#help").is_visible()
     assert "Next object" in text(page, "#help")

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import orjson
 from starlette.applications import Starlette
@@ -53,18 +54,21 @@ def make_app(session: Session, *, token: str, port: int) -> Guard:
         found = None if index is None else session.details(index)
         return as_json(found) if found else PlainTextResponse("There is no such object.", 404)
 
+    def turn(request: Request) -> dict[str, Any]:
+        """Which page asks, and how many saves it knows of."""
+        return {"page": request.query_params.get("page", ""), "after": number(request.query_params.get("after", ""))}
+
     async def save(request: Request) -> Response:
         edits = parse_edits(await request.body(), len(session.annotations))
-        after = number(request.query_params.get("after", ""))
-        return as_json(await run_in_threadpool(session.save, edits, after=after))
+        return as_json(await run_in_threadpool(session.save, edits, **turn(request)))
 
     async def keep_draft(request: Request) -> Response:
         edits = parse_edits(await request.body(), len(session.annotations))
-        await run_in_threadpool(session.keep_draft, edits)
+        await run_in_threadpool(session.keep_draft, edits, **turn(request))
         return as_json({})
 
-    def take_draft(_: Request) -> Response:
-        return as_json(session.take_draft())
+    def take_draft(request: Request) -> Response:
+        return as_json(session.take_draft(page=request.query_params.get("page", "")))
 
     def drop_draft(_: Request) -> Response:
         session.drop_draft()

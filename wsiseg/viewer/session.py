@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import shapely
 
 from wsiseg import __version__
 from wsiseg.belonging import misplaced, origin_of, take_scale
-from wsiseg.errors import MissingMppError, ViewerError
+from wsiseg.errors import MissingMppError, OutputError, ViewerError
 from wsiseg.files import packed_write
 from wsiseg.geojson import Annotation, read_collection, safe_polygons, write_geojson
 from wsiseg.inference import Segmenter
@@ -69,6 +70,7 @@ class Session:
         self._draft_path = draft_path(self.out or free_name(self._beside))
         self._basis = basis_of(slide.fingerprint, np.array([a.geometry for a in self.annotations], object))
         self._draft = read_draft(self._draft_path, self._basis, self._written)  # of a session that ended without saving
+        self._drafter: str | None = None  # the page whose changes the draft holds
         self._lock = threading.Lock()
 
     @property
@@ -138,24 +140,23 @@ class Session:
             new = not_outlined(new, self.annotations)
             self.annotations = [*self.annotations, *new]
             self.run = merged_run(self.run, result.run)
-            self._unsaved = self._unsaved or bool(new)
+            if new:
+                self._unsaved = True
+                self._keep_found()
         return len(new)
 
-    def save(self, edits: Edits, *, after: int | None = None) -> dict[str, Any]:
+    def save(self, edits: Edits, *, page: str = "", after: int | None = None) -> dict[str, Any]:
         """Write the annotations with `edits` laid on them, whole or not at all.
 
         A file that somebody else has changed since it was opened or saved is left as it is; a new one is written
-        beside it. after: how many saves the caller knows of.
+        beside it. page: who asks. after: how many saves it knows of.
 
         Raises:
-            ViewerError: a changed outline has no area, or another page has saved meanwhile.
+            ViewerError: a changed outline has no area, or another page has saved, or changes that are not saved.
             OutputError: the file cannot be written.
         """
         with self._lock:
-            if after is not None and after != self._saves:
-                raise ViewerError(
-                    "another page of this session has saved meanwhile: reload this page (its changes are lost)"
-                )
+            self._check_turn(page, after)
             out, note = self.out or free_name(self._beside), ""
             if self.out and _stamp(out) not in (None, self._stamp):
                 note = f"{out.name} has changed since it was opened, and was left as it is"
@@ -173,37 +174,69 @@ class Session:
             self._basis = basis_of(self.slide.fingerprint, safe_polygons(kept))
         return {"out": clean_text(str(out)), "written": len(kept), "saves": saves, "note": clean_text(note)}
 
-    def keep_draft(self, edits: Edits) -> None:
-        """Keep what is not saved yet, for whoever opens these files next. OutputError: it cannot be written."""
+    def keep_draft(self, edits: Edits, *, page: str = "", after: int | None = None) -> None:
+        """Keep what is not saved yet, for whoever opens these files next; `page` and `after` as for `save`.
+
+        Raises:
+            ViewerError: another page has saved, or has changes that are not saved.
+            OutputError: it cannot be written.
+        """
         with self._lock:
-            if edits.to_json() == self.edits.to_json() and not self._unsaved:
+            self._check_turn(page, after)
+            if edits.to_json() == self.edits.to_json():
                 self._drop_draft()
                 return
-            draft = draft_of(self.annotations, self.run, edits, written=self._written, saved=self.edits)
-            write_draft(self._draft_path, draft, self._basis)
-            self._draft = Draft([], self.run, edits)  # for this page when it is loaded anew: it has what was found
+            self._write_draft(edits)
+            # For this page when it is loaded anew: it has what was found.
+            self._draft, self._drafter = Draft([], self.run, edits), page
 
-    def take_draft(self) -> dict[str, Any]:
-        """Take up what was not saved, and return its edits and how many were found.
+    def take_draft(self, *, page: str = "") -> dict[str, Any]:
+        """Take up what was not saved, and return its edits and how many were found. From here on it is `page`'s.
 
         Raises:
             ViewerError: there is nothing, or more was found meanwhile, which took the place of what was found then.
         """
         with self._lock:
-            draft, self._draft = self._draft, None
+            draft = self._draft
             if draft is None or (draft.found and len(self.annotations) > self._written):
                 raise ViewerError("there are no earlier changes that could be taken up any more")
             self.annotations, self.run = [*self.annotations, *draft.found], draft.run
             self._unsaved = True
+            self._draft, self._drafter = Draft([], draft.run, draft.edits), page
         return {"edits": draft.edits.to_json(), "found": len(draft.found)}
 
     def drop_draft(self) -> None:
         with self._lock:
             self._drop_draft()
 
+    def _check_turn(self, page: str, after: int | None) -> None:
+        """Two pages would take back what the other one did. ViewerError: it is not the turn of `page`."""
+        if after is not None and after != self._saves:
+            raise ViewerError(
+                "another page of this session has saved meanwhile: reload this page (its changes are lost)"
+            )
+        if self._draft is not None and page != self._drafter:
+            raise ViewerError(
+                "another page of this session has changes that are not saved: save them there, or reload this page "
+                "to take them up (its own changes are lost)"
+            )
+
+    def _write_draft(self, edits: Edits) -> None:
+        draft = draft_of(self.annotations, self.run, edits, written=self._written, saved=self.edits)
+        write_draft(self._draft_path, draft, self._basis)
+
+    def _keep_found(self) -> None:
+        """What was found is kept though the page may be closed by now; where it cannot be, saving is told."""
+        if self._draft is not None and self._drafter is None:
+            return  # the file holds what a session that ended has left, until a person says what becomes of it
+        with suppress(OutputError):
+            self._write_draft(self._draft.edits if self._draft else self.edits)
+
     def _drop_draft(self) -> None:
-        self._draft = None
+        self._draft = self._drafter = None
         self._draft_path.unlink(missing_ok=True)
+        if self._unsaved:
+            self._keep_found()
 
 
 def not_outlined(found: Sequence[Annotation], known: Sequence[Annotation]) -> list[Annotation]:

@@ -305,7 +305,7 @@ const bindings = [
   { keys: ["Escape"], does: "Give up painting or typing", run: escape },
   { keys: ["?"], does: "This list", run: () => $("help").showModal() },
 ];
-bindKeys(bindings, $("help"), (event) => brush.isOpen && !event.ctrlKey && !event.metaKey && brush.key(event));
+bindKeys(bindings, $("help"), (pressed) => brush.isOpen && brush.key(pressed));
 
 $("chain-text").addEventListener("keydown", (event) => {
   if (event.key === "Escape") $("chain-text").value = question.corrected || question.chain; // keys.js leaves the box

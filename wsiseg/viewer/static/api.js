@@ -2,13 +2,15 @@
 
 import { SILENT, post, request } from "./http.js";
 
+const PAGE = crypto.randomUUID(); // by which the server tells two pages of one session apart
+
 export const slide = () => request("slide").then((response) => response.json());
 export const tileUrl = (level, x, y) => `tiles/${level}/${x}_${y}.jpg`;
 export const polygons = (first) => request(`polygons?first=${first}`).then((response) => response.arrayBuffer());
 export const details = (index) => request(`objects/${index}`).then((response) => response.json());
-export const save = (edits, after) => post(`save?after=${after}`, edits);
-export const keepDraft = (edits) => post("draft", edits);
-export const takeDraft = () => post("draft/take");
+export const save = (edits, after) => post(`save?page=${PAGE}&after=${after}`, edits);
+export const keepDraft = (edits, after) => post(`draft?page=${PAGE}&after=${after}`, edits);
+export const takeDraft = () => post(`draft/take?page=${PAGE}`);
 export const dropDraft = () => post("draft/drop");
 export const ask = (query, region) => post("queries", { query, region });
 export const cancel = (number) => post(`queries/${number}/cancel`);

@@ -2,9 +2,8 @@
 
 import * as api from "./api.js";
 import { Editor, outline } from "./edit.js";
-import { SILENT } from "./http.js";
 import { bindKeys } from "./keys.js";
-import { $, announce, banner, bindClicks, fatal, toggleTheme } from "./page.js";
+import { $, alarm, announce, banner, bindClicks, fatal, toggleTheme } from "./page.js";
 import { Panel, number } from "./panel.js";
 import { Polygons, screenPath } from "./polygons.js";
 import { QueryPanel } from "./query.js";
@@ -36,6 +35,7 @@ let hovered = -1;
 // Objects in the order in which they are stepped through.
 
 let order = null;
+let place = 0; // in it, of the object that is chosen, or was last
 let byDoubt = []; // all there are, the most doubtful first: a million take seconds to sort
 
 function ordered() {
@@ -61,10 +61,11 @@ function mostDoubtfulFirst() {
 function step(by) {
   if (editor.isOpen) editor.close();
   const objects = ordered();
-  if (!objects.length) return banner("There is nothing to step through");
+  const skipDecided = $("undecided").checked;
+  if (objects.every((o) => skipDecided && store.review(o))) return banner("There is nothing to step through");
   const at = objects.indexOf(selected);
-  const next = at < 0 ? (by > 0 ? 0 : objects.length - 1) : (at + by + objects.length) % objects.length;
-  select(objects[next], { move: true });
+  const next = at < 0 ? Math.min(place, objects.length) - (by < 0 ? 1 : 0) : at + by;
+  select(objects[(next + objects.length) % objects.length], { move: true });
 }
 
 function select(object, { move = false } = {}) {
@@ -75,7 +76,8 @@ function select(object, { move = false } = {}) {
   refresh();
   if (object >= 0) {
     const style = store.classes[store.classOf[object]];
-    const sure = Number.isNaN(store.probability[object]) ? "" : `, probability ${number(store.probability[object])}`;
+    const { probability } = store.measured(object);
+    const sure = Number.isNaN(probability) ? "" : `, probability ${number(probability)}`;
     announce(`${style.name}, object ${position()}${sure}, ${store.review(object) || "undecided"}`);
   }
 }
@@ -87,10 +89,12 @@ function position() {
 }
 
 function refresh() {
+  const at = ordered().indexOf(selected);
+  if (at >= 0) place = at;
   panel.classes();
   panel.object(selected, position(), editor.isOpen).catch((error) => banner(error.message, true));
   $("undo").disabled = !store.done.length && !editor.isOpen;
-  $("redo").disabled = !store.undone.length;
+  $("redo").disabled = !store.undone.length || editor.isOpen;
   $("save").disabled = saving || !store.count || !(store.isDirty || !slide.out || unsaved);
   layer.soon();
 }
@@ -109,9 +113,10 @@ function remove() {
   editor.cancel();
   const object = selected;
   const objects = ordered();
-  const next = objects[objects.indexOf(object) + 1] ?? -1;
+  const next = objects[objects.indexOf(object) + 1];
   store.delete(object);
-  select(next);
+  // Delete pressed once more deletes nothing that nobody has seen: N goes there first.
+  select(next !== undefined && stage.isSeen(store.shapes.box(next)) ? next : -1);
   banner("Deleted. Ctrl+Z brings it back");
 }
 
@@ -137,6 +142,7 @@ function undo() {
 }
 
 function redo() {
+  if (editor.isOpen) return; // what is undone there are points
   const redone = store.redo();
   if (redone) reveal(redone, "Done again");
 }
@@ -172,22 +178,20 @@ async function save() {
     banner(error.message, true);
   }
   saving = false;
+  keepDraft(); // of what was done meanwhile, or is not saved after all
   refresh();
 }
 
-// What is not saved is known to the server all the same: it may die, or the page be closed.
+// What is changed and not saved is known to the server all the same: it may die, or the page be closed. What is found
+// it keeps by itself.
 
 function keepDraft() {
   clearTimeout(keepDraft.timer);
   if (saving || draftWaits) return;
-  if (!(store.isDirty || unsaved || keepDraft.isKept)) return;
+  if (!(store.isDirty || keepDraft.isKept)) return;
   keepDraft.timer = setTimeout(() => {
     keepDraft.isKept = true;
-    api.keepDraft(store.edits()).catch((error) => {
-      // Where it cannot be written once is enough; without a server all that is done is lost.
-      if (!keepDraft.hasFailed || error.message === SILENT) banner(error.message, true);
-      keepDraft.hasFailed = true;
-    });
+    api.keepDraft(store.edits(), saves).catch((error) => banner(error.message, true));
   }, 700);
 }
 
@@ -202,10 +206,10 @@ function draftIsDecided() {
 
 async function takeDraft() {
   try {
-    const { edits, found } = await api.takeDraft();
+    const { edits } = await api.takeDraft();
     unsaved = true;
     draftIsDecided();
-    if (found) await load();
+    await load(); // of another page, too, which took it up before
     store.restore(edits);
     $("stage").focus();
     banner("Taken up: save it to keep it");
@@ -219,7 +223,6 @@ async function dropDraft() {
     await api.dropDraft();
     draftIsDecided();
     $("stage").focus();
-    keepDraft(); // of what was found since
   } catch (error) {
     banner(error.message, true);
   }
@@ -229,14 +232,18 @@ let loading = Promise.resolve();
 
 // The outlines that the page does not have yet; one load after the other, or what a query found would come twice.
 function load() {
-  loading = loading.catch(() => {}).then(async () => store.add(await api.polygons(store.count)));
+  loading = loading.catch(() => {}).then(async () => {
+    const isFirst = !store.count;
+    store.add(await api.polygons(store.count));
+    if (isFirst) store.restore(slide.edits); // whichever load it was: without them a save would take them back
+  });
   return loading;
 }
 
 // Take in what a query found.
 async function takeIn({ first }) {
   unsaved = true;
-  await load();
+  await load().catch((error) => fatal(new Error(`What was found cannot be shown: ${error.message}`)));
   if (selected < 0 && !editor.isOpen) select(first);
 }
 
@@ -264,8 +271,9 @@ async function hover(x, y) {
   tip.hidden = object < 0;
   if (object < 0) return;
   const facts = [];
-  if (!Number.isNaN(store.area[object])) facts.push(`${number(store.area[object])} µm²`);
-  if (!Number.isNaN(store.probability[object])) facts.push(`probability ${number(store.probability[object])}`);
+  const { area, probability } = store.measured(object);
+  if (!Number.isNaN(area)) facts.push(`${number(area)} µm²`);
+  if (!Number.isNaN(probability)) facts.push(`probability ${number(probability)}`);
   if (store.review(object)) facts.push(store.review(object));
   const [name, line, said] = [document.createElement("b"), document.createElement("span"), document.createElement("span")];
   name.textContent = store.classes[store.classOf[object]].name;
@@ -336,6 +344,9 @@ layer.painters.push(
     if (pointed) scale.at((pointed[0] - v.x) / v.scale, (pointed[1] - v.y) / v.scale, v);
   },
 );
+layer.worker.addEventListener("error", ({ message }) => {
+  alarm(`The outlines can no longer be drawn${message ? ` (${message})` : ""}: save, then reload this page`);
+});
 stage.viewer.addHandler("update-viewport", () => layer.draw());
 stage.viewer.addHandler("resize", () => layer.soon());
 stage.viewer.addHandler("tile-load-failed", () => banner("A part of the slide cannot be read", true));
@@ -364,8 +375,7 @@ function flip(id) {
 
 function escape() {
   if (editor.isOpen) editor.cancel();
-  else if (query.isRunning) query.cancel();
-  else select(-1);
+  else select(-1); // a query has its own button: what it found so far is dropped
   refresh();
 }
 
@@ -399,14 +409,14 @@ const bindings = [
   { keys: ["Escape"], does: "Give up, choose nothing", run: escape },
   { keys: ["?"], does: "This list", run: () => $("help").showModal() },
 ];
-bindKeys(bindings, $("help"), (event) => {
+bindKeys(bindings, $("help"), (pressed) => {
   if (draftWaits) return true; // its dialog is closed for a moment after Escape
-  const digit = Number(event.key);
-  if (digit >= 1 && digit <= CLASS_KEYS && !event.ctrlKey && !event.metaKey && !event.altKey) {
-    if (!event.repeat) toggleClasses([digit - 1]);
+  const digit = Number(pressed.key);
+  if (digit >= 1 && digit <= CLASS_KEYS) {
+    if (!pressed.repeat) toggleClasses([digit - 1]);
     return true;
   }
-  return editor.isOpen && !event.ctrlKey && !event.metaKey && editor.key(event, view());
+  return editor.isOpen && editor.key(pressed, view());
 });
 
 bindClicks({
@@ -425,6 +435,7 @@ bindClicks({
 for (const id of ["by-doubt", "undecided"]) {
   $(id).addEventListener("change", () => {
     order = null;
+    place = 0;
     refresh();
   });
 }
@@ -449,10 +460,7 @@ await stage.open(slide, {
   maxLevel: slide.lastLevel,
   getTileUrl: api.tileUrl,
 });
-if (slide.objects) {
-  await load().catch((error) => fatal(new Error(`The outlines cannot be shown: ${error.message}`)));
-  store.restore(slide.edits);
-}
+if (slide.objects) await load().catch((error) => fatal(new Error(`The outlines cannot be shown: ${error.message}`)));
 refresh();
 if (draftWaits) $("draft").showModal();
 if (slide.warning) banner(slide.warning, true);

@@ -77,17 +77,17 @@ export class Editor {
   }
 
   // Whether the key was for the editor.
-  key(event, view) {
-    const step = (event.shiftKey ? 10 : 1) / Math.min(view.scale, 1);
+  key({ key, shiftKey }, view) {
+    const step = (shiftKey ? 10 : 1) / Math.min(view.scale, 1);
     const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
     const ring = this.rings[this.ring];
-    if (moves[event.key]) {
-      const [dx, dy] = moves[event.key];
+    if (moves[key]) {
+      const [dx, dy] = moves[key];
       this.remember();
       this.moveTo(ring[2 * this.point] + dx, ring[2 * this.point + 1] + dy);
-    } else if (event.key === "." || event.key === ",") this.choose(event.key === "." ? 1 : -1);
-    else if (event.key === "i") this.insert();
-    else if (event.key === "Delete" || event.key === "Backspace") this.remove();
+    } else if (key === "." || key === ",") this.choose(key === "." ? 1 : -1);
+    else if (key === "i") this.insert();
+    else if (key === "Delete" || key === "Backspace") this.remove();
     else return false;
     return true;
   }

@@ -2,7 +2,8 @@
 
 // bindings: [{ keys: ["n", "]"], does: "Next object", run }]; ctrl+ and shift+ come first in a key. The list shows
 // `shown` in place of `keys`, and leaves out what has no `does`. Held down a key acts once, or again and again if the
-// binding has `repeats`: nobody has seen what a held A would accept.
+// binding has `repeats`: nobody has seen what a held A would accept. isBusy({ key, shiftKey, repeat }), with the key as
+// in `keys`, says whether somebody else took it.
 export function bindKeys(bindings, dialog, isBusy) {
   const actions = new Map(bindings.flatMap((binding) => binding.keys.map((key) => [key, binding])));
   document.addEventListener("keydown", (event) => {
@@ -14,7 +15,7 @@ export function bindKeys(bindings, dialog, isBusy) {
     // Keys that the focused control itself needs.
     const own = { "[type=range], [type=radio]": /^Arrow/, "button, [type=checkbox], [type=color], summary": /^(Enter| )$/, "#run-log": /^Arrow(Up|Down)$/ };
     for (const [selector, keys] of Object.entries(own)) if (event.target.matches(selector) && keys.test(name)) return;
-    if (isBusy(event)) return event.preventDefault();
+    if (isBusy({ key: name, shiftKey: event.shiftKey, repeat: event.repeat })) return event.preventDefault();
     const action = actions.get(name);
     if (!action) return;
     event.preventDefault();
@@ -37,9 +38,11 @@ export function bindKeys(bindings, dialog, isBusy) {
   );
 }
 
-function pressed({ key, ctrlKey, metaKey, shiftKey, altKey }) {
+// Where the keyboard writes Greek or Russian, say, a letter is the Latin one of the same key.
+function pressed({ key, code, ctrlKey, metaKey, shiftKey, altKey }) {
   if (altKey) return "";
-  const letter = key.length === 1 ? key.toLowerCase() : key;
+  const latin = /[^\p{Script=Latin}\p{Script=Common}]/u.test(key) ? code.replace("Key", "") : key;
+  const letter = latin.length === 1 ? latin.toLowerCase() : latin;
   const ctrl = ctrlKey || metaKey ? "ctrl+" : "";
   return ctrl + (ctrl && shiftKey ? "shift+" : "") + letter;
 }

@@ -14,10 +14,15 @@ export function banner(text, isBad = false) {
   announce(text);
 }
 
+// Stays until something else is said.
+export function alarm(text) {
+  banner(text, true);
+  clearTimeout(banner.timer);
+}
+
 // For what the page cannot do without.
 export function fatal(error) {
-  banner(error.message, true);
-  clearTimeout(banner.timer);
+  alarm(error.message);
   throw error;
 }
 

@@ -80,11 +80,11 @@ export class Stage {
     this.viewport.applyConstraints();
   }
 
-  // Whether the middle of a box is on the screen.
+  // Whether the middle of a box is on the screen, once the slide stands still.
   isSeen([x0, y0, x1, y1]) {
-    const view = this.view();
-    const [x, y] = [((x0 + x1) / 2) * view.scale + view.x, ((y0 + y1) / 2) * view.scale + view.y];
-    return x >= 0 && y >= 0 && x <= view.width && y <= view.height;
+    const [dx, dy] = this.slide.origin;
+    const middle = new OpenSeadragon.Point((x0 + x1) / 2 + dx, (y0 + y1) / 2 + dy);
+    return this.viewport.getBounds().containsPoint(middle.divide(this.slide.width));
   }
 
   // Bring a box into the middle, with some of what surrounds it; at most `zoom` screen pixels for one of the slide.

@@ -61,6 +61,12 @@ export class Store extends EventTarget {
     return REVIEWS[this.state[o]] ?? "";
   }
 
+  // Of the outline as it was read; NaN where that is not known, or it is another outline now.
+  measured(o) {
+    const isChanged = this.shapes.changed.has(o);
+    return { area: isChanged ? NaN : this.area[o], probability: isChanged ? NaN : this.probability[o] };
+  }
+
   isShown(o) {
     return this.state[o] !== DELETED && this.classes[this.classOf[o]].visible;
   }
