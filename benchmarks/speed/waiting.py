@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
+import torch
+
 from benchmarks.speed.run import SAMPLE
 from wsiseg.inference import Segmenter
 from wsiseg.pipeline import segment
@@ -54,6 +56,7 @@ def measure(slide: Path, query: str, model: Segmenter, batch_size: int = 16) -> 
         finally:
             source.close()
 
+    torch.set_num_threads(1)  # several would read ahead of their turn: no wait of theirs is seen here
     with patch.object(SlideTiles, "batches", timed):
         segment(slide, query, model=model, batch_size=batch_size)
     return Waiting(waits[0], sum(waits[1:]), ends[-1] - ends[0])
