@@ -86,7 +86,9 @@ def test_what_is_wrong_with_an_example_is_said(tmp_path: Path) -> None:
         Shot(image, mask | True, 0.5)
 
 
-@pytest.mark.parametrize(("height", "width", "mpp"), [(300, 420, 0.25), (301, 421, 0.25), (128, 128, 0.5), (50, 90, 0.5), (90, 300, 1.0)])
+@pytest.mark.parametrize(
+    ("height", "width", "mpp"), [(300, 420, 0.25), (301, 421, 0.25), (128, 128, 0.5), (50, 90, 0.5), (90, 300, 1.0)]
+)
 def test_a_view_shows_image_and_mask_at_the_models_scale_and_both_classes(height: int, width: int, mpp: float) -> None:
     image, mask = scene(height, width)
     tile, marked = Shot(image, mask, mpp).view(0.5, 128)
