@@ -16,6 +16,7 @@ from tests.formats.conftest import AWKWARD, HOSTILE, awkward
 from tests.slide import vendors
 from wsiseg import Result, segment
 from wsiseg.errors import GeoJSONError, OutputError
+from wsiseg.formats import dicom_ann
 from wsiseg.geojson import safe_polygons
 from wsiseg.review import EDITED
 from wsiseg.slide.dicom import first_of_series
@@ -106,6 +107,12 @@ def test_what_a_person_moved_is_half_the_models(found: Result, tmp_path: Path) -
     (first, _) = highdicom.ann.annread(tmp_path / "out.dcm").AnnotationGroupSequence
     assert first.algorithm_type.value == "SEMIAUTOMATIC"
     assert first.algorithm_identification.name == "fake"
+
+
+def test_corners_that_single_precision_cannot_tell_apart_are_one() -> None:
+    """Trap: where that made the last corner the first, highdicom refused the file."""
+    ring = shapely.LinearRing([(140_000.01, 5), (140_009, 5), (140_009, 20), (140_000.02, 5)])
+    assert dicom_ann._corners(ring, np.array([0, 0])).round().tolist() == [[140_000, 5], [140_009, 5], [140_009, 20]]
 
 
 def test_nothing_found_is_a_file_without_groups(found: Result, tmp_path: Path) -> None:
