@@ -126,6 +126,17 @@ def test_a_tile_lies_where_it_lies_on_an_anisotropic_slide_and_ids_know_the_exam
     assert len({a.id for a in found}) == 3
 
 
+def test_a_tile_names_the_outlines_that_touch_it_in_their_order() -> None:
+    slide = SlideIdentity("s", "f", "v", 1000, 1000, 1.0, 1.0)
+    grid = Grid(GridSpec(1.0, 64, 0), slide, 1000, 1000, np.array([[0, 0], [192, 192]]), np.ones(2, np.float32))
+    tiles = [tile_reasoning("q", grid, xy, xy, TileMask(np.ones((64, 64), np.float32), "", 1)) for xy in (0, 192)]
+    corner = shapely.Polygon([(0, 0), (300, 0), (0, 300)])  # around the second tile, but not in it
+    found: dict[int, uuid.UUID] = {}
+    outlines = [Region(place, shape, 1, 1, 1, 1) for place, shape in ((1, shapely.box(8, 8, 16, 16)), (0, corner))]
+    said = annotate("q", outlines, tiles, grid, FakeModel(), [], "slide", lambda a, place: found.update({place: a.id}))
+    assert [list(tile.polygons) for tile in said] == [[found[0], found[1]], []]
+
+
 def test_examples_and_queries_may_come_one_by_one(slide: Path) -> None:
     class Shown(Writes):
         def with_shots(self, shots: Sequence[Shot]) -> FakeModel:

@@ -13,7 +13,7 @@ from wsiseg.geojson import Annotation
 from wsiseg.qupath import DESCRIPTION, class_color
 from wsiseg.testing import FakeModel, disk, ring, stripe, synthetic_slide
 
-HOSTILE = "../../etc/<script>&\"'\\ \ufffe 漢字 ]]>"
+HOSTILE = "../../etc/<script>&\"'\\  \ufffe 漢字 ]]>"
 AWKWARD = [
     (HOSTILE, shapely.MultiPolygon([ring(1000, 150, 60, 20), disk(1000, 300, 30)])),
     ("Exclusion", ring(200, 160, 50, 20)),
@@ -30,7 +30,7 @@ def awkward(index: int, name: str, geometry: shapely.Geometry) -> Annotation:
         classification=name,
         color=class_color(name),
         measurements={"Area µm^2": 1.5 + index, "id": 7.0, "not finite": float("nan")},
-        metadata={"geometry": "a text", DESCRIPTION: f"because of {HOSTILE}"},
+        metadata={"geometry": "a text", DESCRIPTION: f"because of {HOSTILE} and \ud800"},
     )
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 import shapely
 
 from tests.formats.conftest import HOSTILE
 from wsiseg import Result
+from wsiseg.formats import asap
 from wsiseg.geojson import safe_polygons
 from wsiseg.qupath import clean_class, clean_name
 from wsiseg.training.data.published import _asap_tumour
@@ -39,7 +41,10 @@ def load(path: Path) -> tuple[dict[str, tuple[str, str]], list[tuple[str, str | 
     return groups, annotations
 
 
-def test_classes_colours_names_and_holes_are_kept(result: Result, tmp_path: Path) -> None:
+def test_classes_colours_names_and_holes_are_kept(
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asap, "_BATCH", 2)
     result.write(tmp_path / "out.xml")
     groups, found = load(tmp_path / "out.xml")
     hostile = clean_class(HOSTILE).replace("\ufffe", "")

@@ -72,7 +72,7 @@ def test_file_stream_python_and_conversion_are_the_same(small: Path, tmp_path: P
         assert run(*query, "--format", name).stdout_bytes == out.read_bytes()
         assert run("convert", tmp_path / "plain.geojson", "--format", name).stdout_bytes == out.read_bytes()
     if name != "detections":  # which has no suffix of its own
-        assert formats.format_of(out) == name
+        assert formats.format_of(out) == formats.format_of(str(out).upper()) == name
     assert not [entry for entry in os.listdir(tmp_path) if entry.startswith(".")]
 
 
@@ -178,5 +178,9 @@ def test_what_was_rejected_is_left_out_where_it_could_not_be_told(result: Result
     formats.write(annotations, said, tmp_path / "reviewed.geojson")
     shown = run("convert", tmp_path / "reviewed.geojson", "--out", tmp_path / "out.xml")
     assert f"wrote {len(annotations) - 1} annotations as asap, without 1 that were rejected" in shown.stderr
+    assert (tmp_path / "out.xml").read_bytes().count(b'Name="the olive" Type=') == 1
+    run("convert", tmp_path / "reviewed.geojson", "--out", tmp_path / "out.zarr")
+    told = json.loads((tmp_path / "out.zarr" / "labels" / "the-olive" / "zarr.json").read_bytes())["attributes"]["ome"]
+    assert [p["id"] for p in told["image-label"]["properties"]] == [str(annotations[1].id)]
     run("convert", tmp_path / "reviewed.geojson", "--out", tmp_path / "out.parquet")
     assert list(geopandas.read_parquet(tmp_path / "out.parquet")["review"].dropna()) == ["rejected"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import highdicom
@@ -15,6 +16,7 @@ from tests.formats.conftest import AWKWARD, HOSTILE, awkward
 from tests.slide import vendors
 from wsiseg import Result, segment
 from wsiseg.errors import GeoJSONError, OutputError
+from wsiseg.formats import dicom_ann
 from wsiseg.geojson import safe_polygons
 from wsiseg.review import EDITED
 from wsiseg.slide.dicom import first_of_series
@@ -31,6 +33,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Result:
     image.SpecificCharacterSet = "ISO_IR 100"
     image.PatientName = "Müller^Jürgen"
     image.PatientID = "4711"
+    specimen = pydicom.Dataset()
+    specimen.SpecimenIdentifier, specimen.SpecimenUID = "Präparat 7", "1.2.3"
+    specimen.IssuerOfTheSpecimenIdentifierSequence = specimen.SpecimenPreparationSequence = []
+    image.SpecimenDescriptionSequence = [specimen]
     image.save_as(scan.path)
     # Any file of the series names it: here that of the coarsest level.
     return segment(sorted((folder / "series").iterdir())[-1], "the olive", model=FakeModel(tile_size=128, overlap=32))
@@ -53,12 +59,21 @@ def test_outlines_of_a_dicom_slide_refer_to_its_finest_level(found: Result, tmp_
     assert file.ReferencedImageSequence[0].ReferencedSOPInstanceUID == slide.SOPInstanceUID
     assert file.StudyInstanceUID == slide.StudyInstanceUID
     assert (str(file.PatientName), file.PatientID) == ("Müller^Jürgen", "4711")
+    assert file.SpecimenDescriptionSequence[0].SpecimenIdentifier == "Präparat 7"
     outlines, holes = file.AnnotationGroupSequence
     assert (outlines.AnnotationGroupLabel, holes.AnnotationGroupLabel) == ("the olive", "holes: the olive")
     assert outlines.AnnotationGroupGenerationType == "AUTOMATIC"
     (shell,), (hole,) = polygons(outlines), polygons(holes)
     (expected,) = safe_polygons(found.annotations)
     assert shell.difference(hole).symmetric_difference(expected).area < 1e-3 * expected.area
+
+    bounds = [7, 5, *(size - 10 for size in found.run["slide"]["dimensions"])]
+    made = {**found.run, "slide": {**found.run["slide"], "bounds": bounds}}  # where QuPath's origin is another
+    long = [replace(found.annotations[0], classification=f"{'very ' * 15}olive")]
+    Result(long, [], made).write(tmp_path / "long.dcm")
+    outlines, _ = pydicom.dcmread(tmp_path / "long.dcm").AnnotationGroupSequence
+    assert outlines.AnnotationGroupLabel == ("very " * 13)[:64].strip()  # as many as DICOM has room for
+    np.testing.assert_allclose(np.subtract(polygons(outlines)[0].bounds, [7, 5, 7, 5]), shell.bounds, atol=1e-3)
 
 
 def test_measurements_classes_and_colours_are_kept(found: Result, tmp_path: Path) -> None:
@@ -92,6 +107,12 @@ def test_what_a_person_moved_is_half_the_models(found: Result, tmp_path: Path) -
     (first, _) = highdicom.ann.annread(tmp_path / "out.dcm").AnnotationGroupSequence
     assert first.algorithm_type.value == "SEMIAUTOMATIC"
     assert first.algorithm_identification.name == "fake"
+
+
+def test_corners_that_single_precision_cannot_tell_apart_are_one() -> None:
+    """Trap: where that made the last corner the first, highdicom refused the file."""
+    ring = shapely.LinearRing([(140_000.01, 5), (140_009, 5), (140_009, 20), (140_000.02, 5)])
+    assert dicom_ann._corners(ring, np.array([0, 0])).round().tolist() == [[140_000, 5], [140_009, 5], [140_009, 20]]
 
 
 def test_nothing_found_is_a_file_without_groups(found: Result, tmp_path: Path) -> None:

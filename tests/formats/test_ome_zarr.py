@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 import shapely
 import zarr
 from ome_zarr_models.v05 import Image
 
-from tests.formats.conftest import HOSTILE
+from tests.formats.conftest import HOSTILE, awkward
 from wsiseg import Result
 from wsiseg.errors import OutputError
 from wsiseg.formats import ome_zarr
@@ -56,6 +57,7 @@ def test_every_pixel_of_every_level_is_the_outline_under_its_centre(
     by_class = {n: [a for a in result.annotations if clean_class(a.classification) == n] for n in names}
     assert len(image.labels.label_paths) == len(names)
     assert all(path.replace("-", "").isalnum() for path in image.labels.label_paths)
+    assert root.attrs["ome"]["omero"]["channels"][0]["window"]["end"] == len(names)  # else viewers show black
     classes = root["0"][:]
     for i, (path, name) in enumerate(zip(image.labels.label_paths, names, strict=True), start=1):
         ome = image.labels.get_image_labels_group(path).ome_attributes
@@ -66,12 +68,16 @@ def test_every_pixel_of_every_level_is_the_outline_under_its_centre(
         for dataset in multiscale.datasets:
             array = root["labels"][path][dataset.path]
             assert array.metadata.dimension_names == ("y", "x")
+            step = np.array(dataset.coordinateTransformations[0].scale)
+            width, height = result.run["slide"]["dimensions"]
+            assert (np.abs(array.shape * step - (height, width) * MPP[::-1]) < step).all()  # the whole slide
             x, y = centres(dataset, array.shape)
             wrong = array[:] != painted(by_class[name], x, y)
             assert wrong.mean() < 0.01
             on_edge = shapely.distance(edges_of(by_class[name]), shapely.points(x[wrong], y[wrong])) < 1e-6
             assert on_edge.all()
         assert ((classes == i) <= (root["labels"][path]["0"][:] > 0)).all()
+        assert ome.image_label.source.image == "../../"
         assert [tuple(color.rgba[:3]) for color in ome.image_label.colors] == [a.color for a in by_class[name]]
     assert (np.unique(classes) == [0, 1, 2, 4, 5, 6, 7]).all()
 
@@ -86,6 +92,8 @@ def test_properties_tell_what_an_outline_is(result: Result, tmp_path: Path) -> N
         for p in image.labels.get_image_labels_group(path).ome_attributes.image_label.properties
     ]
     assert [p["id"] for p in told] == list(features)
+    for path in image.labels.label_paths:  # of which other readers than zarr take no NaN
+        orjson.loads((tmp_path / "out.ome.zarr" / "labels" / path / "zarr.json").read_bytes())
     for p in told:
         feature = features[p["id"]]
         renamed = {"id": "measurement id"}
@@ -101,6 +109,34 @@ def test_nothing_found_is_an_image_of_zeros(result: Result, tmp_path: Path) -> N
     assert Image.from_zarr(root).labels.label_paths == ["the-olive", "the-orange", "no-olive"]
     assert not root["0"][:].any()
     assert not root["labels/the-olive/0"][:].any()
+
+
+@pytest.mark.parametrize(
+    ("asked", "painted_at"),
+    [({"a": 1.0}, 1.0), ({"a": 2, "b": 1}, 1), ({"nuclei": 0.35, "glands": 1.1}, 0.4), ({"a": 0.35}, 0.4), ({}, 0.4)],
+)
+def test_the_finest_look_decides_down_to_the_pixels_of_the_slide(
+    result: Result, tmp_path: Path, asked: dict[str, float], painted_at: float
+) -> None:
+    """Trap: a 20x slide (0.5 um/px) asked for nuclei (at 0.35) and glands (at 1.1) was painted for the glands alone."""
+    Result([], [], {**result.run, "parameters": {"mpp": asked}}).write(tmp_path / "out.zarr")
+    (multiscale,) = Image.from_zarr(zarr.open_group(tmp_path / "out.zarr", mode="r")).ome_attributes.multiscales
+    assert multiscale.datasets[0].coordinateTransformations[0].scale == [painted_at, painted_at]
+
+
+def test_of_many_outlines_on_one_another_the_last_is_seen(result: Result, tmp_path: Path) -> None:
+    expected, boxes = np.zeros((410, 768), int), []
+    for number, (x, y) in enumerate(np.random.default_rng(0).integers(0, 330, (300, 2)).tolist(), start=1):
+        expected[y : y + 80, x : x + 80] = number
+        l0_box = shapely.box(*(np.array([x, y, x + 80, y + 80]) / np.tile(MPP, 2) - np.tile(L0_BOUNDS_XY, 2)))
+        boxes.append(awkward(number, "nuclei", l0_box))
+    Result(boxes, [], result.run).write(tmp_path / "out.zarr")
+    assert (zarr.open_array(tmp_path / "out.zarr" / "labels" / "nuclei" / "0", mode="r")[:] == expected).all()
+
+
+def test_no_two_classes_share_a_folder() -> None:
+    names = ["a b 3", "a b", "a-b", "A B", "漢字", ""]
+    assert list(ome_zarr._paths(names)) == ["a-b-3", "a-b", "a-b-3-3", "A-B-4", "class-5", "class-6"]
 
 
 def test_only_what_wsiseg_made_is_replaced(result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from wsiseg.errors import ModelError, StoreError, WsisegError
 from wsiseg.inference import MASK_FEATURES, TileMask
 from wsiseg.inference.answers import answers
 from wsiseg.inference.engine import PathChatSegmenter
+from wsiseg.inference.features import TileFeatures
 from wsiseg.model import load_model
 from wsiseg.model.pathchat import tiles_to_tensor
 from wsiseg.slide import open_slide
@@ -158,6 +159,23 @@ def test_a_store_without_pixels_answers_as_one_with_them(slide_file: Path, store
     second = Counting()
     assert_same(ask(bare, ["nuclei"], second)["nuclei"], expected)  # all that was seen is kept
     assert second.encoded == {}
+
+
+def test_a_part_is_seen_once_in_the_order_asked_for_and_never_infinite() -> None:
+    asked: list[object] = []
+
+    def encode(part: str, tiles: np.ndarray) -> list[torch.Tensor]:
+        asked.append(tiles.tolist())
+        return [torch.from_numpy(tiles)[:, None]]
+
+    def read() -> np.ndarray:
+        asked.append("read")
+        return np.array([1.0, -1e6, 1e6], np.float32)
+
+    features = TileFeatures(encode, np.array([7, 8, 9]), (1, 1), read, None, torch.device("cpu"))  # type: ignore[arg-type]
+    assert features.part("a", [2])[0].tolist() == [[65504]]
+    assert features.part("a", [2, 0, 1])[0].tolist() == [[65504], [1], [-65504]]
+    assert asked == ["read", [1e6], [1, -1e6]]
 
 
 @pytest.mark.parametrize(

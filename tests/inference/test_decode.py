@@ -164,6 +164,12 @@ def test_the_seg_state_is_the_one_of_a_teacher_forced_pass(state: str) -> None:
             ).last_hidden_state[0]
             expected = states[-1] if state == "self" else states[-2]
             torch.testing.assert_close(completions[i].seg_state, expected, atol=2e-5, rtol=1e-4)
+        # Also where <SEG> is the last token that there is room for.
+        last = max(emitted, key=lambda i: len(completions[i].ids))
+        model.config = dataclasses.replace(model.config, max_new_tokens=len(completions[last].ids))
+        again = decode(model, tokens, encode_prefix(model, prompt))[last]
+        assert again.ids == completions[last].ids
+        torch.testing.assert_close(again.seg_state, completions[last].seg_state, atol=2e-5, rtol=1e-4)
 
 
 def test_a_sample_does_not_depend_on_its_neighbours() -> None:

@@ -16,10 +16,12 @@ import torch
 import wsiseg
 from tests.model.small import small_model
 from wsiseg.errors import ModelError
+from wsiseg.inference import KnowsCells, KnowsLimits
 from wsiseg.inference.answers import answers
 from wsiseg.inference.devices import SeveralDevices, in_turn
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.inference.features import TileFeatures
+from wsiseg.inference.shots import Shot
 from wsiseg.slide import open_slide
 from wsiseg.testing import synthetic_slide
 from wsiseg.tiles import GridSpec, SlideTiles, TileStore, plan_grid, write_store
@@ -138,6 +140,19 @@ def test_who_listens_to_a_model_hears_one_batch_at_a_time_and_a_large_one_has_al
         assert len(large.copies) == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_several_devices_are_shown_examples_and_know_what_one_knows() -> None:
+    one = PathChatSegmenter(small_model(), name="small", fingerprint="one", caution="of tissue")
+    shot = Shot(np.zeros((8, 8, 3), np.uint8), np.eye(8, dtype=bool), 0.5)
+    several = SeveralDevices([one, one]).with_shots([shot])
+    assert [copy.shots for copy in several.copies] == [(shot,), (shot,)]
+    assert isinstance(several, KnowsCells)
+    assert isinstance(several, KnowsLimits)
+    for query in ("outline the nuclei", "outline the glands"):
+        assert several.asks_for_cells(query) == one.asks_for_cells(query)
+        assert several.caution_for(query) == one.caution_for(query)
+        assert several.mpp_for(query) == one.mpp_for(query)
 
 
 def test_a_slide_gives_the_same_file_on_two_devices(sample_slide: Path) -> None:

@@ -135,6 +135,26 @@ def test_masks_come_back_as_they_were_given_out(tmp_path: Path) -> None:
     assert rounded(said[0]).probability == pytest.approx(said[0].probability, abs=0)
 
 
+@pytest.mark.parametrize(
+    ("batches", "sound"),
+    [([[0, 1], [3, 4], [5, 6]], [[0, 1]]), ([[0, 2], [3, 4]], []), ([[1, 2]], []), ([[0, 1], [2, 4]], [[0, 1]])],
+)
+def test_a_run_that_leaves_no_tile_out_forgets_answers_from_the_first_gap_on(
+    tmp_path: Path, batches: list[list[int]], sound: list[list[int]]
+) -> None:
+    said = {"q": [TileMask(None, "no", 0.0)] * 2}
+    with Journal(tmp_path / "a", 8) as journal:
+        for batch in batches:
+            journal.add(np.array(batch), said)
+    with Journal(tmp_path / "a", 8) as journal:
+        assert [indices.tolist() for indices, _ in journal.replay()] == batches
+    with Journal(tmp_path / "a", 8, gaps=False) as journal:
+        assert [indices.tolist() for indices, _ in journal.replay()] == sound
+        journal.add(np.array([7, 8]), said)  # as long as the one that was forgotten: what follows that must go, too
+    with Journal(tmp_path / "a", 8) as journal:
+        assert [indices.tolist() for indices, _ in journal.replay()] == [*sound, [7, 8]]
+
+
 def test_a_full_disk_ends_the_keeping_and_nothing_else(
     slide: Path, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

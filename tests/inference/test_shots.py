@@ -48,7 +48,7 @@ def test_an_example_is_read_from_two_files(tmp_path: Path) -> None:
     assert np.array_equal(shot.mask, mask)
     assert shot.mpp == pytest.approx(0.5, rel=1e-3)
     assert shot.name == str(files[0])
-    labels = mask.astype(np.uint16) * 700  # instance labels, and what a drawing program saves
+    labels = mask.astype(np.uint16) * 7  # instance labels, and what a drawing program saves
     Image.fromarray(labels).save(tmp_path / "labels.png")
     Image.fromarray(np.dstack([mask * 200, 0 * mask, 0 * mask, 0 * mask + 255]).astype(np.uint8)).save(
         tmp_path / "rgba.png"
@@ -59,7 +59,8 @@ def test_an_example_is_read_from_two_files(tmp_path: Path) -> None:
         assert again.fingerprint == shot.fingerprint
         with Image.open(files[0]) as opened:  # what a notebook has at hand
             assert Shot(opened, labels, shot.mpp).view(0.5, 32)[1].sum() == again.view(0.5, 32)[1].sum() > 0
-    assert read_shot(*files, 0.25).fingerprint != shot.fingerprint
+    others = [read_shot(*files, 0.25), Shot(image, ~mask, shot.mpp), Shot(image[::-1], mask, shot.mpp)]
+    assert len({shot.fingerprint, *(other.fingerprint for other in others)}) == 4
 
 
 def test_what_is_wrong_with_an_example_is_said(tmp_path: Path) -> None:
@@ -85,7 +86,9 @@ def test_what_is_wrong_with_an_example_is_said(tmp_path: Path) -> None:
         Shot(image, mask | True, 0.5)
 
 
-@pytest.mark.parametrize(("height", "width", "mpp"), [(300, 420, 0.25), (128, 128, 0.5), (50, 90, 0.5), (90, 300, 1.0)])
+@pytest.mark.parametrize(
+    ("height", "width", "mpp"), [(300, 420, 0.25), (301, 421, 0.25), (128, 128, 0.5), (50, 90, 0.5), (90, 300, 1.0)]
+)
 def test_a_view_shows_image_and_mask_at_the_models_scale_and_both_classes(height: int, width: int, mpp: float) -> None:
     image, mask = scene(height, width)
     tile, marked = Shot(image, mask, mpp).view(0.5, 128)
@@ -96,11 +99,25 @@ def test_a_view_shows_image_and_mask_at_the_models_scale_and_both_classes(height
     assert tile[marked].mean() < 0.6 * tile[~marked].mean()
 
 
+def test_a_view_is_the_example_pixel_by_pixel() -> None:
+    seen = scene(150, 210)[0]
+    mask = np.zeros((600, 840), bool)
+    mask[202:310, 606:790] = True
+    tile, marked = Shot(seen.repeat(4, axis=0).repeat(4, axis=1), mask, 0.125).view(0.5, 128)
+    assert np.abs(tile.astype(int) - seen[:128, 82:210]).mean() < 15  # of any other place 40
+    assert np.array_equal(marked, mask[2::4, 2::4][:128, 82:210])  # what lies under the centres of pixels
+    image, mask = scene(50, 90)
+    tile, marked = Shot(image, mask, None).view(0.25, 128)  # without a scale: as it is
+    assert np.array_equal(tile[50:100, :90], image[::-1])
+    assert np.array_equal(marked[50:100, :90], mask[::-1])
+
+
 def test_the_view_of_a_large_example_is_where_the_structure_is() -> None:
     image, mask = scene(600, 600)
     mask[:] = False
-    mask[520:560, 30:60] = True
+    mask[236:276, 30:60] = True
     assert Shot(image, mask, 0.5).view(0.5, 128)[1].sum() == 40 * 30
+    assert Shot(image, ~mask, 0.5).view(0.5, 128)[1].sum() == 128 * 128 - 40 * 30
     tiny = np.zeros_like(mask)
     tiny[300, 301] = True
     with pytest.raises(QueryError, match="no tile shows both"):

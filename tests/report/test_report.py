@@ -76,12 +76,12 @@ def test_the_page_stands_alone_and_tells_areas_and_counts(slide_path: Path, geoj
     assert len(page.sources) == 1 + 4  # the slide; the two surest and the two most doubtful of four
     for source in page.sources:
         Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).load()
-    row = re.search(r"olive\s+3\s+([\d.]+) mm²\s+([\d.]+) %\s+([\d.]+) µm²", page.text)
+    row = re.search(r"olive\s+3\s+([\d.]+) mm²\s+([\d.]+) %\s+([\d,]+) µm²", page.text)
     assert row
     olive_um2 = [shape.area * 0.25 for shape in SHAPES["olive"]]
     assert float(row[1]) == pytest.approx(sum(olive_um2) / 1e6, rel=0.03)
     assert float(row[2]) == pytest.approx(100 * sum(olive_um2) / (1200 * 800 * 0.25), rel=0.03)
-    assert float(row[3]) == pytest.approx(np.median(olive_um2), rel=0.03)
+    assert float(row[3].replace(",", "")) == pytest.approx(np.median(olive_um2), rel=0.03)
     for wanted in ("px of olive", "px of orange", "fake-1", "outlines: parameters · threshold", "as in QuPath"):
         assert wanted in page.text
 
@@ -94,9 +94,14 @@ def test_areas_are_in_the_scale_that_the_outlines_were_made_with(slide_path: Pat
     areas = [annotation.measurements["Area µm^2"] for annotation in result.annotations]
     for slide_mpp, factor in (((), 1.0), (("--slide-mpp", 0.5), 0.25)):
         assert report(slide_path, tmp_path / "o.geojson", "--out", tmp_path / "r.html", *slide_mpp).exit_code == 0
-        row = re.search(r"olive\s+3\s+([\d.]+) mm²", Reader((tmp_path / "r.html").read_text()).text)
+        page = Reader((tmp_path / "r.html").read_text())
+        row = re.search(r"olive\s+3\s+([\d.]+) mm²", page.text)
         assert row
         assert float(row[1]) == pytest.approx(sum(areas) * factor / 1e6, rel=0.03)
+        cards = re.findall(r"probability [\d.]+ · ([\d,]+) µm²", page.text)
+        shown = [float(area.replace(",", "")) for area in cards]
+        assert len(shown) == 2  # the surest and the most doubtful
+        assert all(min(abs(area * factor / one - 1) for area in areas) < 0.01 for one in shown)
     result.run["slide"]["fingerprint"] = "another"  # of whose scale nothing is known here
     result.write(tmp_path / "o.geojson")
     assert report(slide_path, tmp_path / "o.geojson", "--out", tmp_path / "r.html").exit_code == 0
@@ -166,7 +171,7 @@ def test_an_empty_file_and_a_slide_without_scale_have_a_report(tmp_path: Path) -
         shown = report(tmp_path / "s.tif", tmp_path / f"{name}.geojson", "--out", tmp_path / f"{name}.html")
         assert shown.exit_code == 0, shown.output
     assert "no outline" in (tmp_path / "none.html").read_text()
-    assert "2500 px²" in (tmp_path / "one.html").read_text()
+    assert "2,500 px²" in (tmp_path / "one.html").read_text()
 
 
 def test_what_is_wrong_is_one_line_and_leaves_nothing(slide_path: Path, geojson: Path, tmp_path: Path) -> None:

@@ -122,7 +122,12 @@ def test_padding_and_coverslip_are_not_tissue(thumbnail: np.ndarray) -> None:
 def test_small_holes_are_tissue_large_ones_are_not(thumbnail: np.ndarray) -> None:
     thumbnail[300:340, 400:440] = GLASS  # 400 µm: a lumen
     thumbnail[400:500, 500:620] = GLASS  # more than a millimetre: glass
+    thumbnail[250:252, 300:800] = thumbnail[200:600, 700:704] = GLASS  # 40 µm: a crack
+    thumbnail[520:540, 350:370] = MARKERS["blue"]  # a dot of ink, as small as a lumen
     found = find_tissue(thumbnail, UM_PER_PX)
+    assert found[250:252, 305:795].all()
+    assert found[205:595, 700:704].all()
+    assert not found[520:540, 350:370].any()
     assert found[300:340, 400:440].all()
     assert not found[405:495, 505:615].any()
 

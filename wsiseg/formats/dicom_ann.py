@@ -114,7 +114,7 @@ def _groups(
 ) -> list[AnnotationGroup]:
     """The outlines of a class, numbered `first`, and their holes if there are any."""
     rings, owner, is_hole = rings_of(safe_polygons(members))
-    corners = [(shapely.get_coordinates(ring)[:-1] + l0_origin).astype(np.float32) for ring in rings]
+    corners = [_corners(ring, l0_origin) for ring in rings]
     label = _long_string(name) or "no class"
     shared: dict[str, Any] = {
         "annotated_property_category": codes.SCT.SpatialAndRelationalConcept,
@@ -145,6 +145,12 @@ def _groups(
             )
         )
     return groups
+
+
+def _corners(ring: shapely.LinearRing, l0_origin: np.ndarray) -> np.ndarray:
+    """(n, 2) float32, the first not repeated. Beyond 131,072 px neighbours on the 0.01-px grid may be one number."""
+    xy = (shapely.get_coordinates(ring) + l0_origin).astype(np.float32)
+    return xy[:-1][(xy[1:] != xy[:-1]).any(axis=1)]
 
 
 def _measurements(members: list[Annotation], owner: np.ndarray) -> list[Measurements]:

@@ -86,10 +86,10 @@ def _mpp(run: Mapping[str, Any], place: Place) -> float:
     """The finest resolution at which the model looked; that of the slide where no model did."""
     parameters = run.get("parameters")
     looked = parameters.get("mpp") if isinstance(parameters, Mapping) else None
+    mpps = looked.values() if isinstance(looked, Mapping) else ()
     finest = min(place.mpp)
-    if not isinstance(looked, Mapping):
-        return finest
-    return min((mpp for mpp in looked.values() if isinstance(mpp, float) and mpp >= finest), default=finest)
+    # A model may have looked from closer than the slide was scanned; there is no more to see then.
+    return max(finest, min((mpp for mpp in mpps if isinstance(mpp, int | float)), default=finest))
 
 
 def _levels(place: Place, mpp: float) -> Iterator[_Level]:
@@ -116,7 +116,7 @@ def _paths(names: Iterable[str]) -> Iterator[str]:
     taken = set()
     for number, name in enumerate(names, start=1):
         path = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:60] or f"class-{number}"
-        if path.lower() in taken:
+        while path.lower() in taken:
             path = f"{path}-{number}"
         taken.add(path.lower())
         yield path

@@ -112,8 +112,8 @@ def decode(
     batch, answers = len(image_tokens), sampling.answers if sampling else 1
     after = prefix.prompt.after
 
-    # Room for every answer token, and for one more step that reads the state of a last-moment <SEG>.
-    positions = prefix.position + model.positions(0, len(after) + limit + 1)[:, None]  # (3, 1, image and answer)
+    # Every answer token may be read: the last one, too, is where it is a <SEG>, for its state.
+    positions = prefix.position + model.positions(0, len(after) + limit)[:, None]  # (3, 1, image and answer)
     tail = model.embed(torch.tensor(after, device=model.device)).expand(batch, -1, -1)
     inputs = torch.cat([image_tokens.to(tail.dtype), tail], dim=1)
 

@@ -59,7 +59,7 @@ class Journal:
         end = following = 0
         while body := self._body(self._file):
             indices, masks = self._batch(body)
-            if not self._gaps and (indices[0] != following or len(indices) != 1 + indices[-1] - following):
+            if not self._gaps and len(indices) != 1 + indices[-1] - following:
                 break
             yield indices, masks
             end, following = self._file.tell(), int(indices[-1]) + 1

@@ -18,13 +18,13 @@ def histogram_svg(values: np.ndarray, unit: str, color: tuple[int, int, int], la
     heights = counts / counts.max() * (_BASE - _TOP)
     bars = "".join(
         f'<rect x="{i * step + 0.5:.1f}" y="{_BASE - h:.1f}" width="{step - 1:.1f}" height="{h:.1f}">'
-        f"<title>{_short(10**edges[i])} to {_short(10 ** edges[i + 1])} {unit}: {counts[i]:,}</title></rect>"
+        f"<title>{short(10 ** edges[i])} to {short(10 ** edges[i + 1])} {unit}: {counts[i]:,}</title></rect>"
         for i, h in enumerate(heights.tolist())
         if counts[i]
     )
     ticks = "".join(
         f'<text x="{x * _WIDTH:.1f}" y="{_BASE + 16}" text-anchor="{anchor}">'
-        f"{_short(10 ** (low + x * (high - low)))}</text>"
+        f"{short(10 ** (low + x * (high - low)))}</text>"
         for x, anchor in ((0, "start"), (0.5, "middle"), (1, "end"))
     )
     return (
@@ -36,7 +36,7 @@ def histogram_svg(values: np.ndarray, unit: str, color: tuple[int, int, int], la
     )
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Three digits, in full: 0.0123, 12.3, 1,230."""
     rounded = float(f"{value:.3g}")
     return f"{rounded:,.0f}" if rounded >= 100 else f"{rounded:g}"

@@ -19,7 +19,7 @@ from wsiseg.geojson import Annotation
 from wsiseg.mask.regions import Origin
 from wsiseg.qupath import DESCRIPTION, words_of
 from wsiseg.render import close_up, overlay
-from wsiseg.report.histogram import histogram_svg
+from wsiseg.report.histogram import histogram_svg, short
 from wsiseg.report.summary import ClassSummary, extremes, probability, summarize
 from wsiseg.review import is_kept
 from wsiseg.slide import Slide
@@ -79,7 +79,7 @@ def _page(
         if chosen:
             yield f"<h2>{title}</h2><div class=cards>"
             for annotation in chosen:
-                yield _card(slide, annotation, kept, tree, origin)
+                yield _card(slide, annotation, kept, tree, origin, mpp)
             yield "</div>"
     if kept and not sure:
         yield "<p>No outline states a mean probability, so none is shown as sure or doubtful.</p>"
@@ -100,9 +100,9 @@ def _class_table(
         cells = [
             f'<i style="background:rgb({c.color[0]} {c.color[1]} {c.color[2]})"></i>{escape(c.name)}',
             f"{len(c.areas):,}",
-            f"{total / 1e6:.4g} mm²" if mpp else f"{total:.4g} px²",
+            f"{total / 1e6:.4g} mm²" if mpp else f"{short(total)} px²",
             f"{100 * total / whole:.3g} %",
-            f"{np.median(c.areas):.4g} {unit}" if len(c.areas) else "–",
+            f"{short(np.median(c.areas))} {unit}" if len(c.areas) else "–",
             "–" if math.isnan(c.mean_probability) else f"{c.mean_probability:.3f}",
             decided or "–",
         ]
@@ -124,18 +124,21 @@ def _card(
     annotations: Sequence[Annotation],
     tree: shapely.STRtree,
     origin: Origin,
+    mpp: tuple[float, float] | None,
 ) -> str:
-    """One object: its picture, what was measured of it, and what the model said."""
+    """One object: its picture, how large it is, and what the model said."""
     x0, y0, x1, y1 = annotation.geometry.bounds
     side = max(_SURROUNDINGS * max(x1 - x0, y1 - y0), _LEAST_L0)
     x, y = (x0 + x1 - side) / 2, (y0 + y1 - side) / 2
     around = [annotations[i] for i in np.sort(tree.query(shapely.box(x, y, x + side, y + side)))]
     picture = close_up(slide, annotation, around, (x, y, side, side), origin=origin, max_px=_CLOSE_UP_PX)
     name = escape(annotation.classification or annotation.name or "no class")
-    facts = [f"probability {probability(annotation):.3f}"]
-    if "Area µm^2" in annotation.measurements:
-        facts.append(f"{annotation.measurements['Area µm^2']:.4g} µm²")
-    facts.append(f"at {(x0 + x1) / 2:,.0f}, {(y0 + y1) / 2:,.0f}")
+    area = annotation.geometry.area
+    facts = [
+        f"probability {probability(annotation):.3f}",
+        f"{short(area * mpp[0] * mpp[1])} µm²" if mpp else f"{short(area)} px²",
+        f"at {(x0 + x1) / 2:,.0f}, {(y0 + y1) / 2:,.0f}",
+    ]
     said = escape(words_of(annotation.metadata.get(DESCRIPTION, "")))
     return (
         f'<figure><img src="{_data_uri(picture)}" alt="{name}, in the middle" width={_CLOSE_UP_PX}>'
