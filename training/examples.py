@@ -310,7 +310,7 @@ def ask(
         if mask is not None:
             asked.append(Question(query, answer or describe(view.image, mask, name, told, rng), mask > 0, name))
         else:
-            asked.append(Question(query, answer or refuse(view.image, name, told, rng), None, name))
+            asked.append(Question(query, answer or refuse(view.image, name, rng), None, name))
     return Example(view.image, told, tuple(asked))
 
 

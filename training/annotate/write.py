@@ -107,7 +107,7 @@ def _template(sample: Sample, concept: str, mask: np.ndarray | None) -> list[str
     """The template's sentences, always in the same words for the same image and structure."""
     rng = np.random.default_rng(int(hashlib.sha256(f"{sample.name}\0{concept}".encode()).hexdigest()[:16], 16))
     if mask is None:
-        return _sentences(refuse(sample.image, concept, sample.mpp, rng))
+        return _sentences(refuse(sample.image, concept, rng))
     return _sentences(describe(sample.image, mask, concept, sample.mpp, rng))
 
 

@@ -126,7 +126,7 @@ def questions(sample: Sample) -> list[Quadruplet]:
     ]
     for _ in range(max(1, len(asked)) if sample.absent else 0):
         key = draw_absent(sample.absent, rng)
-        reasoning = refuse(sample.image, key, sample.mpp, rng)
+        reasoning = refuse(sample.image, key, rng)
         asked.append(Quadruplet(0, key, sample_query(key, rng, wording), reasoning, False))
     return asked
 
