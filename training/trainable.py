@@ -66,21 +66,20 @@ def set_trainable(model: PathChatSegR1, recipe: TuningRecipe, frozen: Iterable[s
     Raises:
         DataError: see `train_all_but`.
     """
-    named = (*recipe.frozen, *frozen)
-    frozen = [*named]
-    if recipe.tuning == "lora":
-        frozen += [LANGUAGE, "vlm.lm_head", PATHOLOGY]
-        if model.config.image.stem == "patch":
-            frozen += _SAM_BLOCKS
-    train_all_but(model, recipe, frozen)
-    if recipe.tuning == "lora":
+    is_sam = model.config.image.stem == "patch"
+    if recipe.tuning == "full":
+        train_all_but(model, recipe, frozen)
+    else:
+        adapted = (LANGUAGE, "vlm.lm_head", PATHOLOGY, *(_SAM_BLOCKS if is_sam else ()))
+        train_all_but(model, recipe, (*frozen, *adapted))
+        named = (*recipe.frozen, *frozen)
         kept = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         seg = [model.tokenizer.seg]
         tables = {"model.language_model.embed_tokens": seg}
         if not model.config.text.tie_word_embeddings:
             tables["lm_head"] = seg
         _add_adapters(model.vlm, _VLM_BLOCKS, recipe, tables)
-        if model.config.image.stem == "patch" and "image_encoder" not in frozen:
+        if is_sam and "image_encoder" not in named:
             _add_adapters(model.image_encoder.vit, ("blocks.",), recipe)
         for name, parameter in model.named_parameters():  # injection freezes all that it does not add
             parameter.requires_grad_(name in kept or (_is_adapter(name) and not name.startswith(named)))
