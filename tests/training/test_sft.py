@@ -17,7 +17,7 @@ from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.batch import collate
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import Example, ExampleStream, Question
-from wsiseg.training.losses import dice_loss, mask_loss
+from wsiseg.training.losses import mask_loss, soft_dice
 from wsiseg.training.mix import SourceMix
 from wsiseg.training.recipe import load_recipe
 from wsiseg.training.sft import SftModel, SftRecipe, build, train
@@ -82,8 +82,8 @@ def test_dice_by_hand() -> None:
     big = 50.0
     logits = torch.tensor([[[big, big], [-big, -big]]])
     target = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
-    # overlap 1, sizes 2 and 2: 1 - (2 + 1) / (4 + 1)
-    assert dice_loss(logits, target).item() == pytest.approx(1 - 3 / 5)
+    # overlap 1, sizes 2 and 2: (2 + 1) / (4 + 1)
+    assert soft_dice(logits, target).item() == pytest.approx(3 / 5)
     assert mask_loss(torch.zeros(0, 4, 4), torch.zeros(0, 4, 4)) == 0
 
 
