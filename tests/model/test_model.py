@@ -43,7 +43,7 @@ def test_positions_of_several_images_equal_transformers_rope_index(texts: tuple[
     ids = torch.tensor([[token for length in texts for token in [*[20] * length, *pads]][: -len(pads)]])
     grid = torch.tensor([[1, model.config.pathology.grid, model.config.pathology.grid]] * images)
     theirs, _ = model.vlm.model.get_rope_index(ids, (ids == pad).int(), image_grid_thw=grid)
-    assert torch.equal(model.interleaved_positions(texts), theirs[:, 0])
+    assert torch.equal(model.positions(*texts), theirs[:, 0])
 
 
 def test_positions_by_hand() -> None:
