@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,16 +10,9 @@ import numpy as np
 from wsiseg.errors import DataError
 from wsiseg.training.data.annotate import describe, refuse
 from wsiseg.training.data.annotated import INDEX, read_export, samples_of
+from wsiseg.training.data.chance import rng_of, split_of
 from wsiseg.training.data.concepts import concept_named, concept_of
-from wsiseg.training.data.importers import (
-    IMPORTERS,
-    SUFFIXES,
-    find_file,
-    make_sample,
-    read_image,
-    read_labels,
-    split_of,
-)
+from wsiseg.training.data.importers import IMPORTERS, SUFFIXES, find_file, make_sample, read_image, read_labels
 from wsiseg.training.data.published import PUBLISHED
 from wsiseg.training.data.queries import sample_query
 from wsiseg.training.data.sources import OPEN_SETS, SOURCES
@@ -116,7 +108,7 @@ def questions(sample: Sample) -> list[Quadruplet]:
 
     The name of the sample is the only seed. Validation and test samples get the wordings held back.
     """
-    rng = np.random.default_rng(int(hashlib.sha256(sample.name.encode()).hexdigest()[:16], 16))
+    rng = rng_of(sample.name)
     wording = "train" if sample.split == "train" else "val"
     asked = [
         Quadruplet(
