@@ -80,7 +80,10 @@ class Example:
 
 
 class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """Endless examples, addressed by position: item `k` is the same in every run with the same seed."""
+    """Examples of a split, addressed by position: item `k` is the same in every run with the same seed.
+
+    As many as are asked for, or none where the split has no images.
+    """
 
     def __init__(
         self,
@@ -113,7 +116,7 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
                 self.chains.setdefault(chain.image, {})[chain.concept] = chain
 
     def __len__(self) -> int:
-        return self.length
+        return self.length if self.mix.sources else 0
 
     def __getitem__(self, position: int) -> Example:
         rng = np.random.default_rng((self.seed, position))
