@@ -191,7 +191,7 @@ def random_wording(rng: np.random.Generator, split: Split) -> tuple[str, int]:
 
 def _query(name: str, rng: np.random.Generator, split: Split) -> str:
     noisy = split == "train" and rng.random() < _NOISY_SHARE
-    return (sample_noisy_query if noisy else sample_query)(name, rng, split)
+    return sample_noisy_query(name, rng) if noisy else sample_query(name, rng, split)
 
 
 def _or_nonsense(name: str, rng: np.random.Generator) -> str:

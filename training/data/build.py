@@ -43,9 +43,7 @@ def import_open(folder: str | Path, out: str | Path) -> QuadrupletStore:
     return _write_with_questions(out, samples, {name: SOURCES[name] for name in found})
 
 
-def import_folder(
-    folder: str | Path, out: str | Path, *, label: str, mpp: float, licence: str = "not stated"
-) -> QuadrupletStore:
+def import_folder(folder: str | Path, out: str | Path, *, label: str, mpp: float) -> QuadrupletStore:
     """Any folder of `images/` and `masks/` (same file stems) of one structure.
 
     Args:
@@ -85,11 +83,11 @@ def import_folder(
                 mpp=mpp,
             )
 
-    info = SourceInfo(source, licence, str(root), f"stated {mpp}", "by patient, as the names say")
+    info = SourceInfo(source, "not stated", str(root), f"stated {mpp}", "by patient, as the names say")
     return _write_with_questions(out, samples(), {source: info})
 
 
-def import_qupath(folder: str | Path, out: str | Path, *, mpp: float, licence: str = "not stated") -> QuadrupletStore:
+def import_qupath(folder: str | Path, out: str | Path, *, mpp: float) -> QuadrupletStore:
     """The annotations of a QuPath project, as docs/qupath/export.groovy writes them, or in GeoJSON files that lie
     beside their slides, cut out at `mpp`.
 
@@ -99,7 +97,7 @@ def import_qupath(folder: str | Path, out: str | Path, *, mpp: float, licence: s
     """
     root = Path(folder)
     source = root.resolve().name
-    info = SourceInfo(source, licence, str(root), f"slides, read at {mpp}", "by patient")
+    info = SourceInfo(source, "not stated", str(root), f"slides, read at {mpp}", "by patient")
     return _write_with_questions(out, samples_of(read_export(root), mpp, source), {source: info})
 
 
