@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from wsiseg.errors import DataError
 from wsiseg.model.folder import HEAD
+from wsiseg.model.memory import PARTS, part_of
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.recipe import Count, Recipe, Share, nearest
 
@@ -189,22 +190,12 @@ class PartCount:
     adapters: int
 
 
-_PARTS = (
-    (f"model.{PATHOLOGY}", "pathology encoder"),
-    ("model.vlm.model.visual", "projector"),
-    ("model.vlm", "language model"),
-    ("model.seg_adapter", "Seg-Adapter"),
-    ("model.image_encoder", "image encoder"),
-    ("model.mask_head", "mask decoder"),
-    ("", "training only"),  # heads and probes beside the model, dropped afterwards
-)
-
-
 def count_parameters(module: nn.Module) -> list[PartCount]:
     """Parameters by part; `module` holds the model as `model`, and what only training needs beside it."""
-    counts = {part: [0, 0, 0] for _, part in _PARTS}
+    beside = "training only"  # heads and probes, dropped afterwards
+    counts = {part: [0, 0, 0] for part in (*PARTS.values(), beside)}
     for name, parameter in module.named_parameters():
-        part = next(part for prefix, part in _PARTS if name.startswith(prefix))
+        part = part_of(name.removeprefix("model."), beside)
         trained = parameter.numel() if parameter.requires_grad else 0
         adapter = trained if _is_adapter(name) else 0
         counts[part] = [a + b for a, b in zip(counts[part], (parameter.numel(), trained, adapter), strict=True)]
