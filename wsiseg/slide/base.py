@@ -195,10 +195,7 @@ class Slide(ABC):
         read_level: gives boxes (level, x, y, width, height) inside a level, in place of the slide itself.
         """
         level, scale = self._level_for(l0_per_m)
-
-        def read(r_x: int, r_y: int, width: int, height: int) -> np.ndarray:
-            return (read_level or self._read)(level, r_x, r_y, width, height)
-
+        read = partial(read_level or self._read, level)
         return resample_region(read, self.level_dimensions[level], scale, m_x, m_y, m_width, m_height)
 
     def _readable(
