@@ -5,7 +5,9 @@ from __future__ import annotations
 import click
 
 from wsiseg.cli.data_annotate import annotate_command
+from wsiseg.cli.options import progress_bar
 from wsiseg.cli.review import review_command
+from wsiseg.errors import DataError
 
 
 @click.group("data", short_help="Import, inspect and review training data.")
@@ -65,7 +67,6 @@ def stats_command(path: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from wsiseg.cli.options import progress_bar
     from wsiseg.training.data.stats import parts, structures
     from wsiseg.training.data.store import QuadrupletStore
 
@@ -118,7 +119,6 @@ def split_command(path: str, out: str, val: float, test: float | None, seed: int
     Images of one group (patient, slide, field), and groups that share an image, stay together. The same seed gives the
     same division.
     """
-    from wsiseg.cli.options import progress_bar
     from wsiseg.training.data.split import split_store
     from wsiseg.training.data.stats import parts
     from wsiseg.training.data.store import QuadrupletStore
@@ -139,7 +139,6 @@ def split_command(path: str, out: str, val: float, test: float | None, seed: int
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another one, other questions.")
 def sample_command(path: str, out: str, count: int, split: str | None, seed: int) -> None:
     """Draw a small store out of STORE: from each source and structure in turn, there and absent."""
-    from wsiseg.errors import DataError
     from wsiseg.training.data.sample import draw_questions, sample_store
     from wsiseg.training.data.store import QuadrupletStore
 
@@ -159,7 +158,6 @@ def stain_stats_command(path: str) -> None:
     Mean and standard deviation of lightness and colour (CIELAB) of every image's tissue; their distributions are
     saved beside the store: open.zarr gives open.stain.json.
     """
-    from wsiseg.cli.options import progress_bar
     from wsiseg.training.data.store import QuadrupletStore
     from wsiseg.training.stain import NAMES, measure, save_statistics, statistics_path
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsiseg.cli.options import backend_option, slide_mpp_option
+from wsiseg.errors import MissingMppError
 
 if TYPE_CHECKING:
     from wsiseg.slide import Slide
@@ -33,8 +34,6 @@ def command(slide: str, as_json: bool, slide_mpp: Any, backend: str | None) -> N
 
 def describe(slide: Slide) -> dict[str, Any]:
     """Everything known about a slide, ready for JSON. `mpp` is null where the slide has no usable one."""
-    from wsiseg.errors import MissingMppError
-
     problem = None
     try:
         mpp = slide.mpp

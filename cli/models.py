@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 
@@ -85,8 +87,6 @@ def fetch_command(name: str) -> None:
 @click.option("--sam", type=click.Path(), help="Or a SAM checkpoint, sam_vit_b, _l or _h.")
 def build_command(out: str, language: str, pathology: str, medsam: str | None, sam: str | None) -> None:
     """Assemble the model folder OUT from published parts: the start of training at the paper's size."""
-    from pathlib import Path
-
     checkpoint = medsam or sam
     if checkpoint is None or (medsam and sam):
         raise click.UsageError("give one of --medsam and --sam: they normalise pixels differently")
@@ -107,8 +107,6 @@ def build_command(out: str, language: str, pathology: str, medsam: str | None, s
 @click.argument("out", type=click.Path())
 def merge_command(model: str, adapter: str, out: str) -> None:
     """Fold the LoRA ADAPTER (a folder as peft saves it) into MODEL and write the model folder OUT."""
-    from pathlib import Path
-
     from wsiseg.model.card import restricted
     from wsiseg.model.lora import merge_folder
 

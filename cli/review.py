@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,8 +96,6 @@ def _apply(path: str, out: str, name: str | None) -> None:
 
 
 def _report(path: str, as_json: bool) -> None:
-    import dataclasses
-
     import orjson
 
     from wsiseg.training.data.store import QuadrupletStore

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from wsiseg.cli.options import (
     weights_option,
 )
 from wsiseg.cli.output import tell_failed, write_stdout
+from wsiseg.errors import OutputError
 
 if TYPE_CHECKING:
     from wsiseg.fleet import Job, Record, Settings
@@ -201,7 +203,6 @@ def segment_one(
     options: dict[str, Any],
 ) -> None:
     from wsiseg import formats
-    from wsiseg.errors import OutputError
     from wsiseg.files import check_apart, check_writable, remove_leftovers
     from wsiseg.inference.shots import read_shot
     from wsiseg.pipeline import segment
@@ -301,8 +302,6 @@ def _repeated(
     options: dict[str, Any],
 ) -> tuple[list[Job], Settings]:
     """The run of a run.json, with this machine's device and batch size, and its place of the model if given."""
-    from dataclasses import replace
-
     from wsiseg import fleet
 
     may_differ = {"device", "batch_size", "model", "cache", "deterministic"}

@@ -66,7 +66,7 @@ def random_crop(
     return place(view), cut
 
 
-def jitter_stain(tiles: torch.Tensor, generator: torch.Generator, strength: float = 1.0) -> torch.Tensor:
+def jitter_stain(tiles: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Vary stain, light, colour and focus of a batch, every tile on its own.
 
     Haematoxylin, eosin and residual are scaled and shifted in optical density (Tellez et al. 2018,
@@ -84,14 +84,13 @@ def jitter_stain(tiles: torch.Tensor, generator: torch.Generator, strength: floa
     hed = torch.from_numpy(_HED)
     density = -torch.log(tiles.clamp(1 / 255, 1.0))  # (B, 3, H, W)
     stains = torch.einsum("bchw,cs->bshw", density, torch.linalg.inv(hed))
-    spread = 0.25 * strength
-    stains = stains * draw(1 - spread, 1 + spread, 3) + draw(-0.06 * strength, 0.06 * strength, 3)
+    stains = stains * draw(0.75, 1.25, 3) + draw(-0.06, 0.06, 3)
     out = torch.exp(-torch.einsum("bshw,sc->bchw", stains, hed))
     gray = out.mean(1, keepdim=True)
-    out = gray + (out - gray) * draw(1 - 0.3 * strength, 1 + 0.3 * strength)
+    out = gray + (out - gray) * draw(0.7, 1.3)
     level = out.mean((1, 2, 3), keepdim=True)
-    out = (out - level) * draw(1 - 0.2 * strength, 1 + 0.2 * strength) + level
-    out = out * draw(1 - 0.15 * strength, 1 + 0.1 * strength, 3)
+    out = (out - level) * draw(0.8, 1.2) + level
+    out = out * draw(0.85, 1.1, 3)
     chance = torch.rand(count, generator=generator)
     for i in torch.nonzero(chance < 0.25)[:, 0].tolist():
         if chance[i] < 0.13:

@@ -26,13 +26,13 @@ from wsiseg.mask.canvas import Canvas
 from wsiseg.slide.resample import resample_region
 from wsiseg.slide.scale import m_size
 from wsiseg.tiles.grid import mirror_beyond, tile_starts
+from wsiseg.training.data.store import Quadruplet, QuadrupletStore, Sample
 from wsiseg.training.figures import Case, Report, summarise
 from wsiseg.training.metrics import NAN, bleu4, hd95, overlap, token_f1
 from wsiseg.training.shots import ShotPool, draw_shots
 
 if TYPE_CHECKING:
     from wsiseg.inference import Segmenter
-    from wsiseg.training.data.store import Quadruplet, QuadrupletStore, Sample
 
 THRESHOLD = 0.5
 BATCH_TILES = 16  # tiles handed to the model at once
@@ -144,7 +144,7 @@ def evaluate(
     """
     if (shots or examples) and not isinstance(model, InContext):
         raise DataError(f"the model {model.name} takes no examples: leave --shots and --example out")
-    questions = [(store, _questions(store, split, limit)) for store in stores]
+    questions = [(store, store.questions(split, limit)) for store in stores]
     total = sum(len(of_store) for _, of_store in questions)
 
     def asked() -> Iterator[tuple[Sample, Quadruplet, list[Shot]]]:
@@ -176,20 +176,8 @@ def open_stores(paths: Sequence[str]) -> list[QuadrupletStore]:
     Raises:
         DataError: neither a store nor a folder of some.
     """
-    from wsiseg.training.data.store import QuadrupletStore
-
     found: list[Path] = []
     for path in map(Path, paths):
         inside = [] if (path / "zarr.json").exists() else sorted(path.glob("*.zarr"))
         found += inside or [path]
     return [QuadrupletStore.open(path) for path in dict.fromkeys(found)]
-
-
-def _questions(store: QuadrupletStore, split: str, limit: int | None) -> list[Quadruplet]:
-    found = [q for q in store.quadruplets if store.records[q.image].split == split]
-    if not found:
-        have = ", ".join(sorted({store.records[q.image].split for q in store.quadruplets})) or "none"
-        raise DataError(f"{store.path} holds no questions of the split {split!r}; it has: {have}")
-    if limit is not None and limit < len(found):
-        found = [found[i] for i in np.linspace(0, len(found) - 1, limit).round().astype(int)]
-    return [replace(q, reasoning=store.reasoning(q)) for q in found]

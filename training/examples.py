@@ -80,7 +80,10 @@ class Example:
 
 
 class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """Endless examples, addressed by position: item `k` is the same in every run with the same seed."""
+    """Examples of a split, addressed by position: item `k` is the same in every run with the same seed.
+
+    As many as are asked for, or none where the split has no images.
+    """
 
     def __init__(
         self,
@@ -113,7 +116,7 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
                 self.chains.setdefault(chain.image, {})[chain.concept] = chain
 
     def __len__(self) -> int:
-        return self.length
+        return self.length if self.mix.sources else 0
 
     def __getitem__(self, position: int) -> Example:
         rng = np.random.default_rng((self.seed, position))
@@ -188,7 +191,7 @@ def random_wording(rng: np.random.Generator, split: Split) -> tuple[str, int]:
 
 def _query(name: str, rng: np.random.Generator, split: Split) -> str:
     noisy = split == "train" and rng.random() < _NOISY_SHARE
-    return (sample_noisy_query if noisy else sample_query)(name, rng, split)
+    return sample_noisy_query(name, rng) if noisy else sample_query(name, rng, split)
 
 
 def _or_nonsense(name: str, rng: np.random.Generator) -> str:
@@ -310,7 +313,7 @@ def ask(
         if mask is not None:
             asked.append(Question(query, answer or describe(view.image, mask, name, told, rng), mask > 0, name))
         else:
-            asked.append(Question(query, answer or refuse(view.image, name, told, rng), None, name))
+            asked.append(Question(query, answer or refuse(view.image, name, rng), None, name))
     return Example(view.image, told, tuple(asked))
 
 

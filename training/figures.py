@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import orjson
 
 from wsiseg.training.metrics import Interval, Overlap, bootstrap_ratio, dice, iou
 
@@ -145,8 +146,6 @@ def _row(source: str, concept: str, cases: Sequence[Case]) -> Row:
 
 def report_json(report: Report) -> bytes:
     """The whole report, cases included; NaN becomes null."""
-    import orjson
-
     return orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 

@@ -98,7 +98,6 @@ def _fit(stage: Stage, recipe: Recipe, out: Path, resume: bool, report: Report |
     )
     module, main = stage.module, accelerator.is_main_process
     if main:
-        out.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, out / "recipe.yaml")
         keep_make(stage.model, recipe, out)
         if say:
@@ -112,7 +111,8 @@ def _fit(stage: Stage, recipe: Recipe, out: Path, resume: bool, report: Report |
     step = load_state(out / "state", module, optimizer, average) if resume else 0
     if main and resume:
         save_averaged(out, module, stage.model, average)  # it may have been killed before it came to that
-    batches = iter(_loader(stage, recipe, start=step * recipe.accumulation, world=accelerator))
+    turns = range(step * recipe.accumulation, recipe.steps * recipe.accumulation)
+    batches = loader(stage.examples, stage.collate, recipe, recipe.batch_images, turns, accelerator)
     held_out = _validation_batches(stage, recipe)
     figures = Figures(out, step, recipe) if main else None
 
@@ -314,20 +314,25 @@ def _means(module: nn.Module, batches: list[Any], device: torch.device, recipe: 
     return {name: sum(values) / len(values) for name, values in seen.items()}
 
 
-def _loader(stage: Stage, recipe: Recipe, *, start: int, world: Any) -> torch.utils.data.DataLoader[Any]:
-    count, size = world.num_processes, recipe.batch_images
-    total = recipe.steps * recipe.accumulation * count
-    # Process p takes batches p, p + count, … of one common order.
-    order = [
-        list(range(b * size, (b + 1) * size)) for b in range(start * count + world.process_index, total, count)
-    ]
-    return torch.utils.data.DataLoader(
-        stage.examples(total * size),  # type: ignore[arg-type]
-        batch_sampler=order,  # type: ignore[arg-type]
-        num_workers=recipe.workers,
-        persistent_workers=recipe.workers > 0,
-        prefetch_factor=4 if recipe.workers else None,
-        collate_fn=stage.collate,
+def loader(
+    examples: Callable[[int], Examples],
+    collate: Callable[[list[Any]], Any],
+    recipe: Recipe,
+    size: int,
+    turns: range,
+    world: Any,
+) -> Iterator[Any]:
+    """A batch of `size` examples for each turn: process p of n takes batches p, p + n, … of one common order."""
+    batches = [turn * world.num_processes + world.process_index for turn in turns]
+    order = [list(range(b * size, (b + 1) * size)) for b in batches]
+    return iter(
+        torch.utils.data.DataLoader(
+            examples(turns.stop * world.num_processes * size),  # type: ignore[arg-type]
+            batch_sampler=order,  # type: ignore[arg-type]
+            num_workers=recipe.workers,
+            prefetch_factor=4 if recipe.workers else None,
+            collate_fn=collate,
+        )
     )
 
 

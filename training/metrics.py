@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 NAN = float("nan")
+_LEVEL = 0.95  # of the intervals
 
 
 # ---- overlap of two masks -------------------------------------------------------------------------------
@@ -69,8 +70,8 @@ def iou(counts: Overlap) -> float:
     return counts.intersection_px / counts.union_px if counts.union_px else 1.0
 
 
-def hd95(predicted: np.ndarray, truth: np.ndarray, *, mpp: float | None = None) -> float:
-    """95th-percentile Hausdorff distance between the two outlines, in µm when `mpp` is given, else in pixels.
+def hd95(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """95th-percentile Hausdorff distance between the two outlines, in pixels.
 
     The larger of the two directed 95th percentiles (Metrics Reloaded; medpy pools both directions instead).
     An outline is the mask's pixels that touch the background or the image's edge (4-neighbours).
@@ -78,17 +79,16 @@ def hd95(predicted: np.ndarray, truth: np.ndarray, *, mpp: float | None = None) 
     structure must cost something; with NaN a model would improve its mean by saying nothing.
 
     >>> mask = np.zeros((1, 10), bool); other = mask.copy(); mask[0, 2] = other[0, 5] = True
-    >>> hd95(mask, other, mpp=0.5)
-    1.5
+    >>> hd95(mask, other)
+    3.0
     """
     from scipy.ndimage import binary_erosion, distance_transform_edt
 
     if predicted.shape != truth.shape:
         raise ValueError(f"masks differ in shape: predicted {predicted.shape}, truth {truth.shape}")
-    unit = 1.0 if mpp is None else mpp
     p, g = predicted.astype(bool), truth.astype(bool)
     if not p.any() or not g.any():
-        return 0.0 if p.any() == g.any() else unit * math.hypot(*p.shape)
+        return 0.0 if p.any() == g.any() else math.hypot(*p.shape)
     outline_p, outline_g = (mask & ~binary_erosion(mask) for mask in (p, g))
     # All outline pixels lie in their common bounding box: outside it there is no distance to ask for.
     rows, columns = (np.flatnonzero((p | g).any(axis=axis)) for axis in (1, 0))
@@ -96,7 +96,7 @@ def hd95(predicted: np.ndarray, truth: np.ndarray, *, mpp: float | None = None) 
     outline_p, outline_g = outline_p[box], outline_g[box]
     to_g = distance_transform_edt(~outline_g)[outline_p]
     to_p = distance_transform_edt(~outline_p)[outline_g]
-    return unit * float(max(np.percentile(to_g, 95), np.percentile(to_p, 95)))
+    return float(max(np.percentile(to_g, 95), np.percentile(to_p, 95)))
 
 
 # ---- chains ---------------------------------------------------------------------------------------------
@@ -170,10 +170,9 @@ def bootstrap_ratio(
     *,
     groups: Sequence[Hashable] | None = None,
     resamples: int = 2000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Σ numerators / Σ denominators with its percentile bootstrap interval; without denominators a mean.
+    """Σ numerators / Σ denominators with its 95 % percentile bootstrap interval; without denominators a mean.
 
     Every figure above is such a ratio: a mean is Σv/Σ1, cIoU is Σ|P∩G|/Σ|P∪G|. With `groups` (patients, or
     organs) whole groups are drawn, because images of one patient are not independent; without, samples are.
@@ -203,5 +202,5 @@ def bootstrap_ratio(
     draws = np.random.default_rng(seed).multinomial(len(top), np.full(len(top), 1 / len(top)), resamples)
     sums = draws @ bottom
     drawn = (draws @ top)[sums > 0] / sums[sums > 0]
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return Interval(value, float(low), float(high), len(numerators))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import lru_cache
 
 import numpy as np
@@ -9,6 +10,8 @@ import numpy as np
 from wsiseg.errors import DataError
 from wsiseg.training.data.store import QuadrupletStore, Sample
 from wsiseg.training.recipe import Recipe
+
+_log = logging.getLogger(__name__)
 
 
 def training_store(recipe: Recipe) -> QuadrupletStore:
@@ -21,6 +24,9 @@ def training_store(recipe: Recipe) -> QuadrupletStore:
             f"{recipe.data} has no images in its train split: divide it anew with `wsiseg data split {recipe.data} "
             "--out NEW.zarr`, which lets a single patient train"
         )
+    if foreign := sorted(recipe.source_weights.keys() - store.sources.keys()):
+        text = "source_weights names %s, of which %s has nothing: its sources are %s"
+        _log.warning(text, ", ".join(foreign), recipe.data, ", ".join(store.sources))
     return store
 
 

@@ -19,7 +19,7 @@ from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.batch import Batch, Collate, read
 from wsiseg.training.captions import CaptionStream, read_captions
 from wsiseg.training.examples import ExampleStream
-from wsiseg.training.loop import Examples, Stage, fit, plan
+from wsiseg.training.loop import Examples, Report, Say, Stage, fit, plan
 from wsiseg.training.losses import token_loss
 from wsiseg.training.mix import training_store
 from wsiseg.training.recipe import Amount, Count, Natural, Share
@@ -68,8 +68,8 @@ def train(
     *,
     resume: bool = False,
     dry_run: bool = False,
-    report: Callable[[int, dict[str, float]], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    report: Report | None = None,
+    say: Say | None = None,
 ) -> Path:
     """Run the recipe in the folder `out`, as `wsiseg.training.sft.train` does.
 
@@ -116,7 +116,7 @@ def _quadruplets(recipe: PretrainRecipe) -> _Source:
             split=split,
             seed=seed,
             questions=recipe.queries_per_image,
-            length=length if store.indices(split=split) else 0,
+            length=length,
             source_weights=recipe.source_weights,
             augment=split == "train",
             cache=recipe.cached_images if split == "train" else 0,

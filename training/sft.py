@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,7 @@ from wsiseg.training.batch import Batch, Collate, Reading, look, read
 from wsiseg.training.data.concepts import CONCEPTS
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import ExampleStream
-from wsiseg.training.loop import Stage, fit, plan, this_process
+from wsiseg.training.loop import Report, Say, Stage, fit, plan, this_process
 from wsiseg.training.losses import mask_loss, token_loss
 from wsiseg.training.mix import training_store
 from wsiseg.training.probes import fit_linear
@@ -214,8 +214,8 @@ def train(
     *,
     resume: bool = False,
     dry_run: bool = False,
-    report: Callable[[int, dict[str, float]], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    report: Report | None = None,
+    say: Say | None = None,
 ) -> Path:
     """Run the recipe in the folder `out`; see `wsiseg.training.loop.fit` for what it holds.
 
@@ -273,7 +273,7 @@ def stream(
         split=split,
         seed=seed,
         questions=recipe.queries_per_image,
-        length=length if store.indices(split=split) else 0,
+        length=length,
         source_weights=recipe.source_weights,
         augment=training,
         cache=recipe.cached_images if training else 0,

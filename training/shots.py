@@ -51,9 +51,9 @@ class ShotPool:
         return self.records[index].source, self.records[index].group
 
 
-def draw_shots(pool: ShotPool, concept: str, asked: Sample, count: int, seed: int = 0) -> list[Shot]:
-    """Up to `count` examples of `concept`, each of another image; the same for the same image, concept and seed."""
-    rng = np.random.default_rng((seed, zlib.crc32(f"{asked.name}\0{concept}".encode())))
+def draw_shots(pool: ShotPool, concept: str, asked: Sample, count: int) -> list[Shot]:
+    """Up to `count` examples of `concept`, each of another image; the same for the same image and concept."""
+    rng = np.random.default_rng((0, zlib.crc32(f"{asked.name}\0{concept}".encode())))
     found: dict[str, Shot] = {}
     for _ in range(_TRIES * count):
         if len(found) == count:

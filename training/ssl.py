@@ -8,7 +8,7 @@ constant: the second is what training found within 25 steps when it was tried.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from wsiseg.errors import DataError
 from wsiseg.model.pathchat import PathChatSegR1
-from wsiseg.training.loop import Stage, fit, plan
+from wsiseg.training.loop import Report, Say, Stage, fit, plan
 from wsiseg.training.mae import MaskedEncoder, image_branch, pathology_branch, random_mask
 from wsiseg.training.mix import training_store
 from wsiseg.training.recipe import Amount, Count, Natural, Recipe, Share
@@ -192,8 +192,8 @@ def train(
     *,
     resume: bool = False,
     dry_run: bool = False,
-    report: Callable[[int, dict[str, float]], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    report: Report | None = None,
+    say: Say | None = None,
 ) -> Path:
     """Run the recipe in the folder `out`, as `wsiseg.training.sft.train` does.
 
@@ -213,7 +213,7 @@ def train(
             split,
             model.config,
             seed=seed,
-            length=length if store.indices(split=split) else 0,
+            length=length,
             source_weights=recipe.source_weights,
             cache=recipe.cached_images if split == "train" else 0,
         )

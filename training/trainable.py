@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from wsiseg.errors import DataError
 from wsiseg.model.folder import HEAD
+from wsiseg.model.memory import PARTS, part_of
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.recipe import Count, Recipe, Share, nearest
 
@@ -66,21 +67,20 @@ def set_trainable(model: PathChatSegR1, recipe: TuningRecipe, frozen: Iterable[s
     Raises:
         DataError: see `train_all_but`.
     """
-    named = (*recipe.frozen, *frozen)
-    frozen = [*named]
-    if recipe.tuning == "lora":
-        frozen += [LANGUAGE, "vlm.lm_head", PATHOLOGY]
-        if model.config.image.stem == "patch":
-            frozen += _SAM_BLOCKS
-    train_all_but(model, recipe, frozen)
-    if recipe.tuning == "lora":
+    is_sam = model.config.image.stem == "patch"
+    if recipe.tuning == "full":
+        train_all_but(model, recipe, frozen)
+    else:
+        adapted = (LANGUAGE, "vlm.lm_head", PATHOLOGY, *(_SAM_BLOCKS if is_sam else ()))
+        train_all_but(model, recipe, (*frozen, *adapted))
+        named = (*recipe.frozen, *frozen)
         kept = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         seg = [model.tokenizer.seg]
         tables = {"model.language_model.embed_tokens": seg}
         if not model.config.text.tie_word_embeddings:
             tables["lm_head"] = seg
         _add_adapters(model.vlm, _VLM_BLOCKS, recipe, tables)
-        if model.config.image.stem == "patch" and "image_encoder" not in frozen:
+        if is_sam and "image_encoder" not in named:
             _add_adapters(model.image_encoder.vit, ("blocks.",), recipe)
         for name, parameter in model.named_parameters():  # injection freezes all that it does not add
             parameter.requires_grad_(name in kept or (_is_adapter(name) and not name.startswith(named)))
@@ -190,22 +190,12 @@ class PartCount:
     adapters: int
 
 
-_PARTS = (
-    (f"model.{PATHOLOGY}", "pathology encoder"),
-    ("model.vlm.model.visual", "projector"),
-    ("model.vlm", "language model"),
-    ("model.seg_adapter", "Seg-Adapter"),
-    ("model.image_encoder", "image encoder"),
-    ("model.mask_head", "mask decoder"),
-    ("", "training only"),  # heads and probes beside the model, dropped afterwards
-)
-
-
 def count_parameters(module: nn.Module) -> list[PartCount]:
     """Parameters by part; `module` holds the model as `model`, and what only training needs beside it."""
-    counts = {part: [0, 0, 0] for _, part in _PARTS}
+    beside = "training only"  # heads and probes, dropped afterwards
+    counts = {part: [0, 0, 0] for part in (*PARTS.values(), beside)}
     for name, parameter in module.named_parameters():
-        part = next(part for prefix, part in _PARTS if name.startswith(prefix))
+        part = part_of(name.removeprefix("model."), beside)
         trained = parameter.numel() if parameter.requires_grad else 0
         adapter = trained if _is_adapter(name) else 0
         counts[part] = [a + b for a, b in zip(counts[part], (parameter.numel(), trained, adapter), strict=True)]

@@ -32,7 +32,7 @@ class ViewStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         self.mix = SourceMix(store, split, source_weights or {}, cache)
 
     def __len__(self) -> int:
-        return self.length
+        return self.length if self.mix.sources else 0
 
     def __getitem__(self, position: int) -> np.ndarray:
         rng = np.random.default_rng((self.seed, position))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -29,11 +29,11 @@ from wsiseg.inference.journal import open_journals
 from wsiseg.inference.shots import InContext, Shot
 from wsiseg.mask import Canvas, regions
 from wsiseg.mask.regions import Origin, Region
-from wsiseg.plan import Box, box_of, check_parameters, check_source, l0_region_of, open_source, plan_passes
+from wsiseg.plan import Box, Pass, box_of, check_parameters, check_source, l0_region_of, open_source, plan_passes
 from wsiseg.qupath import clean_text
 from wsiseg.result import Result, TileReasoning
 from wsiseg.spill import SpilledAnnotations
-from wsiseg.tiles import Grid, OnBadTile, TileSource
+from wsiseg.tiles import Grid, OnBadTile
 
 if TYPE_CHECKING:
     from wsiseg.model.config import Weights
@@ -135,29 +135,30 @@ def segment(
             raise ModelError("a deterministic run takes one device, such as --device cuda:0")
         l0_region = None if region is None else l0_region_of(region, opened, origin)
         passes = plan_passes(opened, queries, segmenter, mpp, l0_region, on_bad_tile)
-        planned = [len(tiles.grid) for tiles, _ in passes]
         if first_pass:
-            passes = [(worth_asking(tiles, asked, segmenter, batch_size, progress), asked) for tiles, asked in passes]
+            kept = [worth_asking(one.tiles, one.queries, segmenter, batch_size, progress) for one in passes]
+            passes = [one.only(tiles) for one, tiles in zip(passes, kept, strict=True)]
         outlined = partial(
             regions, threshold=threshold, min_area_um2=min_area_um2, simplify_um=simplify_um, origin=origin
         )
         apart = [q for q in queries if (_means_cells(segmenter, q) if separate is None else separate)]
-        left_out = [before - len(tiles.grid) for before, (tiles, _) in zip(planned, passes, strict=True)]
-        done, total = 0, sum(planned) - sum(left_out)
+        done, total = 0, sum(len(one.tiles.grid) for one in passes)
         skipped: list[list[float]] = []
         # Other answers than those of a deterministic run would end that.
         how = ("deterministic", device, batch_size) if deterministic else ()
-        grids = [(tiles.grid, asked) for tiles, asked in passes]
+        grids = [(one.tiles.grid, one.queries) for one in passes]
         journals = open_journals(work, grids, segmenter, examples, how, gaps=on_bad_tile == "skip")
-        for (tiles, asked), journal in zip(passes, journals, strict=True):
+        cache = cache and not deterministic
+        for one, journal in zip(passes, journals, strict=True):
+            asked, grid = one.queries, one.tiles.grid
             stack.enter_context(journal)
-            canvases = {q: stack.enter_context(Canvas.over(tiles.grid)) for q in asked}
-            answered = answers(tiles, asked, segmenter, batch_size, cache=cache and not deterministic, journal=journal)
+            canvases = {q: stack.enter_context(Canvas.over(grid)) for q in asked}
+            answered = answers(one.tiles, asked, segmenter, batch_size, cache=cache, journal=journal)
             stack.callback(answered.close)  # before the slide that it reads
-            missing = np.ones(len(tiles.grid), bool)
+            missing = np.ones(len(grid), bool)
             for indices, masks in answered:  # (B,), B answers to each query
                 for q in asked:
-                    for told in _blended(q, indices, masks[q], tiles.grid, canvases[q]):
+                    for told in _blended(q, indices, masks[q], grid, canvases[q]):
                         said[q].append(told)
                         if hear:
                             hear(told)
@@ -165,13 +166,13 @@ def segment(
                 done += len(indices)
                 if progress:
                     progress(done, total)
-            skipped += _l0_corners(tiles.grid, missing)
+            skipped += _l0_corners(grid, missing)
             done += int(missing.sum())
             for q in asked:
                 canvases[q].finish()
-                outlines = _touching(region, outlined(canvases[q], tiles.grid, separate=q in apart))
+                outlines = _touching(region, outlined(canvases[q], grid, separate=q in apart))
                 add = partial(found.add, queries.index(q))
-                said[q] = annotate(q, outlines, said[q], tiles.grid, segmenter, examples, origin, add)
+                said[q] = annotate(q, outlines, said[q], grid, segmenter, examples, origin, add)
         check_source(opened, len(skipped), total)
     chosen = {
         "threshold": threshold,
@@ -181,12 +182,8 @@ def segment(
         "region": None if region is None else list(map(float, region)),
         "first_pass": first_pass or None,
     }
-    notes = [f"{len(skipped)} of {total} tiles could not be read and were left out"] if skipped else []
-    notes += [f"the first pass left out {sum(left_out)} of {sum(planned)} tiles"] if first_pass else []
-    where = "" if region is None else " in the region"
     in_vain = [q for q in queries if not any(tile.polygons for tile in said[q])]
-    of_query = {q: tiles for tiles, (_, asked) in zip(left_out, passes, strict=True) for q in asked}
-    notes += [nothing_found(q, said[q], of_query[q], where) for q in in_vain]
+    notes = _notes(passes, said, in_vain, len(skipped), first_pass, "" if region is None else " in the region")
     for note in notes:
         log.warning("%s", note)
     cautions = [_caution(segmenter, q) for q in queries if q not in in_vain]
@@ -231,7 +228,7 @@ def _load(model: Segmenter | str | os.PathLike[str] | None, device: str | None, 
     if model is None or isinstance(model, str | os.PathLike):
         from wsiseg.model import load_model
 
-        return load_model(None if model is None else os.fspath(model), device=device, weights=weights)
+        return load_model(model, device=device, weights=weights)
     return model
 
 
@@ -251,6 +248,22 @@ def _caution(model: Segmenter, query: str) -> str:
     return model.caution_for(query) if isinstance(model, KnowsLimits) else ""
 
 
+def _notes(
+    passes: Sequence[Pass],
+    said: Mapping[str, Sequence[TileReasoning]],
+    in_vain: Sequence[str],
+    skipped: int,
+    first_pass: bool,
+    where: str,
+) -> list[str]:
+    """What was left out, and what was said to queries that have no outline."""
+    total, left_out = sum(len(one.tiles.grid) for one in passes), sum(one.left_out for one in passes)
+    notes = [f"{skipped} of {total} tiles could not be read and were left out"] if skipped else []
+    notes += [f"the first pass left out {left_out} of {left_out + total} tiles"] if first_pass else []
+    of_query = {q: one.left_out for one in passes for q in one.queries}
+    return notes + [nothing_found(q, said[q], of_query[q], where) for q in in_vain]
+
+
 @cache
 def _warn_once(caution: str) -> None:
     """In a process, whatever the number of its slides."""
@@ -265,7 +278,7 @@ def _l0_corners(grid: Grid, tiles: np.ndarray) -> list[list[float]]:
 
 def _record(
     queries: list[str],
-    passes: Sequence[tuple[TileSource, list[str]]],
+    passes: Sequence[Pass],
     model: Segmenter,
     examples: Sequence[Shot],
     origin: Origin,
@@ -274,11 +287,11 @@ def _record(
     cautions: list[str],
 ) -> dict[str, Any]:
     """What made the result: the member `wsiseg` of the GeoJSON. chosen: parameters, None where left as they are."""
-    mpp = {q: tiles.grid.spec.mpp for tiles, asked in passes for q in asked}
+    mpp = {q: one.tiles.grid.spec.mpp for one in passes for q in one.queries}
     shown = [{"image": clean_text(e.name), "fingerprint": e.fingerprint} for e in examples]
     return {
         "version": __version__,
-        "slide": slide_facts(passes[0][0].grid.slide),
+        "slide": slide_facts(passes[0].tiles.grid.slide),
         "model": {"name": model.name, "fingerprint": model.fingerprint},
         "queries": queries,
         "origin": origin,

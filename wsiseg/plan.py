@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
@@ -20,6 +21,19 @@ from wsiseg.tiles import GridSpec, OnBadTile, SlideTiles, TileSource, TileStore,
 log = logging.getLogger(__name__)
 
 Box = tuple[float, float, float, float]  # x, y, width, height
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Tiles of one resolution, and the queries to ask of them. left_out: how many a first pass took out of them."""
+
+    tiles: TileSource
+    queries: list[str]
+    left_out: int = 0
+
+    def only(self, tiles: TileSource) -> Pass:
+        """With some of its tiles."""
+        return replace(self, tiles=tiles, left_out=len(self.tiles.grid) - len(tiles.grid))
 
 
 def check_parameters(
@@ -74,7 +88,7 @@ def plan_passes(
     mpp: float | None,
     l0_region: Box | None,
     on_bad_tile: OnBadTile,
-) -> list[tuple[TileSource, list[str]]]:
+) -> list[Pass]:
     """What to read, once for each resolution, and which queries to ask there."""
     if isinstance(opened, TileStore):
         stored, size = opened.grid.spec.mpp, opened.grid.spec.tile_size
@@ -86,7 +100,7 @@ def plan_passes(
                 log.warning('the store has %g µm/px; for "%s" the model prefers %g', stored, q, wanted)
         if size != model.tile_size:
             log.warning("the store has tiles of %d px; the model is made for %d", size, model.tile_size)
-        return [(opened, queries)]
+        return [Pass(opened, queries)]
     by_mpp: dict[float, list[str]] = {}
     for q in queries:
         by_mpp.setdefault(model.mpp_for(q) if mpp is None else mpp, []).append(q)
@@ -94,12 +108,12 @@ def plan_passes(
     # A plain image was cut out by somebody who wants all of it looked at.
     least = 0.0 if opened.backend == "image" else GridSpec.min_tissue
     specs = {m: GridSpec(m, model.tile_size, model.overlap, least) for m in by_mpp}
-    passes: list[tuple[TileSource, list[str]]] = []
+    passes = []
     for m, asked in by_mpp.items():
         grid = plan_grid(opened, specs[m], tissue=tissue)
         if l0_region is not None:
             grid = touching(grid, l0_region)
-        passes.append((SlideTiles(opened, grid, on_bad_tile), asked))
+        passes.append(Pass(SlideTiles(opened, grid, on_bad_tile), asked))
     return passes
 
 

@@ -13,7 +13,7 @@ Record = TypeVar("Record")
 
 def record_of(kind: type[Record], raw: object, where: str = "") -> Record:
     """A dataclass from a JSON object. Its fields may be str, int, bool, float (finite; an int will do), tuples (from
-    lists), Literals, dataclasses, and unions of these and None.
+    lists), dicts of anything, Literals, dataclasses, and unions of these and None.
 
     Raises:
         ValueError: it is none; the sentence names the entry, after `where`, and what it must be.
@@ -47,6 +47,9 @@ def _value(kind: Any, raw: object, where: str) -> Any:
             return tuple(_value(part, item, where) for part, item in zip(parts, raw, strict=True))
     elif origin is typing.Literal:
         if isinstance(raw, str) and raw in parts:
+            return raw
+    elif origin is dict:
+        if isinstance(raw, dict):
             return raw
     elif is_dataclass(kind):
         return record_of(kind, raw, where)  # type: ignore[arg-type]

@@ -43,7 +43,7 @@ def test_positions_of_several_images_equal_transformers_rope_index(texts: tuple[
     ids = torch.tensor([[token for length in texts for token in [*[20] * length, *pads]][: -len(pads)]])
     grid = torch.tensor([[1, model.config.pathology.grid, model.config.pathology.grid]] * images)
     theirs, _ = model.vlm.model.get_rope_index(ids, (ids == pad).int(), image_grid_thw=grid)
-    assert torch.equal(model.interleaved_positions(texts), theirs[:, 0])
+    assert torch.equal(model.positions(*texts), theirs[:, 0])
 
 
 def test_positions_by_hand() -> None:
@@ -138,6 +138,7 @@ def test_tied_embeddings_stay_tied_and_are_stored_once(tmp_path: Path) -> None:
         (lambda folder: (folder / "config.json").write_text("{"), "is not JSON"),
         (lambda folder: (folder / "config.json").write_text('{"nme": "x"}'), "unknown field nme"),
         (lambda folder: (folder / "config.json").write_text('{"tile_size": "big"}'), "tile_size must be int"),
+        (lambda folder: _change_config(folder, image={"mean": ["high", 0, 0]}), "image.mean must be float, not 'high'"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot read the tokenizer"),
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),

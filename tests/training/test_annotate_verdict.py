@@ -43,7 +43,7 @@ def test_what_the_template_says_always_stands(
     for statement in judge(said, measure(concept, image, mask, mpp)):
         assert statement.verdict == "holds" or "is almost empty" in statement.text, statement
     absent = data.draw(st.sampled_from(NAMED).filter(lambda key: key != "tissue"))
-    for statement in judge(sentences(refuse(image, absent, mpp, rng))[:-1], measure(absent, image, None, mpp)):
+    for statement in judge(sentences(refuse(image, absent, rng))[:-1], measure(absent, image, None, mpp)):
         assert statement.verdict in ("holds", "unmeasured"), (absent, statement)
 
 

@@ -67,7 +67,7 @@ def test_instances_are_counted_though_they_touch() -> None:
 def test_a_refusal_names_what_is_missing() -> None:
     image, mask = disks((100, 100), radius=30)
     for seed in range(30):
-        text = refuse(image, "cartilage", 0.5, np.random.default_rng(seed))
+        text = refuse(image, "cartilage", np.random.default_rng(seed))
         assert "cartilage" in text
         assert text.endswith(("outline.", "outlined.", "drawn."))
         assert "about 5 %" in text  # 2827 of 57600 px are dark

@@ -20,7 +20,7 @@ from wsiseg.geojson import Annotation, write_geojson
 from wsiseg.testing import FakeModel, disk, synthetic_slide
 from wsiseg.training import reference
 from wsiseg.training import start as starting
-from wsiseg.training.data.importers import split_of
+from wsiseg.training.data.chance import split_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 # In place of the laptop defaults, which take minutes to hours.

@@ -17,8 +17,8 @@ from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.batch import collate
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import Example, ExampleStream, Question
-from wsiseg.training.losses import dice_loss, mask_loss
-from wsiseg.training.mix import SourceMix
+from wsiseg.training.losses import mask_loss, soft_dice
+from wsiseg.training.mix import SourceMix, training_store
 from wsiseg.training.recipe import load_recipe
 from wsiseg.training.sft import SftModel, SftRecipe, build, train
 
@@ -82,8 +82,8 @@ def test_dice_by_hand() -> None:
     big = 50.0
     logits = torch.tensor([[[big, big], [-big, -big]]])
     target = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
-    # overlap 1, sizes 2 and 2: 1 - (2 + 1) / (4 + 1)
-    assert dice_loss(logits, target).item() == pytest.approx(1 - 3 / 5)
+    # overlap 1, sizes 2 and 2: (2 + 1) / (4 + 1)
+    assert soft_dice(logits, target).item() == pytest.approx(3 / 5)
     assert mask_loss(torch.zeros(0, 4, 4), torch.zeros(0, 4, 4)) == 0
 
 
@@ -141,9 +141,13 @@ def test_examples_are_the_same_in_every_run_and_ask_for_what_is_absent(store: Pa
     assert all(q.mask is None or q.mask.any() for q in asked)
 
 
-def test_weights_that_leave_nothing_to_draw_are_said(store: Path) -> None:
+def test_weights_that_leave_nothing_to_draw_or_name_nothing_are_said(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(DataError, match="0 for all sources with train images: discs"):
         SourceMix(QuadrupletStore.open(store), "train", {"discs": 0.0})
+    training_store(dataclasses.replace(RECIPE, data=str(store), source_weights={"disks": 2.0, "discs": 1.0}))
+    assert "source_weights names disks, of which" in caplog.text
     with pytest.raises(DataError, match="at least 0, not -1"):
         load_recipe(SftRecipe, None, ("source_weights={discs: -1}",))
 

@@ -59,7 +59,7 @@ def test_a_row_with_an_example_reads_both_images_in_place() -> None:
         shown, tile = model.image_tokens(torch.cat([batch.shots[:1], batch.tiles[1:]]))
         first, before, after = (model.embed(torch.tensor(text)) for text in (*prompt.shared, prompt.after))
         whole = torch.cat([first, shown, before, tile, after])
-        positions = model.interleaved_positions([len(first), len(before), len(after)])
+        positions = model.positions(len(first), len(before), len(after))
         expected = model.vlm.model.language_model(inputs_embeds=whole[None], position_ids=positions[:, None])
     torch.testing.assert_close(states[2, : len(whole)], expected.last_hidden_state[0], atol=2e-5, rtol=1e-4)
 

@@ -162,10 +162,10 @@ def test_what_no_body_holds_is_refused_without_repeating_its_name() -> None:
     assert len(asked) > 45
     image = np.full((32, 32, 3), 200, np.uint8)
     for key in ("nonsense", "cat"):
-        said = refuse(image, key, None, rng)
+        said = refuse(image, key, rng)
         assert "such thing" in said or "looks like that" in said
         assert "cat" not in said
-    assert "cartilage" in refuse(image, "cartilage", None, rng)
+    assert "cartilage" in refuse(image, "cartilage", rng)
 
 
 def test_a_misled_outline_is_drawn_after_facts_of_another_and_these_are_not_learned() -> None:
@@ -224,6 +224,6 @@ def test_a_yes_and_a_no_differ_in_one_word_first() -> None:
         said.split(". ")[1].split()[0]
         for key in ("gland", "nucleus", "malignant", "stroma")
         for _ in range(10)
-        for said in (describe(image, mask, key, 0.5, rng), refuse(image, key, 0.5, rng))
+        for said in (describe(image, mask, key, 0.5, rng), refuse(image, key, rng))
     }
     assert second == {"There", "Dark"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -23,6 +22,7 @@ from wsiseg.training.annotate.request import Picture, Request
 from wsiseg.training.annotate.verdict import Measured, judge, measure, suffices
 from wsiseg.training.data.annotate import describe, refuse
 from wsiseg.training.data.chains import KEPT, Chain, Statement
+from wsiseg.training.data.chance import rng_of
 from wsiseg.training.data.store import Quadruplet, Sample
 
 TEMPLATE = "template"
@@ -105,9 +105,9 @@ def chain_in_view(chain: Chain, measured: Measured) -> str:
 
 def _template(sample: Sample, concept: str, mask: np.ndarray | None) -> list[str]:
     """The template's sentences, always in the same words for the same image and structure."""
-    rng = np.random.default_rng(int(hashlib.sha256(f"{sample.name}\0{concept}".encode()).hexdigest()[:16], 16))
+    rng = rng_of(f"{sample.name}\0{concept}")
     if mask is None:
-        return _sentences(refuse(sample.image, concept, sample.mpp, rng))
+        return _sentences(refuse(sample.image, concept, rng))
     return _sentences(describe(sample.image, mask, concept, sample.mpp, rng))
 
 

@@ -7,7 +7,7 @@ from wsiseg.training.data.terms import Concept, mass, plural, singular
 
 
 def _absent(name: str, absent_in: frozenset[str], *others: str, one: tuple[str, ...] = (),
-            uncountable: bool = False, cell: bool = False, held_back: bool = False) -> Concept:
+            uncountable: bool = False, held_back: bool = False) -> Concept:
     """A structure without masks: `name` (plural unless `uncountable`) and others of the same number."""
     make = mass if uncountable else plural
     return Concept(
@@ -15,7 +15,6 @@ def _absent(name: str, absent_in: frozenset[str], *others: str, one: tuple[str, 
         name=name,
         plural=not uncountable,
         qupath_class=name.capitalize(),
-        scale="cell" if cell else "tissue",
         names=make(name, *others) + singular(*one),
         absent_in=absent_in,
         held_back=held_back,
@@ -57,7 +56,7 @@ ABSENT_CONCEPTS = (
     _absent("fat cells", COLON_BENIGN | {"brain", "umbilical cord", "placenta", "testis"}, "adipocytes",
             "fat vacuoles", one=("adipocyte", "fat cell")),
     _absent("fungi", everywhere_but("oral", "tongue", "tonsil", "oesophagus"), "fungal hyphae", "yeasts",
-            "fungal spores", "candida hyphae", cell=True),
+            "fungal spores", "candida hyphae"),
     _absent("parasites", everywhere_but("muscle"), "worms", "parasite eggs", "helminths", "amoebae",
             one=("parasite",)),
     _absent("calcification", COLON_BENIGN | {"muscle", "liver", "tongue", "patch lymphocytes"},
@@ -81,10 +80,10 @@ ABSENT_CONCEPTS = (
             one=("thyroid follicle",)),
     _absent("neurons", frozenset({"liver", "spleen", "kidney", "lymph node", "placenta", "umbilical cord",
                                   "thymus", "muscle", "femur", "patch lymphocytes"}) | COLON_BENIGN,
-            "nerve cells", "ganglion cells", "brain cells", one=("neuron", "ganglion cell"), cell=True),
+            "nerve cells", "ganglion cells", "brain cells", one=("neuron", "ganglion cell")),
     _absent("glial cells", everywhere_but("brain", "colon cancer", "colon any", "colon high grade"),
             "astrocytes",
-            "oligodendrocytes", cell=True),
+            "oligodendrocytes"),
     _absent("keratin pearls", everywhere_but("thymus", "ovary cancer", *SQUAMOUS), "keratin whorls",
             "squamous pearls", one=("keratin pearl",)),
     _absent("squamous epithelium", COLON_BENIGN | {"brain", "muscle", "heart", "kidney", "liver", "spleen",
@@ -93,9 +92,9 @@ ABSENT_CONCEPTS = (
             uncountable=True),
     _absent("seminiferous tubules", everywhere_but("testis"), "testicular tubules", "sperm producing tubules",
             one=("seminiferous tubule",)),
-    _absent("sperm cells", everywhere_but("testis"), "spermatozoa", "spermatids", cell=True),
+    _absent("sperm cells", everywhere_but("testis"), "spermatozoa", "spermatids"),
     _absent("hepatocytes", everywhere_but("liver"), "liver cells", "hepatocyte plates", "liver cell cords",
-            one=("hepatocyte",), cell=True),
+            one=("hepatocyte",)),
     _absent("portal triads", everywhere_but("liver"), "portal tracts", "bile ducts of the liver",
             one=("portal tract",)),
     _absent("heart muscle", everywhere_but("heart", "muscle"), "cardiac muscle", "myocardium",
@@ -123,7 +122,7 @@ ABSENT_CONCEPTS = (
     _absent("megakaryocytes", everywhere_but("femur", "spleen", "lung", "liver", "lymph node",
             "ovary cancer", "thymus",
                                    "bone benign", "bone tumour"), "bone marrow giant cells",
-            one=("megakaryocyte",), cell=True),
+            one=("megakaryocyte",)),
     _absent("bone marrow", everywhere_but("fat", *BONES), "haematopoietic marrow", "marrow tissue",
             uncountable=True),
     _absent("tooth enamel", everywhere_but("oral", "ovary cancer"), "dentin", "dental tissue",
@@ -131,15 +130,14 @@ ABSENT_CONCEPTS = (
     _absent("retina", everywhere_but("ovary cancer"), "retinal layers", "photoreceptor layer",
             uncountable=True),
     _absent("Purkinje cells", everywhere_but("brain", "ovary cancer"), "cerebellar neurons",
-            one=("Purkinje cell",), cell=True),
+            one=("Purkinje cell",)),
     _absent("urothelium", everywhere_but("kidney"), "transitional epithelium", "bladder epithelium",
             "bladder lining", uncountable=True),
     _absent("endometrial glands", everywhere_but("placenta", "ovary cancer"), "glands of the uterus",
             "uterine glands", one=("endometrial gland",)),
     _absent("adrenal cortex", everywhere_but("ovary cancer"), "adrenal gland tissue", "zona fasciculata",
             uncountable=True),
-    _absent("asbestos bodies", everywhere_but("lung"), "ferruginous bodies", one=("asbestos body",),
-            cell=True),
+    _absent("asbestos bodies", everywhere_but("lung"), "ferruginous bodies", one=("asbestos body",)),
     _absent("tendon", everywhere_but("muscle", "fat", "tongue", "heart", *BONES), "tendon tissue", "ligament",
             uncountable=True),
     # asked in validation only: words that no training query holds
@@ -147,7 +145,6 @@ ABSENT_CONCEPTS = (
             held_back=True),
     _absent("lens fibres", everywhere_but(), "eye lens", one=("lens fibre",), held_back=True),
     _absent("Leydig cells", everywhere_but("testis", "ovary cancer"), "testicular interstitial cells",
-            cell=True,
             held_back=True),
     _absent("pituitary gland", everywhere_but(), "adenohypophysis", "pituitary tissue", uncountable=True,
             held_back=True),
@@ -203,7 +200,7 @@ def _things(table: str, held_back: bool) -> tuple[Concept, ...]:
         one, many = " ".join(words[:half]), " ".join(words[half:])
         names = plural(many) + (singular(one) if one != many else ())
         found.append(
-            Concept(key=one.replace(" ", "_"), name=many, plural=True, scale="tissue",
+            Concept(key=one.replace(" ", "_"), name=many, plural=True,
                     qupath_class=many.capitalize(), names=names, absent_in=ALL_PLACES,
                     held_back=held_back, thing=True)
         )
@@ -212,7 +209,7 @@ def _things(table: str, held_back: bool) -> tuple[Concept, ...]:
 
 # What nobody can know, because the word does not exist: `queries` makes up a name each time.
 NONSENSE = Concept(
-    key="nonsense", name="nonsense", plural=True, scale="tissue", qupath_class="Nonsense", names=(),
+    key="nonsense", name="nonsense", plural=True, qupath_class="Nonsense", names=(),
     absent_in=ALL_PLACES, thing=True,
 )
 

@@ -201,9 +201,8 @@ def describe(
     return f"{overview} {evidence} {_closing(concept, rng)}"
 
 
-def refuse(image: np.ndarray, concept_key: str, mpp: float | None, rng: np.random.Generator) -> str:
+def refuse(image: np.ndarray, concept_key: str, rng: np.random.Generator) -> str:
     """The reasoning that ends without an outline: what the tile shows, and what it does not."""
-    del mpp  # nothing is measured in µm where nothing is found
     look = look_at(image)
     concept = concept_of(concept_key)
     # Of what no body holds one need not say more; and a word that is unknown cannot be repeated.

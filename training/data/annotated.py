@@ -29,8 +29,9 @@ from wsiseg.mask.raster import paint
 from wsiseg.qupath import query_class
 from wsiseg.slide import open_slide
 from wsiseg.tiles.grid import tile_starts
+from wsiseg.training.data.chance import split_of
 from wsiseg.training.data.concepts import concept_named
-from wsiseg.training.data.importers import make_sample, split_of
+from wsiseg.training.data.importers import make_sample
 from wsiseg.training.data.store import Sample
 
 TILE_PX = 512

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,16 +10,9 @@ import numpy as np
 from wsiseg.errors import DataError
 from wsiseg.training.data.annotate import describe, refuse
 from wsiseg.training.data.annotated import INDEX, read_export, samples_of
+from wsiseg.training.data.chance import rng_of, split_of
 from wsiseg.training.data.concepts import concept_named, concept_of
-from wsiseg.training.data.importers import (
-    IMPORTERS,
-    SUFFIXES,
-    find_file,
-    make_sample,
-    read_image,
-    read_labels,
-    split_of,
-)
+from wsiseg.training.data.importers import IMPORTERS, SUFFIXES, find_file, make_sample, read_image, read_labels
 from wsiseg.training.data.published import PUBLISHED
 from wsiseg.training.data.queries import sample_query
 from wsiseg.training.data.sources import OPEN_SETS, SOURCES
@@ -51,9 +43,7 @@ def import_open(folder: str | Path, out: str | Path) -> QuadrupletStore:
     return _write_with_questions(out, samples, {name: SOURCES[name] for name in found})
 
 
-def import_folder(
-    folder: str | Path, out: str | Path, *, label: str, mpp: float, licence: str = "not stated"
-) -> QuadrupletStore:
+def import_folder(folder: str | Path, out: str | Path, *, label: str, mpp: float) -> QuadrupletStore:
     """Any folder of `images/` and `masks/` (same file stems) of one structure.
 
     Args:
@@ -93,11 +83,11 @@ def import_folder(
                 mpp=mpp,
             )
 
-    info = SourceInfo(source, licence, str(root), f"stated {mpp}", "by patient, as the names say")
+    info = SourceInfo(source, "not stated", str(root), f"stated {mpp}", "by patient, as the names say")
     return _write_with_questions(out, samples(), {source: info})
 
 
-def import_qupath(folder: str | Path, out: str | Path, *, mpp: float, licence: str = "not stated") -> QuadrupletStore:
+def import_qupath(folder: str | Path, out: str | Path, *, mpp: float) -> QuadrupletStore:
     """The annotations of a QuPath project, as docs/qupath/export.groovy writes them, or in GeoJSON files that lie
     beside their slides, cut out at `mpp`.
 
@@ -107,7 +97,7 @@ def import_qupath(folder: str | Path, out: str | Path, *, mpp: float, licence: s
     """
     root = Path(folder)
     source = root.resolve().name
-    info = SourceInfo(source, licence, str(root), f"slides, read at {mpp}", "by patient")
+    info = SourceInfo(source, "not stated", str(root), f"slides, read at {mpp}", "by patient")
     return _write_with_questions(out, samples_of(read_export(root), mpp, source), {source: info})
 
 
@@ -116,7 +106,7 @@ def questions(sample: Sample) -> list[Quadruplet]:
 
     The name of the sample is the only seed. Validation and test samples get the wordings held back.
     """
-    rng = np.random.default_rng(int(hashlib.sha256(sample.name.encode()).hexdigest()[:16], 16))
+    rng = rng_of(sample.name)
     wording = "train" if sample.split == "train" else "val"
     asked = [
         Quadruplet(
@@ -126,7 +116,7 @@ def questions(sample: Sample) -> list[Quadruplet]:
     ]
     for _ in range(max(1, len(asked)) if sample.absent else 0):
         key = draw_absent(sample.absent, rng)
-        reasoning = refuse(sample.image, key, sample.mpp, rng)
+        reasoning = refuse(sample.image, key, rng)
         asked.append(Quadruplet(0, key, sample_query(key, rng, wording), reasoning, False))
     return asked
 

@@ -44,7 +44,7 @@ def concept_of(key: str) -> Concept:
     name = key.replace("_", " ")
     many = name.endswith("s") and not name.endswith(("ss", "is", "us"))
     nouns = plural(name) if many else mass(name)
-    return Concept(key, name, many, name.capitalize(), "tissue", nouns, has_masks=True)
+    return Concept(key, name, many, name.capitalize(), nouns, has_masks=True)
 
 
 def concept_named(label: str) -> str:

@@ -8,10 +8,10 @@ else stays unknown. The scale is the stated one, or an estimate by the size of c
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ import numpy as np
 from wsiseg.errors import DataError
 from wsiseg.slide import open_slide
 from wsiseg.slide.image_backend import read_mask
+from wsiseg.training.data.chance import chance
 from wsiseg.training.data.concepts import concept_of, known_absent
 from wsiseg.training.data.derived import glass_of, lumen_of, stroma_of
 from wsiseg.training.data.store import Sample
@@ -185,30 +186,8 @@ def _always(value: T) -> Callable[[Row], T]:
     return lambda row: value
 
 
-def _file(row: Row) -> str:
-    return row["file"]
-
-
-def _organ(row: Row) -> str:
-    return row["organ"]
-
-
-def _class(row: Row) -> str:
-    return row["cls"]
-
-
 def _validates(test: Callable[[Row], bool]) -> Callable[[Row], str]:
     return lambda row: "val" if test(row) else "train"
-
-
-def chance(name: str) -> float:
-    """0 to 1 by the name, always the same."""
-    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 16**8
-
-
-def split_of(group: str) -> str:
-    """One group (patient, slide, image) in five validates, by its name."""
-    return "val" if chance(group) < 0.2 else "train"
 
 
 def _osteosarcoma_case(row: Row) -> str:
@@ -217,6 +196,7 @@ def _osteosarcoma_case(row: Row) -> str:
 
 
 _TRAIN, _TEST = _always("train"), _always("test")
+_file, _organ, _class = itemgetter("file"), itemgetter("organ"), itemgetter("cls")
 
 # fmt: off
 SETS: dict[str, PublicSet] = {
@@ -224,7 +204,7 @@ SETS: dict[str, PublicSet] = {
     "nuinsseg": PublicSet("nucleus", 0.25, _organ, _organ, _validates(lambda row: row["organ"] in NUINSSEG_VAL_ORGANS)),
     # Nuclei of the 2018 Data Science Bowl, 320 × 256 px; organ not stated; 15 % by hash for validation.
     "dsb2018_histology": PublicSet(
-        "nucleus", 0.25, _always("histology"), _file, _validates(lambda row: chance(_file(row)) < 0.15)
+        "nucleus", 0.25, _always("histology"), _file, _validates(lambda row: chance(row["file"]) < 0.15)
     ),
     # Nuclei of ovarian carcinoma, two fields of 1500 px: the nest trains, the stroma validates.
     "hgsc_histolytics": PublicSet(

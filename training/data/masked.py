@@ -14,7 +14,6 @@ MASKED_CONCEPTS = (
         name="glands",
         plural=True,
         qupath_class="Gland",
-        scale="tissue",
         has_masks=True,
         names=plural(
             "glands", "crypts", "colon glands", "colonic crypts", "intestinal glands", "intestinal crypts",
@@ -54,7 +53,6 @@ MASKED_CONCEPTS = (
         name="malignant tissue",
         plural=False,
         qupath_class="Tumor",
-        scale="tissue",
         has_masks=True,
         names=plural(
             "malignant glands", "cancerous glands", "cancer cells", "tumour glands", "tumor glands",
@@ -97,7 +95,6 @@ MASKED_CONCEPTS = (
         name="dysplastic glands",
         plural=True,
         qupath_class="Dysplasia",
-        scale="tissue",
         has_masks=True,
         names=plural(
             "dysplastic glands", "dysplastic crypts", "adenomatous glands", "neoplastic precursor glands",
@@ -125,7 +122,6 @@ MASKED_CONCEPTS = (
         name="nuclei",
         plural=True,
         qupath_class="Nucleus",
-        scale="cell",
         has_masks=True,
         names=plural(
             "nuclei", "cell nuclei", "individual nuclei", "single nuclei", "cell nucleus outlines",
@@ -157,7 +153,6 @@ MASKED_CONCEPTS = (
         name="necrosis",
         plural=False,
         qupath_class="Necrosis",
-        scale="tissue",
         has_masks=True,
         names=mass(
             "necrosis", "necrotic tissue", "dead tissue", "necrotic debris", "dirty necrosis",
@@ -179,7 +174,6 @@ MASKED_CONCEPTS = (
         name="stroma",
         plural=False,
         qupath_class="Stroma",
-        scale="tissue",
         has_masks=True,
         exhaustive=False,
         names=mass(
@@ -201,7 +195,6 @@ MASKED_CONCEPTS = (
         name="lumens",
         plural=True,
         qupath_class="Lumen",
-        scale="tissue",
         has_masks=True,
         exhaustive=False,
         names=plural(
@@ -221,7 +214,6 @@ MASKED_CONCEPTS = (
         name="tissue",
         plural=False,
         qupath_class="Tissue",
-        scale="tissue",
         has_masks=True,
         names=mass(
             "tissue", "stained tissue", "all tissue", "tissue area", "whole tissue", "tissue foreground",
@@ -240,7 +232,6 @@ MASKED_CONCEPTS = (
         name="empty background",
         plural=False,
         qupath_class="Background",
-        scale="tissue",
         has_masks=True,
         names=mass(
             "background", "empty background", "white background", "glass", "empty glass", "bare glass",

@@ -6,7 +6,6 @@ patients, or slides where no patients are stated, are never in two splits, but f
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import xml.etree.ElementTree as ElementTree
@@ -17,10 +16,11 @@ import numpy as np
 import shapely
 
 from wsiseg.errors import DataError
-from wsiseg.slide import open_slide, tissue_mask
+from wsiseg.slide import open_slide
 from wsiseg.tiles.grid import GridSpec, plan_grid
 from wsiseg.training.data.annotated import raster
-from wsiseg.training.data.importers import make_sample, read_image, read_labels, split_of
+from wsiseg.training.data.chance import rng_of, split_of
+from wsiseg.training.data.importers import make_sample, read_image, read_labels
 from wsiseg.training.data.store import Sample
 
 _CAMELYON_MPP, _CAMELYON_PX, _CAMELYON_TILES = 1.0, 512, 24  # tiles of each kind from a slide
@@ -208,9 +208,9 @@ def _stages(path: Path) -> dict[str, str]:
 
 
 def _camelyon_tiles(path: Path, xml: Path | None, source: str, group: str, split: str) -> Iterator[Sample]:
-    rng = np.random.default_rng(int(hashlib.sha256(path.stem.encode()).hexdigest()[:16], 16))
+    rng = rng_of(path.stem)
     with open_slide(path) as slide:
-        grid = plan_grid(slide, GridSpec(_CAMELYON_MPP, _CAMELYON_PX, 0), tissue=tissue_mask(slide))
+        grid = plan_grid(slide, GridSpec(_CAMELYON_MPP, _CAMELYON_PX, 0))
         l0_tumour = shapely.MultiPolygon() if xml is None else _asap_tumour(xml)
         l0_per_m = np.array(slide.l0_per_m(_CAMELYON_MPP))
         tumour = shapely.transform(l0_tumour, lambda l0_xy: l0_xy / l0_per_m)

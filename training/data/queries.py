@@ -252,13 +252,13 @@ def in_frame(frame: str, verb: tuple[str, str], noun: Noun, determined: str, whe
     )
 
 
-def sample_noisy_query(concept_key: str, rng: np.random.Generator, split: Split = "train") -> str:
-    """A query of `sample_query` or a bare noun, among words that say nothing (see `chatter`)."""
+def sample_noisy_query(concept_key: str, rng: np.random.Generator) -> str:
+    """A training query of `sample_query` or a bare noun, among words that say nothing (see `chatter`)."""
     vocabulary = idle_words()
     if rng.random() < 0.5:
-        most, text = 3, sample_query(concept_key, rng, split)
+        most, text = 3, sample_query(concept_key, rng)
     else:
-        noun = _noun(concept_of(concept_key), rng, split)
+        noun = _noun(concept_of(concept_key), rng, "train")
         most, text = 6, _determined(noun, rng) if rng.random() < 0.6 else noun.text
     text = f"{chatter(vocabulary, rng, most)} {text} {chatter(vocabulary, rng, most)}".strip()
     return _as_typed(text, rng)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from wsiseg.errors import DataError
+from wsiseg.training.data.chance import rng_of
 from wsiseg.training.data.concepts import concept_of, known_absent
 from wsiseg.training.data.queries import sample_query
 from wsiseg.training.data.store import SPLITS, Quadruplet, QuadrupletStore, Sample, write_quadruplets
@@ -117,8 +118,7 @@ def _shuffle(seed: int, group: Group) -> str:
 
 
 def _worded(image: str, concept: str, split: str) -> str:
-    rng = np.random.default_rng(int(hashlib.sha256(f"{image}\0{concept}".encode()).hexdigest()[:16], 16))
-    return sample_query(concept, rng, "train" if split == "train" else "val")
+    return sample_query(concept, rng_of(f"{image}\0{concept}"), "train" if split == "train" else "val")
 
 
 def _moved(sample: Sample, split: str) -> Sample:

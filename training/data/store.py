@@ -16,7 +16,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +176,21 @@ class QuadrupletStore:
         """The chain that answers `question`: what `wsiseg data annotate` wrote, where it did, else its own."""
         chain = self.chains.get((self.records[question.image].name, question.concept))
         return chain.text if chain and chain.text and chain.present == question.present else question.reasoning
+
+    def questions(self, split: str | None = None, limit: int | None = None) -> list[Quadruplet]:
+        """The questions of a split (None: all), with the chains that answer them; or `limit` of them, spread evenly.
+
+        Raises:
+            DataError: there is none.
+        """
+        found = [q for q in self.quadruplets if split in (None, self.records[q.image].split)]
+        if not found:
+            have = ", ".join(sorted({self.records[q.image].split for q in self.quadruplets})) or "none"
+            of_split = "" if split is None else f" of the split {split!r}"
+            raise DataError(f"{self.path} holds no questions{of_split}; it has: {have}")
+        if limit is not None and limit < len(found):
+            found = [found[i] for i in np.linspace(0, len(found) - 1, limit).round().astype(int)]
+        return [replace(q, reasoning=self.reasoning(q)) for q in found]
 
     def indices(self, *, split: str | None = None, source: str | None = None) -> list[int]:
         """Indices of the samples of a split and of a source; None = any."""

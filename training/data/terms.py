@@ -41,7 +41,6 @@ class Concept:
     name: str  # as the reasoning writes it: "glands", "necrosis"
     plural: bool
     qupath_class: str
-    scale: Literal["cell", "tissue"]
     names: tuple[Noun, ...]  # used in training queries
     descriptions: tuple[Noun, ...] = ()
     val_names: tuple[Noun, ...] = ()  # never used in training queries

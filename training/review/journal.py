@@ -25,7 +25,7 @@ import orjson
 from PIL import Image
 
 from wsiseg.errors import DataError, OutputError
-from wsiseg.files import atomic_write
+from wsiseg.files import atomic_write, make_folder, write_all
 from wsiseg.qupath import clean_name, clean_text
 from wsiseg.training.review.subjects import PARTS, Subject
 
@@ -88,8 +88,7 @@ def append(folder: Path, decisions: Sequence[Decision]) -> None:
             if file.read(1) not in (b"", b"\n"):
                 data = b"\n" + data  # somebody was killed within a line
             try:
-                if file.write(data) != len(data):
-                    raise OSError("no space left on device")
+                write_all(file, data)
                 os.fsync(file.fileno())
             except OSError:
                 file.truncate(length)
@@ -128,10 +127,7 @@ def save_mask(folder: Path, labels: np.ndarray) -> str:
     name = hashlib.sha256(repr(labels.shape).encode() + labels.astype("<u2").tobytes()).hexdigest()
     path = _mask_path(folder, name)
     if not path.exists():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        make_folder(path.parent)
         with atomic_write(path) as file:
             Image.fromarray(labels).save(file, "PNG")
     return name

@@ -47,14 +47,7 @@ class Review:
         """
         self.store, self.name = store, reviewer_name(name)
         self.folder, self.subjects = review_folder(store.path), Subjects(store)
-        self.questions = [q for q in self.subjects.asked if split in (None, store.records[q.image].split)]
-        if not self.questions:
-            have = ", ".join(sorted({store.records[q.image].split for q in store.quadruplets})) or "none"
-            of_split = "" if split is None else f" of the split {split!r}"
-            raise DataError(f"{store.path} holds no questions to review{of_split}; it has: {have}")
-        if limit is not None and limit < len(self.questions):
-            chosen = np.linspace(0, len(self.questions) - 1, limit).round().astype(int)
-            self.questions = [self.questions[i] for i in chosen]
+        self.questions = store.questions(split, limit)
         self._done: list[tuple[int, list[Decision]]] = []  # question, and what stood before
         self._lock = threading.Lock()
         self._read()

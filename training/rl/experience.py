@@ -71,10 +71,7 @@ def judge(
 
 def log_probabilities(model: PathChatSegR1, states: torch.Tensor, group: Group, recipe: RlRecipe) -> torch.Tensor:
     """log π(a_t | s_t) of the drawn tokens, (G, T)."""
-    everything = log_distribution(
-        model, states[:, :-1], temperature=recipe.temperature, fixed_seg=recipe.fixed_seg
-    )
-    return everything.gather(2, group.ids[..., None])[..., 0]
+    return log_distribution(model, states[:, :-1], recipe).gather(2, group.ids[..., None])[..., 0]
 
 
 def lessons(judged: Sequence[Judged], recipe: RlRecipe, c: float) -> list[Lesson]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from wsiseg.training.rl.rewards import occupancy_overlap, soft_dice
+from wsiseg.training.losses import soft_dice
+from wsiseg.training.rl.rewards import occupancy_overlap
 
 _LARGEST_LOG_RATIO = 20.0  # e^20: beyond it, k3 is only a large number that overflows
 

@@ -53,8 +53,7 @@ def kl_to_final(
 
 def _distribution(model: PathChatSegR1, group: Group, views: Views, recipe: RlRecipe) -> torch.Tensor:
     prompt = read_prompt(model, group.prompt.tokens, views.image_tokens[group.prompt.view])
-    states = read_answers(model, prompt, group.fed)[:, :-1]
-    return log_distribution(model, states, temperature=recipe.temperature, fixed_seg=recipe.fixed_seg)
+    return log_distribution(model, read_answers(model, prompt, group.fed)[:, :-1], recipe)
 
 
 @contextmanager

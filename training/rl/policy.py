@@ -10,6 +10,7 @@ from transformers import DynamicCache
 
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prompt import PromptTokens
+from wsiseg.training.rl.recipe import RlRecipe
 
 _NEVER = -1e9  # logit of a token that cannot be drawn; finite, so that p · log p is 0 there
 
@@ -61,15 +62,13 @@ def shared_cache(prompt: ReadPrompt, group: int) -> DynamicCache:
     return cache
 
 
-def log_distribution(
-    model: PathChatSegR1, states: torch.Tensor, *, temperature: float, fixed_seg: bool
-) -> torch.Tensor:
+def log_distribution(model: PathChatSegR1, states: torch.Tensor, recipe: RlRecipe) -> torch.Tensor:
     """log π(· | s) at states (…, H) → (…, V): the distribution that the rollout drew from."""
     logits = model.vlm.lm_head(states).float()
-    never = [*model.tokenizer.suppressed, *([model.tokenizer.seg] if fixed_seg else [])]
+    never = [*model.tokenizer.suppressed, *([model.tokenizer.seg] if recipe.fixed_seg else [])]
     ban = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
     ban[never] = True
-    return (logits.masked_fill(ban, _NEVER) / temperature).log_softmax(-1)
+    return (logits.masked_fill(ban, _NEVER) / recipe.temperature).log_softmax(-1)
 
 
 def seg_states(states: torch.Tensor, lengths: torch.Tensor, seg_state: str) -> torch.Tensor:

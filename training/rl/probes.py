@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 
 from wsiseg.model.pathchat import PathChatSegR1
+from wsiseg.training.losses import soft_dice
 from wsiseg.training.rl.policy import ReadPrompt, read_answers, shared_cache
 from wsiseg.training.rl.prompts import Views
-from wsiseg.training.rl.rewards import Ending, soft_dice
+from wsiseg.training.rl.rewards import Ending
 from wsiseg.training.rl.rollout import Group
 
 

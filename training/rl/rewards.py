@@ -2,6 +2,7 @@
 
     R = w · (R_soft, R_sparse, R_spatial, R_format, R_len)
 
+R_soft of an answer that asked for a mask is `wsiseg.training.losses.soft_dice`.
 Masks enter as logits M and targets G in [0, 1], both (N, H, W); p = σ(M). R_soft and R_spatial carry gradients
 to M: they are also the pathwise term of `wsiseg.training.rl.loss`.
 """
@@ -15,7 +16,8 @@ from enum import Enum
 import torch
 from torch.nn import functional as F
 
-SMOOTH_PX = 1.0  # ε of the overlaps, in pixels
+from wsiseg.training.losses import SMOOTH_PX
+
 CELLS = 8  # R_spatial compares occupancy on 8 × 8 cells
 
 
@@ -36,19 +38,6 @@ class RewardParts:
     spatial: torch.Tensor
     format: torch.Tensor
     length: torch.Tensor
-
-
-def soft_dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """R_soft of answers that asked for a mask: (2Σpg + ε) / (Σp + Σg + ε), ε = 1 px. (N, H, W) → (N,).
-
-    For an absent target (Σg = 0) this is ε / (Σp + ε): the more is outlined, the less it is worth.
-
-    >>> p = torch.tensor([[[0.5, 0.5], [0.0, 0.0]]])
-    >>> round(soft_dice(torch.logit(p, eps=1e-9), torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])).item(), 4)  # 2 / 3
-    0.6667
-    """
-    p, g = logits.sigmoid().flatten(1), target.flatten(1)
-    return (2 * (p * g).sum(1) + SMOOTH_PX) / (p.sum(1) + g.sum(1) + SMOOTH_PX)
 
 
 def occupancy_overlap(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

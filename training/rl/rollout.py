@@ -8,6 +8,7 @@ import torch
 
 from wsiseg.inference.decode import Sampling, decode, encode_prefix
 from wsiseg.model.pathchat import PathChatSegR1
+from wsiseg.training.losses import soft_dice
 from wsiseg.training.rl.prompts import Prompt, Views
 from wsiseg.training.rl.recipe import RlRecipe
 from wsiseg.training.rl.rewards import (
@@ -18,7 +19,6 @@ from wsiseg.training.rl.rewards import (
     length_reward,
     occupancy_overlap,
     silence_reward,
-    soft_dice,
 )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from wsiseg.model.pathchat import PathChatSegR1, layout
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import Example, ExampleStream
 from wsiseg.training.loop import (
+    Report,
+    Say,
     autocast,
     check_finite,
     checkpoint,
+    loader,
     plan,
     save_averaged,
     table,
@@ -50,8 +54,8 @@ def train(
     *,
     resume: bool = False,
     dry_run: bool = False,
-    report: Callable[[int, dict[str, float]], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    report: Report | None = None,
+    say: Say | None = None,
 ) -> Path:
     """Run the recipe in the folder `out`.
 
@@ -84,8 +88,8 @@ def _train(
     recipe: RlRecipe,
     out: Path,
     resume: bool,
-    report: Callable[[int, dict[str, float]], None] | None,
-    say: Callable[[str], None] | None,
+    report: Report | None,
+    say: Say | None,
 ) -> Path:
     from accelerate import Accelerator
 
@@ -106,7 +110,6 @@ def _train(
         save_averaged(out, learner, model, average)  # it may have been killed before it came to that
     figures = None
     if main:
-        out.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, out / "recipe.yaml")
         keep_make(model, recipe, out)
         if say:
@@ -123,9 +126,9 @@ def _train(
 
     if not resume:
         validate()
-    for examples in _loader(store, model, recipe, start=step, world=world):
-        if step >= recipe.steps:
-            break
+    size = recipe.batch_images * recipe.accumulation
+    views = partial(_stream, store, model, recipe, "train")
+    for examples in loader(views, list, recipe, size, range(step, recipe.steps), world):
         values = take_step(step, examples, learner, reference, optimizer, recipe, world)
         step += 1
         check_finite(step, values, recipe, out)
@@ -263,30 +266,7 @@ def _stream(store: QuadrupletStore, model: PathChatSegR1, recipe: RlRecipe, spli
     )
 
 
-def _loader(
-    store: QuadrupletStore, model: PathChatSegR1, recipe: RlRecipe, *, start: int, world: Any
-) -> Iterator[list[Example]]:
-    """The examples of every step from `start`; process p of n takes batches p, p + n, … of one common order."""
-    size, count = recipe.batch_images * recipe.accumulation, world.num_processes
-    total = recipe.steps * count
-    order = [
-        list(range(b * size, (b + 1) * size)) for b in range(start * count + world.process_index, total, count)
-    ]
-    stream = _stream(store, model, recipe, "train", total * size)
-    return iter(
-        torch.utils.data.DataLoader(
-            stream,
-            batch_sampler=order,  # type: ignore[arg-type]
-            num_workers=recipe.workers,
-            prefetch_factor=4 if recipe.workers else None,
-            collate_fn=list,
-        )
-    )
-
-
 def _held_out(store: QuadrupletStore, model: PathChatSegR1, recipe: RlRecipe) -> list[Example]:
-    if not store.indices(split="val"):
-        return []
     stream = _stream(store, model, recipe, "val", recipe.validation_images)
     return [stream[i] for i in range(len(stream))]
 

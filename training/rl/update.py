@@ -58,9 +58,7 @@ def group_losses(
     model, group = learner.model, judged.group
     prompt = read_prompt(model, group.prompt.tokens, views.image_tokens[group.prompt.view])
     states = read_answers(model, prompt, group.fed)
-    everything = log_distribution(
-        model, states[:, :-1], temperature=recipe.temperature, fixed_seg=recipe.fixed_seg
-    )
+    everything = log_distribution(model, states[:, :-1], recipe)
     logp = everything.gather(2, group.ids[..., None])[..., 0]  # (G, T)
     values = learner.critic(states[:, :-1])
 

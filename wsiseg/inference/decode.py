@@ -76,7 +76,7 @@ def encode_prefix(model: PathChatSegR1, prompt: PromptTokens, shots: torch.Tenso
     if len(images) != len(prompt.shots):
         raise ValueError(f"the prompt has room for {len(prompt.shots)} examples, not {len(images)}")
     parts = [part for pair in zip_longest(texts, images) for part in pair if part is not None]
-    positions = model.interleaved_positions([len(text) for text in prompt.shared])
+    positions = model.positions(*map(len, prompt.shared))
     cache = DynamicCache()
     _language(model)(
         inputs_embeds=torch.cat(parts, dim=1),

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import orjson
 
 from wsiseg.errors import ModelError
+from wsiseg.strict import record_of
 
 Weights = Literal["full", "8bit", "4bit"]  # how the language model's layers are held
 
@@ -229,7 +230,7 @@ def load_config(path: Path) -> PathChatConfig:
     """Read config.json.
 
     Raises:
-        ModelError: not JSON, an unknown or a missing field, a value of the wrong type.
+        ModelError: not JSON, an unknown field, a value of the wrong type.
     """
     try:
         raw = orjson.loads(path.read_bytes())
@@ -244,33 +245,22 @@ def load_config(path: Path) -> PathChatConfig:
             f"{path} describes published weights ({kind}), not a model of wsiseg; `wsiseg models build` makes one of "
             "such parts, to be trained"
         )
-    parts = {"pathology": PathologyEncoderConfig, "image": ImageEncoderConfig, "text": LanguageModelConfig}
-    for key, part in parts.items():
-        if key in raw:
-            raw[key] = _strict(part, raw[key], f"{path}: {key}")
-    if "parts" in raw:
-        if not isinstance(raw["parts"], list):
-            raise ModelError(f"{path}: parts must be a list")
-        raw["parts"] = [_strict(PartRecord, record, f"{path}: parts") for record in raw["parts"]]
-    return _strict(PathChatConfig, raw, str(path))  # type: ignore[no-any-return]
-
-
-def _strict(kind: type, raw: Any, where: str) -> Any:
-    if not isinstance(raw, dict):
-        raise ModelError(f"{where} must be an object")
-    known = {f.name: f for f in dataclasses.fields(kind)}
-    if unknown := sorted(set(raw) - set(known)):
-        raise ModelError(f"{where}: unknown field {', '.join(unknown)}; this model needs a newer wsiseg")
-    values = {}
-    for key, value in raw.items():
-        default = getattr(kind(), key)
-        value = tuple(value) if isinstance(value, list) else value
-        numbers = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
-        fits = isinstance(value, type(default)) and isinstance(value, bool) == isinstance(default, bool)
-        if default is not None and not fits and not numbers and key != "image_size":
-            raise ModelError(f"{where}: {key} must be {type(default).__name__}, not {value!r}")
-        values[key] = value
+    known = orjson.loads(orjson.dumps(dataclasses.asdict(PathChatConfig())))
+    stated = _completed(raw, known, str(path))
     try:
-        return kind(**values)
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise ModelError(f"{where}: {error}") from error
+        return record_of(PathChatConfig, stated)
+    except (ValueError, ArithmeticError) as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def _completed(raw: object, known: object, where: str) -> object:
+    """`raw` with the defaults of the fields that it lacks: a model may be older than they are.
+
+    Raises:
+        ModelError: it has a field that is not `known`.
+    """
+    if not (isinstance(raw, dict) and isinstance(known, dict) and known):  # none are: a field of any names
+        return raw
+    if unknown := sorted(raw.keys() - known.keys()):
+        raise ModelError(f"{where}: unknown field {', '.join(unknown)}; this model needs a newer wsiseg")
+    return known | {key: _completed(value, known[key], f"{where}: {key}") for key, value in raw.items()}

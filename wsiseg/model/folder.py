@@ -121,19 +121,7 @@ def stored_tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 def own_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """What the folder's own files hold; see `stored_tensors`."""
-    from safetensors import SafetensorError, safe_open
-
-    found: dict[str, torch.Tensor] = {}
-    for path in weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:  # mapped, so that no value is read
-                header = {key: file.get_tensor(key).to("meta") for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path} is damaged: {error}") from error
-        if twice := sorted(set(header) & set(found)):
-            raise ModelError(f"{path}: {twice[0]} is in another file of {folder} too; keep one of the two files")
-        found |= header
-    return found
+    return {key: value.to("meta") for key, value in _own_weights(folder, "cpu")}  # mapped, so that no value is read
 
 
 def _weights(folder: Path, device: str) -> Iterator[tuple[str, torch.Tensor]]:
@@ -149,10 +137,14 @@ def _weights(folder: Path, device: str) -> Iterator[tuple[str, torch.Tensor]]:
 def _own_weights(folder: Path, device: str) -> Iterator[tuple[str, torch.Tensor]]:
     from safetensors import SafetensorError, safe_open
 
+    found: set[str] = set()
     for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt", device=device) as file:
                 for key in file.keys():  # noqa: SIM118 - not a dict
+                    if key in found:
+                        raise ModelError(f"{path}: {key} is in another file of {folder} too; keep one of the two files")
+                    found.add(key)
                     yield key, file.get_tensor(key)
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path} is damaged: {error}") from error

@@ -13,11 +13,11 @@ from wsiseg.model.config import PathChatConfig
 from wsiseg.model.folder import TOKENIZER, build_model, stored_keys
 from wsiseg.model.prompt import PromptTokenizer
 
-_PARTS = {
-    "vlm.model.language_model.": "language model",
-    "vlm.lm_head.": "language model",
+PARTS = {
     "vlm.model.visual.encoder.": "pathology encoder",
     "vlm.model.visual.projector.": "projector",
+    "vlm.model.language_model.": "language model",
+    "vlm.lm_head.": "language model",
     "seg_adapter.": "Seg-Adapter",
     "image_encoder.": "image encoder",
     "mask_head.": "mask decoder",
@@ -42,11 +42,16 @@ class Memory:
         return self.weights + self.kv_cache + self.activations + RUNTIME_BYTES
 
 
+def part_of(weight: str, otherwise: str = "") -> str:
+    """The part of the model that a weight of this name belongs to, or `otherwise`."""
+    return next((part for prefix, part in PARTS.items() if weight.startswith(prefix)), otherwise)
+
+
 def parameter_counts(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """Numbers stored for each part, by the names of a model folder."""
     counts: dict[str, int] = {}
     for key, value in tensors.items():
-        part = next(part for prefix, part in _PARTS.items() if key.startswith(prefix))
+        part = part_of(key)
         counts[part] = counts.get(part, 0) + value.numel()
     return counts
 

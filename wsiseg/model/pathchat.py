@@ -84,11 +84,7 @@ class PathChatSegR1(nn.Module):
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         return self.vlm.model.language_model.embed_tokens(ids)
 
-    def positions(self, before: int, after: int) -> torch.Tensor:
-        """M-RoPE positions (3, before + image + after): see `interleaved_positions`."""
-        return self.interleaved_positions((before, after))
-
-    def interleaved_positions(self, texts: Sequence[int]) -> torch.Tensor:
+    def positions(self, *texts: int) -> torch.Tensor:
         """M-RoPE positions (3, L) of texts of these lengths, with an image between each two."""
         return interleaved_positions(texts, self.config.pathology.grid // 2).to(self.device)
 

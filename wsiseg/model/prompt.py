@@ -53,16 +53,20 @@ class PromptTokenizer:
         self.suppressed = [self.vision_start, self.vision_end, self.image_pad, self._single(IM_START)]
 
     @classmethod
-    def from_file(cls, path: Path) -> PromptTokenizer:
-        """Raises ModelError: file missing, broken, or without a token that the chat format needs."""
+    def from_file(cls, path: Path, *added: str) -> PromptTokenizer:
+        """The tokenizer in a file, with `added` special tokens, which take the first free ids.
+
+        Raises:
+            ModelError: file missing, broken, or without a token that the chat format needs.
+        """
         if not path.is_file():
-            raise ModelError(f"no tokenizer at {path}")
+            raise ModelError(f"no tokenizer at {path}; is the folder complete?")
         try:
-            return cls(Tokenizer.from_file(str(path)))
-        except ModelError:
-            raise
+            tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises a bare Exception
             raise ModelError(f"cannot read the tokenizer at {path}: {error}") from error
+        tokenizer.add_special_tokens(list(added))
+        return cls(tokenizer)
 
     def _single(self, token: str) -> int:
         index = self.tokenizer.token_to_id(token)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -196,10 +195,7 @@ class Slide(ABC):
         read_level: gives boxes (level, x, y, width, height) inside a level, in place of the slide itself.
         """
         level, scale = self._level_for(l0_per_m)
-
-        def read(r_x: int, r_y: int, width: int, height: int) -> np.ndarray:
-            return (read_level or self._read)(level, r_x, r_y, width, height)
-
+        read = partial(read_level or self._read, level)
         return resample_region(read, self.level_dimensions[level], scale, m_x, m_y, m_width, m_height)
 
     def _readable(
@@ -252,12 +248,7 @@ class Slide(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self._reads:  # a read that hangs was given up, and may still use the file: it is left open
             self.close()
 

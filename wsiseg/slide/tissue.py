@@ -178,11 +178,11 @@ def _joined(seed: np.ndarray, around: np.ndarray) -> np.ndarray:
     return keep[labels]
 
 
-def _grow(seed: np.ndarray, around: np.ndarray, px: int = 6) -> np.ndarray:
-    """`seed` and what of `around` is joined to it within `px` pixels, plus one pixel of blended edge."""
+def _grow(seed: np.ndarray, around: np.ndarray) -> np.ndarray:
+    """`seed` and what of `around` is joined to it within six pixels, plus two pixels of blended edge."""
     if not seed.any():
         return seed
-    grown = ndimage.binary_dilation(seed, iterations=px, mask=around | seed)
+    grown = ndimage.binary_dilation(seed, iterations=6, mask=around | seed)
     return ndimage.binary_dilation(grown, iterations=2)
 
 

@@ -19,6 +19,7 @@ import math
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -180,17 +181,13 @@ def native_tiles(
                 job.pieces[key].set_result(native.decode(key))
             except Exception as error:  # imagecodecs' errors are RuntimeErrors of many names
                 job.pieces[key].set_exception(error)
-
-        def cut(r_x: int, r_y: int, width: int, height: int) -> np.ndarray:
-            return native.cut(job.pieces, r_x, r_y, width, height)
-
         try:
             if scale == (1.0, 1.0):  # no resize, no copy: straight into place
                 if min(job.m_x, job.m_y) < 0 or job.m_x + size > native.r_width or job.m_y + size > native.r_height:
                     job.out[...] = WHITE
                 native.paste(job.pieces, job.m_x, job.m_y, job.out)
             else:
-                r_size = (native.r_width, native.r_height)
+                cut, r_size = partial(native.cut, job.pieces), (native.r_width, native.r_height)
                 job.out[...] = resample_region(cut, r_size, scale, job.m_x, job.m_y, size, size)
         except Exception:  # the error of a piece, whichever job decoded it
             job.out[...] = read(job.m_x, job.m_y)

@@ -123,16 +123,15 @@ class SlideTiles:
             filled = map_ahead(fill, zip(indices, outs, strict=False), workers=WORKERS, ahead=2 * WORKERS)
         with closing(filled):
             for index in indices:
+                m_x, m_y = self._m_corner(index)
                 try:
                     tile = next(filled)
                 except NoAnswerError as error:
-                    m_x, m_y = self._m_corner(index)
                     per_x, per_y = self.grid.l0_per_m
                     place = f" at level-0 pixel ({m_x * per_x:.0f}, {m_y * per_y:.0f})"
                     raise no_answer(slide.source, place) from error
-                m_corner = self._m_corner(index)
-                mirror_beyond(tile, m_corner, (self.grid.m_width, self.grid.m_height))
-                yield None if m_corner in bad else tile
+                mirror_beyond(tile, (m_x, m_y), (self.grid.m_width, self.grid.m_height))
+                yield None if (m_x, m_y) in bad else tile
 
     def _m_corner(self, index: int) -> tuple[int, int]:
         m_x, m_y = self.grid.m_xy[index].tolist()

@@ -8,14 +8,17 @@ from importlib import import_module
 import pytest
 import torch
 
+from wsiseg.training.losses import soft_dice
 from wsiseg.training.rl.advantage import gae, group_advantage, mixed_advantage, reward_to_go
 from wsiseg.training.rl.loss import clipped, kl_k3, mean_over, pathwise_loss, policy_loss
-from wsiseg.training.rl.rewards import Ending, length_reward, occupancy_overlap, silence_reward, soft_dice
+from wsiseg.training.rl.rewards import Ending, length_reward, occupancy_overlap, silence_reward
 
 
-@pytest.mark.parametrize("room", ["rewards", "advantage", "loss", "value", "rollout", "probes"])
+@pytest.mark.parametrize(
+    "room", ["losses", "rl.rewards", "rl.advantage", "rl.loss", "rl.value", "rl.rollout", "rl.probes"]
+)
 def test_worked_examples(room: str) -> None:
-    result = doctest.testmod(import_module(f"wsiseg.training.rl.{room}"))
+    result = doctest.testmod(import_module(f"wsiseg.training.{room}"))
     assert result.attempted
     assert not result.failed
 

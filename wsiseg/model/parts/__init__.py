@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +79,6 @@ def read_tensors(paths: Sequence[Path]) -> dict[str, torch.Tensor]:
 
 def read_pickle(path: Path) -> dict[str, Any]:
     """A published .pth or .bin, read by the loader that builds tensors and nothing else."""
-    import pickle
-
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
 from wsiseg.errors import ModelError
 from wsiseg.model.config import LanguageModelConfig, PartRecord
@@ -49,7 +48,7 @@ def read_language(folder: Path, *, source: str, licence: str) -> tuple[Part, Pro
                 "weights hold two that differ; if they were trained apart, set it to false"
             )
     record = PartRecord("language model", source, identity(paths), licence_of(folder, licence))
-    tokenizer = read_tokenizer(folder / "tokenizer.json")
+    tokenizer = PromptTokenizer.from_file(folder / "tokenizer.json", SEG)
     add_seg_row(tensors, tokenizer, config, source)
     return Part(record, config, tensors), tokenizer
 
@@ -67,18 +66,6 @@ def our_name(key: str) -> str | None:
     if key.startswith("model."):
         return f"vlm.model.language_model.{key.removeprefix('model.')}"
     return f"vlm.{key}"
-
-
-def read_tokenizer(path: Path) -> PromptTokenizer:
-    """tokenizer.json with `<SEG>` as one more special token, which takes the first free id."""
-    if not path.is_file():
-        raise ModelError(f"{path} is missing; is the download complete?")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises a bare Exception
-        raise ModelError(f"cannot read the tokenizer at {path}: {error}") from error
-    tokenizer.add_special_tokens([SEG])
-    return PromptTokenizer(tokenizer)
 
 
 def add_seg_row(
