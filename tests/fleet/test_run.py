@@ -320,9 +320,18 @@ def test_shards_add_up_to_one_run(jobs: list[Job], whole: dict[str, bytes], tmp_
 def test_another_folders_slide_of_the_same_name_is_refused(slides: Path, tmp_path: Path) -> None:
     run(jobs_in_folder(slides, QUERIES), tmp_path / "out", SETTINGS, model=MODEL)
     before = outlines(tmp_path / "out")
-    with pytest.raises(FleetError, match=r"holds the outlines of .*: choose another --out"):
-        run(jobs_in_folder(slides / "sub", QUERIES), tmp_path / "out", SETTINGS, model=MODEL)
+    for shard in ((1, 2), (2, 2)):  # all parts of it: each writes the run.json of all
+        with pytest.raises(FleetError, match=r"holds the outlines of .*: choose another --out"):
+            run(jobs_in_folder(slides / "sub", QUERIES), tmp_path / "out", SETTINGS, model=MODEL, shard=shard)
     assert outlines(tmp_path / "out") == before
+
+
+def test_slides_of_one_name_from_two_folders_are_refused(slides: Path, jobs: list[Job], tmp_path: Path) -> None:
+    (other,) = jobs_in_folder(slides / "sub", QUERIES)
+    with pytest.raises(FleetError, match=r"a\.tif and .*sub/a\.tif would both write a\.tif"):
+        run([jobs[0], other], tmp_path / "out", SETTINGS, model=MODEL)
+    assert not (tmp_path / "out").exists()
+    assert len(run([other, other], tmp_path / "out", SETTINGS, model=MODEL)) == 1
 
 
 def test_a_run_json_repeats_its_run(jobs: list[Job], whole: dict[str, bytes], tmp_path: Path) -> None:
