@@ -276,5 +276,3 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, OSError):
         return error.strerror or said
     return f"{type(error).__name__}: {said}"
-
-
