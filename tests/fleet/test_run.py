@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 
 from tests.fleet.slides import NAMES, TellingModel, outlines, small_slides
+from wsiseg import spill
 from wsiseg.errors import FleetError, ModelError, OutputError, SlideError
 from wsiseg.fleet import Job, Record, Settings, jobs_in_folder, read_manifest, read_run, run, runner, work
 from wsiseg.fleet.work import segment_slide
@@ -393,6 +395,23 @@ def test_a_full_disk_stops_the_run_and_with_room_it_goes_on(
     assert stopped >= 3
     run(jobs, small_disk / "out", SETTINGS, model=MODEL)
     assert outlines(small_disk / "out") == whole
+
+
+def test_a_full_temporary_folder_costs_no_answer(
+    jobs: list[Job], whole: dict[str, bytes], telling: TellingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as morning:
+        morning.setattr(spill, "write_all", full)
+        for record in run(jobs, tmp_path / "out", SETTINGS, model=telling):
+            assert record.status == "failed"
+            assert record.reason.endswith("No space left on device; point TMPDIR at a disk with room")
+    asked = len(telling.pids())
+    assert {record.status for record in run(jobs, tmp_path / "out", SETTINGS, model=telling)} == {"done"}
+    assert len(telling.pids()) == asked
+    assert outlines(tmp_path / "out") == whole
 
 
 def killed(work: Callable[[], None], kill: Callable[[int], None]) -> int:
