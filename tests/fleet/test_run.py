@@ -219,6 +219,20 @@ def test_slides_that_were_moved_are_kept(telling: TellingModel, tmp_path: Path) 
     assert len(telling.pids()) == asked
 
 
+def test_a_slide_that_was_broken_by_a_move_keeps_no_other_from_being_done(tmp_path: Path) -> None:
+    folder, out = small_slides(tmp_path / "slides"), tmp_path / "out"
+    run(jobs_in_folder(folder, QUERIES), out, SETTINGS, model=MODEL)
+    before = outlines(out)
+    moved = folder.rename(tmp_path / "elsewhere")
+    (moved / "a.tif").write_text("half of a copy")
+    (moved / "b.tif").write_bytes((moved / "sub" / "a.tif").read_bytes())  # another one, whose outlines nobody wants
+    (out / "b.tif.geojson").unlink()
+    broken, other = run(jobs_in_folder(moved, QUERIES), out, SETTINGS, model=MODEL)
+    assert (broken.status, other.status) == ("failed", "done")
+    assert "elsewhere/a.tif is no slide or image" in broken.reason
+    assert outlines(out)["a.tif.geojson"] == before["a.tif.geojson"]
+
+
 def test_outlines_are_kept_through_a_time_when_slides_cannot_be_read(
     jobs: list[Job], telling: TellingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

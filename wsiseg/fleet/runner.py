@@ -229,10 +229,10 @@ def _refuse_other_slides(jobs: Sequence[Job], out: Path, settings: Settings) -> 
         if known.source == job.source or not output_path(out, job, settings).exists():
             continue
         try:
-            same = content_fingerprint(job, settings) == known.slide_fingerprint
+            found = content_fingerprint(job, settings)
         except WsisegError:
-            same = False
-        if not same:
+            continue  # it will fail, and the outlines stay
+        if found != known.slide_fingerprint:
             raise FleetError(
                 f"{output_path(out, job, settings)} holds the outlines of {known.source}, not of {job.source}: "
                 "choose another --out"
