@@ -9,11 +9,12 @@ import logging
 import os
 import random
 import signal
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tests.fleet.slides import NAMES, TellingModel, outlines, small_slides
 from wsiseg import spill
 from wsiseg.errors import FleetError, ModelError, OutputError, SlideError
 from wsiseg.fleet import Job, Record, Settings, jobs_in_folder, read_manifest, read_run, run, runner, work
+from wsiseg.fleet.claim import claimed
 from wsiseg.fleet.work import segment_slide
 from wsiseg.inference import TileMask
 from wsiseg.qupath import check_dialect
@@ -83,6 +85,15 @@ def test_every_slide_has_its_geojson_and_the_run_its_two_files(
     rows = list(csv.DictReader((tmp_path / "summary.csv").open()))
     assert [(row["label"], row["query"]) for row in rows] == [(f"case {i}", q) for i in range(3) for q in QUERIES]
     assert {row["status"] for row in rows} == {"done"}
+
+
+def test_what_was_not_found_is_told_with_the_slide(jobs: list[Job], tmp_path: Path) -> None:
+    strict = replace(SETTINGS, min_area_um2=1e9)
+    for settings in (strict, replace(strict, format="asap")):  # the second one is made of the first
+        (record,) = run(jobs[:1], tmp_path, settings, model=MODEL)
+        assert record.polygons == dict.fromkeys(QUERIES, 0)
+        assert [note.split(": ")[0] for note in record.notes] == [f'"{query}"' for query in QUERIES]
+        assert json.loads((tmp_path / "run.json").read_text())["slides"][0]["notes"] == record.notes
 
 
 def test_only_what_is_missing_or_changed_is_done_again(
@@ -299,6 +310,25 @@ class Report:
 
     def finished(self, job: Job, record: Record, kept: bool) -> None:
         self.then()
+
+
+def test_a_slide_that_another_process_is_at_is_waited_for_and_told(
+    jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "POLL_S", 0.01)
+    told: list[str] = []
+    with ExitStack() as another:
+        another.enter_context(claimed(tmp_path / ".wsiseg" / "a.tif.claim"))
+
+        class Waiting(Report):
+            def held(self, job: Job, by: str) -> None:
+                told.append(f"{job.name}: {by}")
+                another.close()
+
+        waiting = Waiting(lambda: told.append(json.loads((tmp_path / "run.json").read_text())["slides"][0]["status"]))
+        assert [r.status for r in run(jobs[:2], tmp_path, SETTINGS, model=MODEL, report=waiting)] == ["done", "done"]
+    # The other slide first; what is going on stands in run.json from the beginning.
+    assert told == ["pending", f"a.tif: process {os.getpid()} on {socket.gethostname()}", "pending"]
 
 
 def test_two_runs_at_once_share_the_work_and_do_nothing_twice(
