@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,12 +25,24 @@ import pytest
 from tests.fleet.slides import NAMES, TellingModel, outlines, small_slides
 from wsiseg import spill
 from wsiseg.errors import FleetError, ModelError, OutputError, SlideError
-from wsiseg.fleet import Job, Record, Settings, jobs_in_folder, read_manifest, read_run, run, runner, work
+from wsiseg.fleet import (
+    Job,
+    Record,
+    Settings,
+    jobs_in_folder,
+    read_manifest,
+    read_run,
+    run,
+    runner,
+    tile_slide,
+    work,
+)
 from wsiseg.fleet.claim import claimed
 from wsiseg.fleet.work import segment_slide
 from wsiseg.inference import TileMask
 from wsiseg.qupath import check_dialect
 from wsiseg.testing import FakeModel
+from wsiseg.tiles import GridSpec
 
 MODEL = FakeModel(tile_size=128, overlap=32)
 QUERIES = ("the olive", "the orange")
@@ -189,6 +202,19 @@ def test_corrected_outlines_of_a_slide_that_changed_are_not_replaced(tmp_path: P
     assert outlines(out)["a.tif.geojson"] == b"corrected"
     (out / "a.tif.geojson").unlink()
     assert [record.status for record in run(jobs, out, SETTINGS, model=MODEL)] == ["done", "done"]
+
+
+def test_a_store_of_other_tiles_is_another_slide(jobs: list[Job], telling: TellingModel, tmp_path: Path) -> None:
+    store = tmp_path / "stores" / "a.zarr"
+    store.parent.mkdir()
+    for overlap in (32, 48):
+        shutil.rmtree(store, ignore_errors=True)
+        tile_slide(jobs[0].source, store, GridSpec(1.0, 128, overlap))
+        before = telling.pids()
+        for _ in range(2):
+            (record,) = run(jobs_in_folder(store.parent, QUERIES), tmp_path / "out", SETTINGS, model=telling)
+            assert record.status == "done"
+        assert len(telling.pids()) == len(before) + len(QUERIES)  # one batch each
 
 
 def test_queries_that_will_be_lost_are_told_before(
@@ -545,5 +571,6 @@ def test_an_old_output_is_never_taken_for_a_new_one(jobs: list[Job], tmp_path: P
 
     assert killed(work, lambda pid: None) == -signal.SIGKILL
     assert outlines(tmp_path) != first
+    segment_slide(replace(job, slide_fingerprint="other"), tmp_path, SETTINGS, MODEL)  # it fails once
     segment_slide(job, tmp_path, SETTINGS, MODEL)
     assert outlines(tmp_path) == first
