@@ -265,6 +265,26 @@ def test_a_slide_without_tissue_gives_an_empty_collection_and_a_sentence(folder:
     assert "no tissue was found" in result.notes[0]
 
 
+class Doubtful(FakeModel):
+    """Is sure of nothing: 0.6 of the probability."""
+
+    def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
+        masks = super().segment_tiles(tiles, query, mpp)
+        return [m if m.probability is None else replace(m, probability=0.6 * m.probability) for m in masks]
+
+
+def test_threshold_and_tolerance_are_those_that_were_asked_for(folder: Path) -> None:
+    path, model = folder / "doubtful.tif", Doubtful(mpp=1.0, tile_size=128, overlap=32)
+    synthetic_slide(path, {"olive": [disk(240, 180, 60)]}, l0_width=480, l0_height=360)
+    for threshold, count in ((0.55, 1), (0.65, 0)):
+        result = segment(path, "olive", model=model, threshold=threshold)
+        assert (len(result.annotations), result.run["parameters"]["threshold"]) == (count, threshold)
+    fine, coarse = (segment(path, "olive", model=MODEL, simplify_um=um) for um in (0.1, 5.0))
+    fine_points, coarse_points = (shapely.get_num_coordinates(r.annotations[0].geometry) for r in (fine, coarse))
+    assert coarse_points < fine_points / 3
+    assert coarse.run["parameters"]["simplify_um"] == 5.0
+
+
 def test_a_threshold_or_area_that_nothing_passes_is_said(folder: Path) -> None:
     path = folder / "small.tif"
     synthetic_slide(path, {"olive": [disk(400, 400, 20)]})
