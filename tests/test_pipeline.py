@@ -451,6 +451,8 @@ def test_progress_counts_every_tile_once(folder: Path) -> None:
     tiles = len(result.reasoning) // 2
     assert seen[-1] == (tiles, tiles)
     assert all(done <= total == tiles for done, total in seen)
+    first, second = sorted({tile.l0_x for tile in result.reasoning})[:2]
+    assert second - first == 192  # tiles overlap as the model wants it
 
 
 def test_a_model_that_fails_closes_the_slide_and_says_what_failed(folder: Path) -> None:
