@@ -207,6 +207,8 @@ def test_each_query_is_asked_at_its_own_resolution(folder: Path) -> None:
     assert_same_outlines(outlines(result, QUERIES[0]), SHAPES["olive"], (0.5, 0.5), within_um=1.0)
     assert_same_outlines(outlines(result, QUERIES[1]), SHAPES["orange"], (0.5, 0.5), within_um=0.7)
     assert result.run["parameters"]["mpp"] == {QUERIES[0]: 1.0, QUERIES[1]: 0.7, "the olive again": 1.0}
+    names = [annotation.name for annotation in result.annotations]
+    assert names == sorted(names, key=[*QUERIES, "the olive again"].index)  # in the order in which they were asked
     # Queries of one resolution are asked over the very same pixels, read once.
     olive = [(q, tiles) for q, mpp, tiles in model.shown if mpp == 1.0]
     assert [tiles for q, tiles in olive if q == QUERIES[0]] == [tiles for q, tiles in olive if q != QUERIES[0]]

@@ -60,6 +60,8 @@ def test_skipped_tiles_are_those_that_touch_the_damage_and_the_rest_is_as_ever(
     assert left.run["skipped_tiles"] == expected
     assert left.notes == [f"{len(expected)} of {len(whole.reasoning)} tiles could not be read and were left out"]
     assert "skipped_tiles" not in whole.run
+    coarse = wsiseg.segment(broken, "olive", model=MODEL, backend=backend, mpp=0.8, on_bad_tile="skip")
+    assert {x for x, _ in coarse.run["skipped_tiles"]} < {tile.l0_x for tile in coarse.reasoning}  # level-0 pixels
     # but for the ids of outlines, which the slide's fingerprint goes into
     said, expected_said = ([replace(t, polygons=()) for t in r.reasoning] for r in (left, whole))
     assert said == [t for t in expected_said if not touches_bad(t.l0_x, t.l0_y)]
