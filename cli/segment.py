@@ -161,7 +161,7 @@ def command(
     if run_json is None and source is None:
         raise click.UsageError("Missing argument 'SOURCE'.", ctx)
     if run_json is not None or is_many(source or ""):
-        if out == "-":
+        if out in ("-", ""):  # empty, of a variable of the shell that is not set, would be the folder it is typed in
             raise click.UsageError("many slides need --out FOLDER.", ctx)
         shown = example_files or example_mpp
         for name, value in (("--reasoning", reasoning), ("--region", region), ("--example", shown or None)):

@@ -49,7 +49,7 @@ class SlideTable:
         self._rows.append((job.name, said, f"{record.tiles:,}", polygons, f"{record.seconds:.1f}"))
         count = f"{self.done + self.failed}/{self.total}"
         if record.status == "failed":
-            self._print(f"{count} {job.name}: failed")
+            self._print(f"{count} {job.name}: failed: {record.reason}")
         elif not kept:
             self._print(f"{count} {job.name}: {polygons} outlines, {record.tiles:,} tiles, {record.seconds:.1f} s")
 

@@ -207,6 +207,8 @@ def test_each_query_is_asked_at_its_own_resolution(folder: Path) -> None:
     assert_same_outlines(outlines(result, QUERIES[0]), SHAPES["olive"], (0.5, 0.5), within_um=1.0)
     assert_same_outlines(outlines(result, QUERIES[1]), SHAPES["orange"], (0.5, 0.5), within_um=0.7)
     assert result.run["parameters"]["mpp"] == {QUERIES[0]: 1.0, QUERIES[1]: 0.7, "the olive again": 1.0}
+    names = [annotation.name for annotation in result.annotations]
+    assert names == sorted(names, key=[*QUERIES, "the olive again"].index)  # in the order in which they were asked
     # Queries of one resolution are asked over the very same pixels, read once.
     olive = [(q, tiles) for q, mpp, tiles in model.shown if mpp == 1.0]
     assert [tiles for q, tiles in olive if q == QUERIES[0]] == [tiles for q, tiles in olive if q != QUERIES[0]]
@@ -263,6 +265,26 @@ def test_a_slide_without_tissue_gives_an_empty_collection_and_a_sentence(folder:
     result = segment(path, "outline the olive", model=MODEL)
     assert list(result.annotations) == result.reasoning == []
     assert "no tissue was found" in result.notes[0]
+
+
+class Doubtful(FakeModel):
+    """Is sure of nothing: 0.6 of the probability."""
+
+    def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
+        masks = super().segment_tiles(tiles, query, mpp)
+        return [m if m.probability is None else replace(m, probability=0.6 * m.probability) for m in masks]
+
+
+def test_threshold_and_tolerance_are_those_that_were_asked_for(folder: Path) -> None:
+    path, model = folder / "doubtful.tif", Doubtful(mpp=1.0, tile_size=128, overlap=32)
+    synthetic_slide(path, {"olive": [disk(240, 180, 60)]}, l0_width=480, l0_height=360)
+    for threshold, count in ((0.55, 1), (0.65, 0)):
+        result = segment(path, "olive", model=model, threshold=threshold)
+        assert (len(result.annotations), result.run["parameters"]["threshold"]) == (count, threshold)
+    fine, coarse = (segment(path, "olive", model=MODEL, simplify_um=um) for um in (0.1, 5.0))
+    fine_points, coarse_points = (shapely.get_num_coordinates(r.annotations[0].geometry) for r in (fine, coarse))
+    assert coarse_points < fine_points / 3
+    assert coarse.run["parameters"]["simplify_um"] == 5.0
 
 
 def test_a_threshold_or_area_that_nothing_passes_is_said(folder: Path) -> None:
@@ -431,6 +453,8 @@ def test_progress_counts_every_tile_once(folder: Path) -> None:
     tiles = len(result.reasoning) // 2
     assert seen[-1] == (tiles, tiles)
     assert all(done <= total == tiles for done, total in seen)
+    first, second = sorted({tile.l0_x for tile in result.reasoning})[:2]
+    assert second - first == 192  # tiles overlap as the model wants it
 
 
 def test_a_model_that_fails_closes_the_slide_and_says_what_failed(folder: Path) -> None:

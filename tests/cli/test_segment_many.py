@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -69,6 +70,7 @@ def test_broken_slides_are_told_at_the_end_with_exit_code_3(slides: Path, tmp_pa
     (tmp_path / "slides" / "a.svs").touch()
     shown = segment(tmp_path / "slides", "--query", "the olive", "--out", tmp_path / "out")
     assert shown.exit_code == 3
+    assert re.search(r"^wsiseg: 1/3 a\.svs: failed: .*a\.svs is empty", shown.stderr, re.MULTILINE)  # hours before
     told = [line for line in shown.stderr.splitlines() if line.startswith("wsiseg: error: ")]
     assert "a.svs is empty" in told[0]
     assert "bad.svs is no slide" in told[1]
@@ -102,6 +104,7 @@ def test_the_table_shows_names_as_they_are() -> None:
     ("args", "exit_code", "said"),
     [
         (["slides", "--query", "q"], 2, "many slides need --out FOLDER"),
+        (["slides", "--query", "q", "--out", ""], 2, "many slides need --out FOLDER"),
         (["slides", "--out", "o"], 2, "Missing option '--query'"),
         (["slides", "--query", "q", "--out", "o", "--reasoning", "r"], 2, "--reasoning is for one slide"),
         (["slides", "--query", "q", "--out", "o", "--region", "0,0,9,9"], 2, "--region is for one slide"),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from wsiseg.fleet import Job, Settings, record
+from wsiseg.errors import SlideError
+from wsiseg.fleet import Job, Settings, record, work
 from wsiseg.fleet.record import request_fingerprint
+from wsiseg.testing import FakeModel
 
 JOB = Job("/slides/a.svs", "a.svs", ("the olive",))
 CHANGES = {
@@ -31,3 +35,20 @@ def test_a_request_is_not_where_the_slide_lies_or_how_fast_it_is_done() -> None:
     elsewhere = replace(JOB, source="/moved/a.svs", name="b", label="case 1")
     quick = replace(Settings(), batch_size=3, device="cuda", cache=False, model="folder", model_fingerprint="f")
     assert request_fingerprint(elsewhere, quick) == request_fingerprint(JOB, Settings())
+
+
+def test_what_is_asked_for_reaches_the_slide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parameter that did not would be told in every file, and have changed nothing."""
+    reached: dict[str, Any] = {}
+
+    def segment(source: str, queries: tuple[str, ...], **arguments: Any) -> None:
+        reached.update(arguments)
+        raise SlideError("enough")
+
+    monkeypatch.setattr(work, "segment", segment)
+    monkeypatch.setattr(work, "content_fingerprint", lambda *_: "f")
+    settings = replace(Settings(), **CHANGES, batch_size=3, cache=False)  # type: ignore[arg-type]
+    work.segment_slide(replace(JOB, slide_mpp=0.25), tmp_path, settings, FakeModel())
+    of_the_model_or_the_file = {"model", "model_fingerprint", "device", "weights", "format"}
+    wanted = {key: value for key, value in asdict(settings).items() if key not in of_the_model_or_the_file}
+    assert wanted | {"slide_mpp": 0.25} == {key: reached[key] for key in (*wanted, "slide_mpp")}

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import logging
 import os
 import random
+import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +23,26 @@ import numpy as np
 import pytest
 
 from tests.fleet.slides import NAMES, TellingModel, outlines, small_slides
+from wsiseg import spill
 from wsiseg.errors import FleetError, ModelError, OutputError, SlideError
-from wsiseg.fleet import Job, Record, Settings, jobs_in_folder, read_manifest, read_run, run, runner, work
+from wsiseg.fleet import (
+    Job,
+    Record,
+    Settings,
+    jobs_in_folder,
+    read_manifest,
+    read_run,
+    run,
+    runner,
+    tile_slide,
+    work,
+)
+from wsiseg.fleet.claim import claimed
 from wsiseg.fleet.work import segment_slide
 from wsiseg.inference import TileMask
 from wsiseg.qupath import check_dialect
 from wsiseg.testing import FakeModel
+from wsiseg.tiles import GridSpec
 
 MODEL = FakeModel(tile_size=128, overlap=32)
 QUERIES = ("the olive", "the orange")
@@ -81,6 +98,15 @@ def test_every_slide_has_its_geojson_and_the_run_its_two_files(
     rows = list(csv.DictReader((tmp_path / "summary.csv").open()))
     assert [(row["label"], row["query"]) for row in rows] == [(f"case {i}", q) for i in range(3) for q in QUERIES]
     assert {row["status"] for row in rows} == {"done"}
+
+
+def test_what_was_not_found_is_told_with_the_slide(jobs: list[Job], tmp_path: Path) -> None:
+    strict = replace(SETTINGS, min_area_um2=1e9)
+    for settings in (strict, replace(strict, format="asap")):  # the second one is made of the first
+        (record,) = run(jobs[:1], tmp_path, settings, model=MODEL)
+        assert record.polygons == dict.fromkeys(QUERIES, 0)
+        assert [note.split(": ")[0] for note in record.notes] == [f'"{query}"' for query in QUERIES]
+        assert json.loads((tmp_path / "run.json").read_text())["slides"][0]["notes"] == record.notes
 
 
 def test_only_what_is_missing_or_changed_is_done_again(
@@ -178,6 +204,19 @@ def test_corrected_outlines_of_a_slide_that_changed_are_not_replaced(tmp_path: P
     assert [record.status for record in run(jobs, out, SETTINGS, model=MODEL)] == ["done", "done"]
 
 
+def test_a_store_of_other_tiles_is_another_slide(jobs: list[Job], telling: TellingModel, tmp_path: Path) -> None:
+    store = tmp_path / "stores" / "a.zarr"
+    store.parent.mkdir()
+    for overlap in (32, 48):
+        shutil.rmtree(store, ignore_errors=True)
+        tile_slide(jobs[0].source, store, GridSpec(1.0, 128, overlap))
+        before = telling.pids()
+        for _ in range(2):
+            (record,) = run(jobs_in_folder(store.parent, QUERIES), tmp_path / "out", SETTINGS, model=telling)
+            assert record.status == "done"
+        assert len(telling.pids()) == len(before) + len(QUERIES)  # one batch each
+
+
 def test_queries_that_will_be_lost_are_told_before(
     jobs: list[Job], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +254,20 @@ def test_slides_that_were_moved_are_kept(telling: TellingModel, tmp_path: Path) 
     assert outlines(out) == before
     run(jobs, out, replace(SETTINGS, format="asap"), model=telling)
     assert len(telling.pids()) == asked
+
+
+def test_a_slide_that_was_broken_by_a_move_keeps_no_other_from_being_done(tmp_path: Path) -> None:
+    folder, out = small_slides(tmp_path / "slides"), tmp_path / "out"
+    run(jobs_in_folder(folder, QUERIES), out, SETTINGS, model=MODEL)
+    before = outlines(out)
+    moved = folder.rename(tmp_path / "elsewhere")
+    (moved / "a.tif").write_text("half of a copy")
+    (moved / "b.tif").write_bytes((moved / "sub" / "a.tif").read_bytes())  # another one, whose outlines nobody wants
+    (out / "b.tif.geojson").unlink()
+    broken, other = run(jobs_in_folder(moved, QUERIES), out, SETTINGS, model=MODEL)
+    assert (broken.status, other.status) == ("failed", "done")
+    assert "elsewhere/a.tif is no slide or image" in broken.reason
+    assert outlines(out)["a.tif.geojson"] == before["a.tif.geojson"]
 
 
 def test_outlines_are_kept_through_a_time_when_slides_cannot_be_read(
@@ -285,6 +338,25 @@ class Report:
         self.then()
 
 
+def test_a_slide_that_another_process_is_at_is_waited_for_and_told(
+    jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "POLL_S", 0.01)
+    told: list[str] = []
+    with ExitStack() as another:
+        another.enter_context(claimed(tmp_path / ".wsiseg" / "a.tif.claim"))
+
+        class Waiting(Report):
+            def held(self, job: Job, by: str) -> None:
+                told.append(f"{job.name}: {by}")
+                another.close()
+
+        waiting = Waiting(lambda: told.append(json.loads((tmp_path / "run.json").read_text())["slides"][0]["status"]))
+        assert [r.status for r in run(jobs[:2], tmp_path, SETTINGS, model=MODEL, report=waiting)] == ["done", "done"]
+    # The other slide first; what is going on stands in run.json from the beginning.
+    assert told == ["pending", f"a.tif: process {os.getpid()} on {socket.gethostname()}", "pending"]
+
+
 def test_two_runs_at_once_share_the_work_and_do_nothing_twice(
     jobs: list[Job], whole: dict[str, bytes], telling: TellingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,9 +392,18 @@ def test_shards_add_up_to_one_run(jobs: list[Job], whole: dict[str, bytes], tmp_
 def test_another_folders_slide_of_the_same_name_is_refused(slides: Path, tmp_path: Path) -> None:
     run(jobs_in_folder(slides, QUERIES), tmp_path / "out", SETTINGS, model=MODEL)
     before = outlines(tmp_path / "out")
-    with pytest.raises(FleetError, match=r"holds the outlines of .*: choose another --out"):
-        run(jobs_in_folder(slides / "sub", QUERIES), tmp_path / "out", SETTINGS, model=MODEL)
+    for shard in ((1, 2), (2, 2)):  # all parts of it: each writes the run.json of all
+        with pytest.raises(FleetError, match=r"holds the outlines of .*: choose another --out"):
+            run(jobs_in_folder(slides / "sub", QUERIES), tmp_path / "out", SETTINGS, model=MODEL, shard=shard)
     assert outlines(tmp_path / "out") == before
+
+
+def test_slides_of_one_name_from_two_folders_are_refused(slides: Path, jobs: list[Job], tmp_path: Path) -> None:
+    (other,) = jobs_in_folder(slides / "sub", QUERIES)
+    with pytest.raises(FleetError, match=r"a\.tif and .*sub/a\.tif would both write a\.tif"):
+        run([jobs[0], other], tmp_path / "out", SETTINGS, model=MODEL)
+    assert not (tmp_path / "out").exists()
+    assert len(run([other, other], tmp_path / "out", SETTINGS, model=MODEL)) == 1
 
 
 def test_a_run_json_repeats_its_run(jobs: list[Job], whole: dict[str, bytes], tmp_path: Path) -> None:
@@ -340,8 +421,9 @@ def test_a_run_json_repeats_its_run(jobs: list[Job], whole: dict[str, bytes], tm
     with pytest.raises(ModelError, match="fake-2 here, and the run was made with fake-1"):
         run(again, tmp_path / "third", settings, model=other)
     changed = [replace(job, slide_fingerprint="other") for job in again[:1]]
-    (record,) = run(changed, tmp_path / "third", settings, model=MODEL)
-    assert "is not the slide of the run" in record.reason
+    for out in ("second", "third"):  # also where there are outlines of what the slide is now
+        (record,) = run(changed, tmp_path / out, settings, model=MODEL)
+        assert "is not the slide of the run" in record.reason
 
 
 @pytest.fixture
@@ -383,6 +465,23 @@ def test_a_full_disk_stops_the_run_and_with_room_it_goes_on(
     assert stopped >= 3
     run(jobs, small_disk / "out", SETTINGS, model=MODEL)
     assert outlines(small_disk / "out") == whole
+
+
+def test_a_full_temporary_folder_costs_no_answer(
+    jobs: list[Job], whole: dict[str, bytes], telling: TellingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as morning:
+        morning.setattr(spill, "write_all", full)
+        for record in run(jobs, tmp_path / "out", SETTINGS, model=telling):
+            assert record.status == "failed"
+            assert record.reason.endswith("No space left on device; point TMPDIR at a disk with room")
+    asked = len(telling.pids())
+    assert {record.status for record in run(jobs, tmp_path / "out", SETTINGS, model=telling)} == {"done"}
+    assert len(telling.pids()) == asked
+    assert outlines(tmp_path / "out") == whole
 
 
 def killed(work: Callable[[], None], kill: Callable[[int], None]) -> int:
@@ -472,5 +571,6 @@ def test_an_old_output_is_never_taken_for_a_new_one(jobs: list[Job], tmp_path: P
 
     assert killed(work, lambda pid: None) == -signal.SIGKILL
     assert outlines(tmp_path) != first
+    segment_slide(replace(job, slide_fingerprint="other"), tmp_path, SETTINGS, MODEL)  # it fails once
     segment_slide(job, tmp_path, SETTINGS, MODEL)
     assert outlines(tmp_path) == first

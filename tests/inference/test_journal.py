@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import wsiseg
 from tests.fleet.slides import TellingModel
 from wsiseg.inference import TileMask
 from wsiseg.inference.journal import Journal, rounded
+from wsiseg.inference.shots import Shot
 from wsiseg.testing import FakeModel, disk, stripe, synthetic_slide
 
 RUN_FAKE = [sys.executable, str(Path(__file__).parents[1] / "cli" / "run_fake.py")]
@@ -99,6 +101,19 @@ def test_answers_to_another_question_are_never_taken(slide: Path, whole: bytes, 
     before = set(work.iterdir())
     wsiseg.segment(slide, QUERIES, model=other, work=work)
     assert not before & set(work.iterdir())
+
+
+def test_answers_after_another_example_are_never_taken(slide: Path, tmp_path: Path) -> None:
+    class Shown(TellingModel):
+        def with_shots(self, shots: Sequence[Shot]) -> TellingModel:
+            return self
+
+    model, asked = Shown(tmp_path / "log"), []
+    for size in (8, 8, 9):
+        shot = Shot(np.zeros((size, size, 3), np.uint8), np.eye(size), 1.0)
+        wsiseg.segment(slide, QUERIES[0], model=model, examples=[shot], work=tmp_path / "work")
+        asked.append(len(model.pids()))
+    assert asked == [asked[0], asked[0], 2 * asked[0]]
 
 
 def test_a_deterministic_run_takes_no_answers_of_another(slide: Path, whole: bytes, tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ def test_skipped_tiles_are_those_that_touch_the_damage_and_the_rest_is_as_ever(
     assert left.run["skipped_tiles"] == expected
     assert left.notes == [f"{len(expected)} of {len(whole.reasoning)} tiles could not be read and were left out"]
     assert "skipped_tiles" not in whole.run
+    coarse = wsiseg.segment(broken, "olive", model=MODEL, backend=backend, mpp=0.8, on_bad_tile="skip")
+    assert {x for x, _ in coarse.run["skipped_tiles"]} < {tile.l0_x for tile in coarse.reasoning}  # level-0 pixels
     # but for the ids of outlines, which the slide's fingerprint goes into
     said, expected_said = ([replace(t, polygons=()) for t in r.reasoning] for r in (left, whole))
     assert said == [t for t in expected_said if not touches_bad(t.l0_x, t.l0_y)]
@@ -91,17 +93,18 @@ def test_a_slide_of_which_nothing_can_be_read_is_an_error(sound: Path, tmp_path:
 def test_a_slide_that_changes_or_vanishes_while_it_is_read_is_an_error(
     broken: Path, sound: Path, tmp_path: Path
 ) -> None:
-    def at_the_first_batch(change: Callable[[Path], object]) -> None:
+    def at_the_first_batch(change: Callable[[Path], object], batch_size: int = 16) -> None:
         path = tmp_path / "slide.tif"
         path.write_bytes(broken.read_bytes())
 
         def progress(done: int, total: int) -> None:
             change(path)
 
-        wsiseg.segment(path, "olive", model=MODEL, on_bad_tile="skip", progress=progress)
+        wsiseg.segment(path, "olive", model=MODEL, on_bad_tile="skip", batch_size=batch_size, progress=progress)
 
-    with pytest.raises(SlideError, match=r"slide\.tif does not exist|cannot open|is no slide"):
-        at_the_first_batch(lambda path: path.unlink(missing_ok=True))
+    for batch_size in (16, 999):  # in the midst, or by the end: it may be why tiles are missing
+        with pytest.raises(SlideError, match=r"slide\.tif does not exist|cannot open|is no slide"):
+            at_the_first_batch(lambda path: path.unlink(missing_ok=True), batch_size)
     other = tmp_path / "other.tif"
     other.write_bytes(sound.read_bytes())
     with pytest.raises(SlideError, match="changed while it was being read"):

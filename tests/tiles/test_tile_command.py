@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from tests.signals import heed_interrupts
 from wsiseg.cli.main import main
 from wsiseg.testing import synthetic_slide
-from wsiseg.tiles import TileStore
+from wsiseg.tiles import GridSpec, TileStore
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,8 @@ def test_a_folder_of_slides_becomes_a_folder_of_stores(slide: Path, tmp_path: Pa
     for name in ("a.tif", "sub/a.tif"):
         shutil.copy(slide, slides / name)
     (slides / "bad.svs").write_text("no slide")
-    asked = [slides, "--recursive", "--out", tmp_path / "stores", "--mpp", 1, "--tile-size", 128]
+    asked = [slides, "--recursive", "--out", tmp_path / "stores", "--mpp", 1, "--tile-size", 128, "--no-pixels"]
+    asked += ["--slide-mpp", 0.4, "--min-tissue", 0, "--overlap", 32]
     died_of = tmp_path / "stores" / ".a.tif.zarr.claim"
     died_of.parent.mkdir()
     died_of.touch()
@@ -77,7 +78,10 @@ def test_a_folder_of_slides_becomes_a_folder_of_stores(slide: Path, tmp_path: Pa
         assert "bad.svs is no slide" in result.stderr
         assert "1 of 3 slides failed" in result.stderr
     for name in ("a.tif.zarr", "sub/a.tif.zarr"):
-        assert len(TileStore.open(tmp_path / "stores" / name).grid) > 0
+        store = TileStore.open(tmp_path / "stores" / name)
+        assert (store.grid.slide.mpp_x, store.grid.spec) == (0.4, GridSpec(1.0, 128, 32, 0.0))
+        assert len(store.grid) > 0
+        assert not (store.path / "pixels").exists()
     left = [path.name for path in (tmp_path / "stores").rglob("*") if path.name.endswith((".claim", ".tmp"))]
     assert left == []
 

@@ -87,7 +87,7 @@ def jobs_in_folder(
         raise FleetError(
             f"no slides in {root}{deeper} (plain images need --slide-mpp)"
         )
-    return _without_collisions(
+    return without_collisions(
         Job(
             source=os.path.abspath(path),
             name=_safe_name(path.relative_to(root).parts),
@@ -142,7 +142,7 @@ def read_manifest(
         jobs[source] = replace(known, queries=known.queries + job.queries)  # a Job keeps each once
     if not jobs:
         raise FleetError(f"{path} names no slides")
-    return _without_collisions(jobs.values())
+    return without_collisions(jobs.values())
 
 
 def take_shard(jobs: Sequence[Job], shard: tuple[int, int]) -> list[Job]:
@@ -254,12 +254,13 @@ def _safe_name(parts: Sequence[str]) -> str:
     return "/".join(part for part in cut if part.strip("_")) or "_"
 
 
-def _without_collisions(jobs: Iterable[Job]) -> list[Job]:
+def without_collisions(jobs: Iterable[Job]) -> list[Job]:
+    """The same jobs, each once. FleetError if two of them would write the same files."""
     names: dict[str, Job] = {}
     for job in jobs:
         # Not every file system tells a.svs from A.svs.
         other = names.setdefault(job.name.casefold(), job)
-        if other is not job:
+        if other != job:
             raise FleetError(
                 f"{other.source} and {job.source} would both write {job.name} there: run them apart, "
                 "each with its own --out"

@@ -17,7 +17,7 @@ from wsiseg import formats
 from wsiseg.errors import FleetError, OutputError, WsisegError
 from wsiseg.files import make_folder
 from wsiseg.fleet.claim import ClaimHeldError
-from wsiseg.fleet.jobs import Job, take_shard
+from wsiseg.fleet.jobs import Job, take_shard, without_collisions
 from wsiseg.fleet.record import (
     Record,
     Settings,
@@ -95,15 +95,16 @@ def run(
         The records of the shard's slides, in the order of `jobs`.
 
     Raises:
-        FleetError: `out` holds the outlines of other slides of the same name, or outlines that somebody made or
-            changed and this run would replace, or there is no such scheduler.
+        FleetError: two jobs have the same name, `out` holds the outlines of other slides of the same name, or
+            outlines that somebody made or changed and this run would replace, or there is no such scheduler.
         ModelError: there is no such model.
         OutputError: the folder cannot be written, or a package for the format is missing. What is done stays; the
             same call goes on from there.
     """
     folder = Path(os.path.abspath(out))
     formats.check_packages((settings or Settings()).format)
-    settings, report, mine = _placed(settings or Settings()), report or Silent(), take_shard(jobs, shard)
+    settings, report, jobs = _placed(settings or Settings()), report or Silent(), without_collisions(jobs)
+    mine = take_shard(jobs, shard)
     make_folder(folder / ".wsiseg")
     _refuse_other_slides(jobs, folder, settings)
     _refuse_changed_outlines(mine, folder, settings)
@@ -228,10 +229,10 @@ def _refuse_other_slides(jobs: Sequence[Job], out: Path, settings: Settings) -> 
         if known.source == job.source or not output_path(out, job, settings).exists():
             continue
         try:
-            same = content_fingerprint(job, settings) == known.slide_fingerprint
+            found = content_fingerprint(job, settings)
         except WsisegError:
-            same = False
-        if not same:
+            continue  # it will fail, and the outlines stay
+        if found != known.slide_fingerprint:
             raise FleetError(
                 f"{output_path(out, job, settings)} holds the outlines of {known.source}, not of {job.source}: "
                 "choose another --out"

@@ -71,8 +71,12 @@ def segment_slide(
         known, slide_fingerprint, fingerprint = last_done(out, job), "", ""
         try:
             slide_fingerprint = content_fingerprint(job, settings)
+            if job.slide_fingerprint not in (None, slide_fingerprint):
+                raise SlideError(
+                    f"{job.source} is not the slide of the run that is to be repeated: its content differs"
+                )
             fingerprint = work_fingerprint(job, settings, slide_fingerprint, model)
-            if known.status == "done" and known.fingerprint == fingerprint and output_path(out, job, settings).exists():
+            if known.fingerprint == fingerprint and output_path(out, job, settings).exists():
                 record = replace(known, source=job.source)
                 if record != read_record(out, job):  # the slide was moved, or has failed since
                     write_record(out, job, record)
@@ -214,8 +218,6 @@ def _segment(
     slide_fingerprint: str,
     progress: Callable[[int, int], None] | None,
 ) -> Result:
-    if job.slide_fingerprint not in (None, slide_fingerprint):
-        raise SlideError(f"{job.source} is not the slide of the run that is to be repeated: its content differs")
     result = segment(
         job.source,
         job.queries,
@@ -274,5 +276,3 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, OSError):
         return error.strerror or said
     return f"{type(error).__name__}: {said}"
-
-
