@@ -34,6 +34,8 @@ class SlowModel(FakeModel):
             time.sleep(float(os.environ.get("FAKE_SECONDS", 0)) / longest)
             if self.tell:
                 self.tell([" ".join(words[:count]) for words in said])
+        if self.tell:
+            self.tell([])
         return masks
 
 

@@ -16,7 +16,7 @@ import torch
 import wsiseg
 from tests.model.small import small_model
 from wsiseg.errors import ModelError
-from wsiseg.inference import KnowsCells, KnowsLimits
+from wsiseg.inference import KnowsCells, KnowsLimits, Segmenter
 from wsiseg.inference.answers import answers
 from wsiseg.inference.devices import SeveralDevices, in_turn
 from wsiseg.inference.engine import PathChatSegmenter
@@ -128,18 +128,29 @@ def test_each_thread_of_a_cpu_takes_batches_of_its_own_and_as_many(
     assert set(asked.values()) == {1}
 
 
-def test_who_listens_to_a_model_hears_one_batch_at_a_time_and_a_large_one_has_all_threads() -> None:
-    model = PathChatSegmenter(small_model(seed=4, stops=1.5), name="small", fingerprint="one")
-    large = PathChatSegmenter(small_model(seed=4, stops=1.5), name="small", fingerprint="one")
+def test_who_listens_hears_all_threads_of_a_cpu_and_a_large_model_has_them_for_one_batch() -> None:
+    model, large = (PathChatSegmenter(small_model(seed=4, stops=1.5), name="small", fingerprint="one") for _ in "12")
     large._is_large = True
+    tiles = np.random.default_rng(0).integers(0, 255, (5, 128, 128, 3), np.uint8)
+    told: list[list[str]] = []
     before = torch.get_num_threads()
-    torch.set_num_threads(3)
+    torch.set_num_threads(2)
     try:
-        assert list(model.copies) == [model] * 3
-        assert len(model.heard_by(lambda texts: None).copies) == 1
-        assert len(large.copies) == 1
+        assert list(model.copies) == [model] * 2
+        assert list(large.copies) == [large]
+        copies = model.heard_by(told.append).copies
+        both = threading.Barrier(2, timeout=20)
+
+        def ask(copy: Segmenter, item: np.ndarray) -> list[str]:
+            both.wait()
+            return [answer.reasoning for answer in copy.segment_tiles(item, "outline the nuclei", 0.5)]
+
+        first, second = in_turn(ask, copies, [tiles[:2], tiles[2:]])
     finally:
         torch.set_num_threads(before)
+    assert told[-1] == []
+    assert max(map(len, told)) == len(tiles)
+    assert all(any(text in step for step in told) for text in first + second)
 
 
 def test_several_devices_are_shown_examples_and_know_what_one_knows() -> None:

@@ -115,5 +115,8 @@ class Audible(Protocol):
     """A `Segmenter` that can be heard while it writes."""
 
     def heard_by(self, tell: Callable[[list[str]], None]) -> Segmenter:
-        """The same, calling `tell` at every token: what it has written so far about each tile before it, in order."""
+        """The same, calling `tell` at every token: what it has written so far about each tile before it, in order.
+
+        Of several batches at a time it tells of all; of one that is answered no more. `tell` is called in any thread.
+        """
         ...

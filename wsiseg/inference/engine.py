@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from itertools import chain
 from typing import Any, TypeVar
 from weakref import WeakMethod
 
@@ -75,9 +76,11 @@ class PathChatSegmenter:
 
     @property
     def copies(self) -> Sequence[PathChatSegmenter]:
-        """See `Copied`. Whoever listens hears about one batch at a time."""
-        shared_out = self.device.type != "cpu" or self._tell is not None or self._is_large
-        return [self] * (1 if shared_out else torch.get_num_threads())
+        """See `Copied`: one for each thread of a CPU. Whoever listens hears all of them."""
+        at_once = 1 if self.device.type != "cpu" or self._is_large else torch.get_num_threads()
+        if self._tell is None or at_once == 1:
+            return [self] * at_once
+        return [self._like(self.shots, tell) for tell in _parted(self._tell, at_once)]
 
     def heard_by(self, tell: Callable[[list[str]], None]) -> PathChatSegmenter:
         """See `Audible`. The weights are shared."""
@@ -138,6 +141,8 @@ class PathChatSegmenter:
             self._largest = len(rows) // 2
             (torch.mps if self.device.type == "mps" else torch.cuda).empty_cache()
             _log.warning("out of memory with %d tiles at once; going on with %d", len(rows), self._largest)
+        if self._tell:
+            self._tell([])
         return answers
 
     def _encode(self, part: str, tiles: np.ndarray | torch.Tensor) -> list[torch.Tensor]:
@@ -230,6 +235,17 @@ class PathChatSegmenter:
             0 * mask if a.probability is None else a.probability > 0.5 for a, mask in zip(answers, masks, strict=True)
         ]
         return float(np.mean([_dice(a, b) for a, b in zip(drawn, masks, strict=True)]))
+
+
+def _parted(tell: Callable[[list[str]], None], parts: int) -> list[Callable[[list[str]], None]]:
+    """`tell` for so many who write at the same time: it hears what all of them have written, one after the other."""
+    written: list[list[str]] = [[] for _ in range(parts)]
+
+    def told(part: int, texts: list[str]) -> None:
+        written[part] = texts
+        tell(list(chain.from_iterable(written)))
+
+    return [partial(told, part) for part in range(parts)]
 
 
 def _remembered(method: Callable[..., T], size: int) -> Callable[..., T]:

@@ -90,8 +90,6 @@ class Query:
     def _hear(self, tile: TileReasoning) -> None:
         session = self._session
         l0_dx, l0_dy = l0_origin(session.slide.l0_bounds, session.origin)
-        if self.writing:  # a new list is news to whoever listens
-            self.writing = []
         self._tell(
             "tile",
             box=[tile.l0_x - l0_dx, tile.l0_y - l0_dy, tile.l0_width, tile.l0_height],
