@@ -95,7 +95,7 @@ def _new_answers(
 
 
 def _shared_evenly(tiles: int, batch_size: int, at_once: int) -> int:
-    """Tiles in a batch, at most `batch_size`, so that `at_once` threads have as many of them each."""
+    """Tiles in a batch, at most `batch_size`, so that those who take one at once have as many to do."""
     rounds = max(1, math.ceil(tiles / (batch_size * at_once)))
     return max(1, math.ceil(tiles / (rounds * at_once)))
 

@@ -54,7 +54,7 @@ def in_turn(
 ) -> Generator[R, None, None]:
     """`ask(copy, item)` of each item, in order; copy k is asked items k, k + n, …, one at a time, in a thread.
 
-    In such a thread torch computes on that thread alone. One copy is asked in the caller's thread, which reads no
+    The copies share torch's threads: each computes on as many. One copy is asked in the caller's thread, which reads no
     item ahead, unless `ahead`. What `ask` raises is raised when its item's turn has come. `items` is read in the
     caller's thread, at most `len(copies)` × 2 ahead.
     """
@@ -63,9 +63,11 @@ def in_turn(
             yield ask(copies[0], item)
         return
     with ExitStack() as stack:
-        stack.callback(torch.set_num_threads, torch.get_num_threads())  # threads to come would have what these have
+        all_threads = torch.get_num_threads()
+        stack.callback(torch.set_num_threads, all_threads)  # threads to come would have what these have
+        share = max(1, all_threads // len(copies))
         threads = [
-            ThreadPoolExecutor(1, f"device-{k}", initializer=torch.set_num_threads, initargs=(1,))
+            ThreadPoolExecutor(1, f"device-{k}", initializer=torch.set_num_threads, initargs=(share,))
             for k in range(len(copies))
         ]
         for thread in threads:
@@ -78,4 +80,3 @@ def in_turn(
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
-

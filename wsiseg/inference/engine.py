@@ -29,6 +29,7 @@ _CPU_TILES = 4
 # Weights of a model whose every operation is work enough for all threads of a CPU. Those of a smaller one wait for each
 # other, and the longer the more else is at work on the machine: there each thread takes a batch of its own.
 _LARGE = 100e6
+_AT_ONCE = 8  # batches at most: each takes 0.2 GB; more threads are shared out among them
 
 
 class PathChatSegmenter:
@@ -76,8 +77,8 @@ class PathChatSegmenter:
 
     @property
     def copies(self) -> Sequence[PathChatSegmenter]:
-        """See `Copied`: one for each thread of a CPU. Whoever listens hears all of them."""
-        at_once = 1 if self.device.type != "cpu" or self._is_large else torch.get_num_threads()
+        """See `Copied`: one for each thread of a CPU, of which there may be more. Whoever listens hears all of them."""
+        at_once = 1 if self.device.type != "cpu" or self._is_large else min(_AT_ONCE, torch.get_num_threads())
         if self._tell is None or at_once == 1:
             return [self] * at_once
         return [self._like(self.shots, tell) for tell in _parted(self._tell, at_once)]
