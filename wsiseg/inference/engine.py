@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from itertools import chain
+from threading import Lock
 from typing import Any, TypeVar
 from weakref import WeakMethod
 
@@ -241,10 +242,12 @@ class PathChatSegmenter:
 def _parted(tell: Callable[[list[str]], None], parts: int) -> list[Callable[[list[str]], None]]:
     """`tell` for so many who write at the same time: it hears what all of them have written, one after the other."""
     written: list[list[str]] = [[] for _ in range(parts)]
+    lock = Lock()
 
     def told(part: int, texts: list[str]) -> None:
-        written[part] = texts
-        tell(list(chain.from_iterable(written)))
+        with lock:
+            written[part] = texts
+            tell(list(chain.from_iterable(written)))
 
     return [partial(told, part) for part in range(parts)]
 
