@@ -87,6 +87,8 @@ def command(
             store = fleet.tile_slide(slide, Path(out), spec, slide_mpp=slide_mpp, **options)
             done: list[tuple[str, TileStore | str]] = [(slide, store)]
         else:
+            if not out:  # of a variable of the shell that is not set: it would be the folder it is typed in
+                raise click.UsageError("many slides need --out FOLDER.", ctx)
             jobs = fleet.jobs_in_folder(slide, None, recursive=recursive, slide_mpp=slide_mpp)
             done = [(job.source, made) for job, made in fleet.tile_slides(jobs, Path(out), spec, **options)]
     for _, made in done:

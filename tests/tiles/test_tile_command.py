@@ -58,6 +58,12 @@ def test_what_cannot_be_is_one_line(slide: Path, tmp_path: Path, options: list[s
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_of_slides_needs_a_place_for_its_stores(slide: Path) -> None:
+    result = tile(slide.parent, "--out", "")  # as an unset variable of the shell gives it
+    assert result.exit_code == 2
+    assert "many slides need --out FOLDER" in result.stderr
+
+
 def test_a_folder_of_slides_becomes_a_folder_of_stores(slide: Path, tmp_path: Path) -> None:
     slides = tmp_path / "slides"
     (slides / "sub").mkdir(parents=True)
