@@ -36,7 +36,7 @@ eleven and a half core-hours and nine minutes of GPUs. The U-Net has a channel f
 anything else it draws nothing, which is no merit in the column "− silent". There are two: of the one of 190 minutes
 the weights are lost, so that its rows are of a time when tiles at an image's edge were filled up with white, which cost
 the other one up to 0.01; that was trained on all structures, 784 steps of 48 views on the GPU of the model's last leg
-and 384 more on two cores.
+and 604 more on two cores.
 
 - n +/−: questions about what is there, and about what is not.
 - Dice: overlap of mask and truth, 1 at best. HD95: distance of their edges, 95th percentile. Both are means over the
