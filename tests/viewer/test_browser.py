@@ -355,6 +355,7 @@ def test_a_find_disturbs_no_edit_and_undo_takes_back_one_point(slide_path, geojs
     page.check("[name=scope][value=slide]", force=True)
     page.click("#ask-start")
     page.wait_for_selector("#run-state:has-text('Found 1 outline')")
+    page.wait_for_selector("#classes .name:has-text('the orange')")
     assert page.locator("#classes .name").all_inner_texts() == ["olive", "the orange"]
     assert (text(page, "#object-class"), text(page, "#edit")) == ("olive", "Done")
     assert open_page(address).locator("#save").is_enabled()  # a page that is loaded anew knows of the find
