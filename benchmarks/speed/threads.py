@@ -13,42 +13,37 @@ import argparse
 import math
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
-from benchmarks.speed.model import BATCH, QUERY, some_tiles
+from benchmarks.speed.model import BATCH, QUERY, ours, some_tiles
 from benchmarks.speed.run import SAMPLE
-from wsiseg.inference import Segmenter
 from wsiseg.inference.devices import copies_of, in_turn
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model import load_model
 
-Way = Callable[[Segmenter, np.ndarray, float], object]
+Way = Callable[[PathChatSegmenter, np.ndarray, float], object]
 
 
-def in_one_thread(model: Segmenter, tiles: np.ndarray, mpp: float) -> None:
+def in_one_thread(model: PathChatSegmenter, tiles: np.ndarray, mpp: float) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    shared_operations(model, tiles, mpp)
+    ours(model, tiles, mpp)
     torch.set_num_threads(threads)
 
 
-def shared_operations(model: Segmenter, tiles: np.ndarray, mpp: float) -> None:
-    for batch in _batches(tiles):
-        model.segment_tiles(batch, QUERY, mpp)
-
-
-def shared_batches(model: Segmenter, tiles: np.ndarray, mpp: float) -> None:
-    for _ in in_turn(lambda copy, batch: copy.segment_tiles(batch, QUERY, mpp), copies_of(model), _batches(tiles)):
+def shared_batches(model: PathChatSegmenter, tiles: np.ndarray, mpp: float) -> None:
+    batches = (tiles[i : i + BATCH] for i in range(0, len(tiles), BATCH))
+    for _ in in_turn(lambda copy, batch: copy.segment_tiles(batch, QUERY, mpp), copies_of(model), batches):
         pass
 
 
 WAYS: dict[str, Way] = {
     "one thread": in_one_thread,
-    "all threads in each operation": shared_operations,
+    "all threads in each operation": ours,
     "a batch for each thread": shared_batches,
 }
 
@@ -65,10 +60,6 @@ def measure(tiles: np.ndarray, model: PathChatSegmenter, repeat: int) -> dict[st
             answer(model, tiles, mpp)
             seconds[way] = min(seconds[way], (time.perf_counter() - began) / len(tiles))
     return seconds
-
-
-def _batches(tiles: np.ndarray) -> Sequence[np.ndarray]:
-    return [tiles[i : i + BATCH] for i in range(0, len(tiles), BATCH)]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 import wsiseg
 from tests.model.small import small_model
 from wsiseg.errors import ModelError
-from wsiseg.inference import KnowsCells, KnowsLimits
+from wsiseg.inference import KnowsCells, KnowsLimits, engine
 from wsiseg.inference.answers import answers
 from wsiseg.inference.devices import SeveralDevices, in_turn
 from wsiseg.inference.engine import PathChatSegmenter
@@ -130,17 +130,19 @@ def test_the_threads_of_a_cpu_take_batches_of_their_own_and_as_many(
     assert set(asked.values()) == {each}
 
 
-def test_who_listens_hears_all_threads_of_a_cpu_and_a_large_model_has_them_for_one_batch() -> None:
-    model, large = (PathChatSegmenter(small_model(seed=4, stops=1.5), name="small", fingerprint="one") for _ in "12")
-    large._is_large = True
+def test_who_listens_hears_all_threads_of_a_cpu_and_a_large_model_has_them_for_one_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = PathChatSegmenter(small_model(seed=4, stops=1.5), name="small", fingerprint="one")
     tiles = np.random.default_rng(0).integers(0, 255, (3, 128, 128, 3), np.uint8)
     told: list[list[str]] = []
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         assert list(model.copies) == [model] * 2
-        assert list(large.copies) == [large]
         first, second = model.heard_by(told.append).copies
+        monkeypatch.setattr(engine, "_LARGE", 1)
+        assert list(model.copies) == [model]
     finally:
         torch.set_num_threads(before)
     one, two = first._tell, second._tell

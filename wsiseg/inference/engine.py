@@ -54,7 +54,6 @@ class PathChatSegmenter:
         self.name, self.fingerprint, self._caution = name, fingerprint, caution
         self.tile_size, self.overlap = model.config.tile_size, model.config.overlap
         self._largest: int | None = None  # batch size that is known to fit
-        self._is_large = sum(weight.numel() for weight in model.parameters()) > _LARGE
         self._prefix = _remembered(self._encode_prefix, 16)
         self.shots, self._tell = tuple(shots), tell
         self._views = _remembered(self._view_shots, 4)
@@ -79,7 +78,8 @@ class PathChatSegmenter:
     @property
     def copies(self) -> Sequence[PathChatSegmenter]:
         """See `Copied`: one for each thread of a CPU, of which there may be more. Whoever listens hears all of them."""
-        at_once = 1 if self.device.type != "cpu" or self._is_large else min(_AT_ONCE, torch.get_num_threads())
+        is_large = sum(weight.numel() for weight in self.model.parameters()) > _LARGE
+        at_once = 1 if is_large or self.device.type != "cpu" else min(_AT_ONCE, torch.get_num_threads())
         if self._tell is None or at_once == 1:
             return [self] * at_once
         return [self._like(self.shots, tell) for tell in _parted(self._tell, at_once)]
