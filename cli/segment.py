@@ -176,6 +176,8 @@ def command(
         raise click.UsageError("Missing option '--query'.", ctx)
     if recursive or shard or scheduler:
         raise click.UsageError("--recursive, --shard and --scheduler are for a folder or manifest.", ctx)
+    if reasoning == "-":
+        raise click.UsageError("--reasoning takes the name of a file: stdout is for outlines.", ctx)
     if example_mpp and not example_files:
         raise click.UsageError("--example-mpp is for an --example.", ctx)
     examples = [(image, mask, example_mpp) for image, mask in example_files]

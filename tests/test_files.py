@@ -80,7 +80,10 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
         with atomic_folder(target, replaces=lambda folder: (folder / "a").exists()) as folder:
             (folder / "a").write_text(text)
 
+    (tmp_path / ".out.0a.tmp").mkdir()  # of a process that was killed
+    os.utime(tmp_path / ".out.0a.tmp", (0, 0))
     write("old")
+    assert os.listdir(tmp_path) == ["out"]
     rename = os.replace
 
     def refused(source: Path, goal: Path) -> None:

@@ -350,6 +350,7 @@ def test_a_picture_in_memory_is_told_what_to_do() -> None:
     [
         ((0, 0, 0, 9), "has no area"),
         ((0, 0, 9), "x, y, width and height"),
+        ((5,), "x, y, width and height"),
         ((9e9, 0, 9, 9), "outside"),
         ((0, 0, np.nan, 9), "no area"),
     ],

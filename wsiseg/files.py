@@ -70,14 +70,14 @@ def packed_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 def atomic_folder(path: str | os.PathLike[str], *, replaces: Callable[[Path], bool]) -> Iterator[Path]:
     """A new folder that appears at `path` only when the block ends without an error.
 
-    replaces: whether a folder that is there already may go.
+    replaces: whether a folder that is there already may go. What a killed process began to write there goes, too.
 
     Raises:
         OutputError: something else is there, the parent folder is missing or unwritable, or the disk is full;
             nothing is left behind.
     """
     check_writable(path, replaces=replaces)
-    target = Path(os.path.realpath(path))
+    target, begun = Path(os.path.realpath(path)), time.time()
     temporary, old = _beside(target), _beside(target)
     try:
         temporary.mkdir()
@@ -96,6 +96,7 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: Callable[[Path], bo
                 os.replace(old, target)
             raise
         shutil.rmtree(old, ignore_errors=True)
+        remove_leftovers(target, older_s=time.time() - begun)  # not what another process is writing there now
     except OSError as error:
         if isinstance(error, WsisegError):
             raise

@@ -126,10 +126,10 @@ def l0_region_of(region: Box, opened: Slide | TileStore, origin: Origin) -> Box:
     """`region` in level-0 pixels of the whole slide. QueryError if it holds nothing of it."""
     if isinstance(opened, TileStore):
         raise StoreError(f"{opened.path} is a tile store: a region can only be asked of a slide")
-    l0_dx, l0_dy = l0_origin(opened.l0_bounds, origin)
-    l0_box = (region[0] + l0_dx, region[1] + l0_dy, *region[2:])
     if not (len(region) == 4 and np.isfinite(region).all() and min(region[2:]) > 0):
         raise QueryError(f"the region {_said(region)} has no area: give x, y, width and height in pixels")
+    l0_dx, l0_dy = l0_origin(opened.l0_bounds, origin)
+    l0_box = (region[0] + l0_dx, region[1] + l0_dy, *region[2:])
     if not box_of(l0_box).intersects(shapely.box(0, 0, *opened.dimensions)):
         raise QueryError(f"the region {_said(region)} lies outside the slide")
     return l0_box

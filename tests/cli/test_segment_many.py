@@ -107,6 +107,7 @@ def test_the_table_shows_names_as_they_are() -> None:
         (["slides", "--query", "q", "--out", ""], 2, "many slides need --out FOLDER"),
         (["slides", "--out", "o"], 2, "Missing option '--query'"),
         (["slides", "--query", "q", "--out", "o", "--reasoning", "r"], 2, "--reasoning is for one slide"),
+        (["a.svs", "--query", "q", "--reasoning", "-"], 2, "--reasoning takes the name of a file"),
         (["slides", "--query", "q", "--out", "o", "--region", "0,0,9,9"], 2, "--region is for one slide"),
         (["a.tif", "--query", "q", "--region", "0,0,9"], 2, "is not a region such as 1000,2000,512,512"),
         (["slides", "--query", "q", "--out", "o", "--shard", "3/2"], 2, "'3/2' is not a part such as 1/8"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -49,6 +52,25 @@ def test_a_link_to_a_folder_is_left_out_and_told(
     found = jobs_in_folder(tmp_path / "slides", ["q"], recursive=True)
     assert [job.name for job in found] == ["a.svs", "c.svs", "d.mrxs"]
     assert f"links to folders are not followed: {tmp_path / 'slides' / 'more'}\n" in caplog.text
+
+
+def test_a_subfolder_that_cannot_be_read_is_left_out_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("wsiseg"), "propagate", True)
+    touch(tmp_path, "a/b.svs", "a/lost+found/c.svs", "d.svs")
+    scandir = os.scandir
+
+    def refused(folder: Path) -> Any:  # root may read everything
+        if folder.name == "lost+found":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    assert [job.name for job in jobs_in_folder(tmp_path, ["q"], recursive=True)] == ["a/b.svs", "d.svs"]
+    assert f"left out, cannot be read: {tmp_path / 'a' / 'lost+found'}: Permission denied\n" in caplog.text
+    with pytest.raises(FleetError, match=r"cannot read .*lost\+found: Permission denied"):
+        jobs_in_folder(tmp_path / "a" / "lost+found", ["q"], recursive=True)
 
 
 def test_a_folder_without_slides_says_where_else_to_look(tmp_path: Path) -> None:

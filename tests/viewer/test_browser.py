@@ -311,6 +311,33 @@ def test_the_scale_bar_and_the_pointer_are_true_to_the_slide(sample_slide, runni
     page.wait_for_function("document.getElementById('place').hidden")
 
 
+def test_a_page_that_is_loaded_anew_shows_what_it_showed(sample_slide, running_view, open_page) -> None:
+    def middle() -> list[float]:
+        """x, y and magnification."""
+        box = page.locator("#stage").bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2 - 1, box["y"] + box["height"] / 2)
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.wait_for_selector("#place:not([hidden])")
+        return [float(value) for value in re.findall(r"[\d.]+", text(page, "#place"))]
+
+    page = open_page(running_view(sample_slide))
+    settled(page)
+    whole = middle()
+    for _ in range(4):
+        page.click("#zoom-in")
+    page.focus("#stage")
+    page.keyboard.press("ArrowLeft")
+    settled(page)
+    page.wait_for_function("() => Number(location.hash.split(',')[2]) < 700")  # the address tells the width of the region
+    before = middle()
+    assert before[0] < whole[0]
+    assert before[2] > 4 * whole[2]
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    settled(page)
+    assert middle() == pytest.approx(before, rel=0.02)
+
+
 @pytest.mark.slow  # half a minute of an idle core, most of it the model's
 def test_the_bundled_model_answers_and_what_it_found_is_saved(sample_slide, running_view, open_page, tmp_path) -> None:
     out = tmp_path / "nuclei.geojson"

@@ -63,7 +63,8 @@ def jobs_in_folder(
 
     Plain images count only with `slide_mpp`, which they do not state; hidden files and folders, and DICOM annotations,
     never. The files of one DICOM series in one folder are one slide, which has the name of the first. Tile stores
-    (`.zarr`) are slides too, unless nothing is asked: `queries` None.
+    (`.zarr`) are slides too, unless nothing is asked: `queries` None. Links to folders, and subfolders that cannot be
+    read, are left out, with a warning.
 
     Raises:
         FleetError: the folder cannot be read, or holds no slides.
@@ -74,14 +75,17 @@ def jobs_in_folder(
     if queries is None:
         suffixes -= {".zarr"}
     links: list[Path] = []
+    closed: list[OSError] = []
     try:
-        found = first_of_series(sorted(_slides(root, suffixes, recursive, links)))
+        found = first_of_series(sorted(_slides(root, suffixes, recursive, links, closed)))
     except OSError as error:
         raise FleetError(f"cannot read {error.filename or root}: {error.strerror or error}") from error
     unseen = [path for path in links if not path.with_name(f"{path.name}.mrxs").exists()]  # not the data of a slide
     if unseen:
-        more = f" and {len(unseen) - 1} more" if len(unseen) > 1 else ""
-        log.warning("links to folders are not followed: %s%s", min(unseen), more)
+        log.warning("links to folders are not followed: %s%s", min(unseen), _and_more(unseen))
+    if closed:
+        first = closed[0]
+        log.warning("left out, cannot be read: %s%s: %s", first.filename, _and_more(closed), first.strerror)
     if not found:
         deeper = "" if recursive else "; --recursive looks in its subfolders too"
         raise FleetError(
@@ -170,8 +174,14 @@ def slurm_shard(environment: Mapping[str, str]) -> tuple[int, int] | None:
     return task - first + 1, count
 
 
-def _slides(folder: Path, suffixes: frozenset[str], recursive: bool, links: list[Path]) -> Iterator[Path]:
-    """links: takes those to folders, which are not followed."""
+def _and_more(found: Sequence[object]) -> str:
+    return f" and {len(found) - 1} more" if len(found) > 1 else ""
+
+
+def _slides(
+    folder: Path, suffixes: frozenset[str], recursive: bool, links: list[Path], closed: list[OSError]
+) -> Iterator[Path]:
+    """links: takes those to folders, which are not followed. closed: takes why subfolders could not be read."""
     with os.scandir(folder) as entries:
         for entry in entries:
             path, suffix = Path(entry.path), os.path.splitext(entry.name)[1].lower()
@@ -186,7 +196,10 @@ def _slides(folder: Path, suffixes: frozenset[str], recursive: bool, links: list
             elif recursive and entry.is_symlink():  # it may lead back up
                 links.append(path)
             elif recursive:
-                yield from _slides(path, suffixes, recursive, links)
+                try:
+                    yield from _slides(path, suffixes, recursive, links, closed)
+                except OSError as error:  # such as lost+found: no reason to leave the others alone
+                    closed.append(error)
 
 
 def _rows(path: str | os.PathLike[str], text: str) -> Iterator[tuple[int, dict[str, str]]]:

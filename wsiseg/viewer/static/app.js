@@ -460,6 +460,8 @@ await stage.open(slide, {
   maxLevel: slide.lastLevel,
   getTileUrl: api.tileUrl,
 });
+stage.recall();
+stage.viewer.addHandler("animation-finish", () => stage.remember());
 if (slide.objects) await load().catch((error) => fatal(new Error(`The outlines cannot be shown: ${error.message}`)));
 refresh();
 if (draftWaits) $("draft").showModal();

@@ -64,6 +64,16 @@ export class Stage {
     return [x0, y0, x1 - x0, y1 - y0];
   }
 
+  // The address of the page tells the region, so that it is shown again when the page is loaded anew.
+  remember() {
+    history.replaceState(null, "", `#${this.region().join(",")}`);
+  }
+
+  recall() {
+    const [x, y, width, height] = location.hash.slice(1).split(",").map(Number);
+    if (width > 0 && height > 0) this.show([x, y, x + width, y + height], 1, 16);
+  }
+
   home(immediately = false) {
     this.viewport.fitBounds(this.shown, immediately);
   }
