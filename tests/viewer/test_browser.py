@@ -328,7 +328,7 @@ def test_a_page_that_is_loaded_anew_shows_what_it_showed(sample_slide, running_v
     page.focus("#stage")
     page.keyboard.press("ArrowLeft")
     settled(page)
-    page.wait_for_function("() => Number(location.hash.split(',')[2]) < 700")  # the address tells the width of the region
+    page.wait_for_function("() => Number(location.hash.split(',')[2]) < 700")  # the width of the region
     before = middle()
     assert before[0] < whole[0]
     assert before[2] > 4 * whole[2]
