@@ -9,6 +9,7 @@ or sets adds to the table or replaces its own rows, whatever else is there stays
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,44 @@ def baseline(
 
 
 def markdown(entries: list[dict[str, Any]]) -> str:
-    """The page: one table per data set and split, rows ordered by structure, then method."""
-    return "\n".join([HEADER, *_sections(entries)])
+    """The page: Dice and silence at a glance, then all figures, one table per data set and split."""
+    return "\n".join(
+        [
+            HEADER,
+            *_glance(entries, "Dice where something is due", "Dice", questions=0),
+            *_glance(entries, "Share of silence where nothing is due", "− silent", questions=1),
+            *_sections(entries),
+        ]
+    )
+
+
+def _glance(entries: list[dict[str, Any]], title: str, figure: str, *, questions: int) -> Iterator[str]:
+    """One figure, without its interval: a row per set and structure, a column per method.
+
+    questions: which of the two numbers of "n +/−" it is a mean over; where that is 0 there is no row. Nor is there one
+        for all structures of a set that has a single one.
+    """
+    methods = list(dict.fromkeys(entry["name"] for entry in entries))
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for row, entry in _ordered(entries):
+        asked = row["n +/−"].split("\n")[questions]
+        if asked != "0":
+            found = cells.setdefault((row["set"], row["concept"], entry["split"], asked), {})
+            found[entry["name"]] = row[figure].partition("\n")[0]
+    yield f"\n## {title}\n"
+    yield "| " + " | ".join(("set", "structure", "split", "questions", *methods)) + " |"
+    yield "|" + "---|" * (4 + len(methods))
+    rows_of = Counter((source, split) for source, _, split, _ in cells)
+    for (source, concept, split, asked), found in cells.items():
+        if concept != "all" or rows_of[source, split] > 2:
+            about = (source, concept, split, asked)
+            yield "| " + " | ".join([*about, *(found.get(method, "") for method in methods)]) + " |"
+
+
+def _ordered(entries: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """(row, its entry), by set, all structures of it first."""
+    rows = [(row, entry) for entry in entries for row in entry["rows"]]
+    return sorted(rows, key=lambda pair: (pair[0]["set"], pair[0]["concept"] != "all", pair[0]["concept"]))
 
 
 def _sections(entries: list[dict[str, Any]]) -> Iterator[str]:
@@ -83,9 +120,7 @@ def _sections(entries: list[dict[str, Any]]) -> Iterator[str]:
         yield f"\n## {data}, {split}\n"
         yield "| " + " | ".join(headings) + " |"
         yield "|" + "---|" * len(headings)
-        rows = [(row, entry) for entry in here for row in entry["rows"]]
-        rows.sort(key=lambda pair: (pair[0]["set"], pair[0]["concept"] != "all", pair[0]["concept"]))
-        for row, entry in rows:
+        for row, entry in _ordered(here):
             shown = (row[heading] for heading in FIGURES)
             cells = [row["set"], row["concept"], entry["name"], *shown, f"`{entry['command']}`"]
             yield "| " + " | ".join(cell.replace("\n", "<br>") for cell in cells) + " |"

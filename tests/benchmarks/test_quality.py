@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -153,5 +154,10 @@ def test_the_table_keeps_what_was_measured_before(
     stain = next(row for row in entries[1]["figures"] if row["concept"] == "gland")
     assert stain["dice"]["value"] > 0.95
     page = out.read_text()
-    assert page.count("| all foreground |") == 3  # all, gland, not in this set
+    assert page.count("| disks | gland | all foreground |") == 1
+    glance, _, _ = page.partition("## disks.zarr")
+    assert "| set | structure | split | questions | all foreground | haematoxylin, Otsu |" in glance
+    assert re.search(r"\| disks \| gland \| val \| 2 \| 0\.\d{3} \| (0\.9[5-9]|1\.0)\d* \|", glance)
+    assert "| disks | not in this set | val | 2 | 0.000 | " in glance
+    assert "| all | val |" not in glance  # the same as of its one structure
     assert "`python -m benchmarks.quality.run disks.zarr --method stain --model tiny --split val`" in page
