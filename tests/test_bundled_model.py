@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ from wsiseg.qupath import check_dialect
 from wsiseg.slide import open_slide
 from wsiseg.training.data.concepts import CONCEPTS, MASKED
 from wsiseg.training.data.queries import nouns
+
+CARD = "wsiseg/assets/tiny/README.md"
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,32 @@ def test_it_warns_of_tissues_it_does_not_know_until_it_is_trained_on(model: Path
     assert not load_model(tmp_path / "mine").caution_for("outline the tumour")
     (tmp_path / "mine" / "caution.txt").write_bytes("Taught on\n“skin”.\n".encode("cp1252"))  # as Notepad may save it
     assert caution(tmp_path / "mine") == "Taught on \ufffdskin\ufffd."
+
+
+def test_its_figures_are_those_that_were_measured_of_these_weights(model: PathChatSegmenter) -> None:
+    root = Path(__file__).parents[1]
+    measured = [entry for entry in json.loads((root / "docs/quality.json").read_text()) if entry["method"] == "model"]
+    assert {entry["fingerprint"] for entry in measured} == {model.fingerprint}
+    rows = {(row["source"], row["concept"]): row for entry in measured for row in entry["figures"]}
+
+    def figure(source: str, concept: str, name: str) -> str:
+        value = rows[source, concept][name]["value"]
+        return "–" if value is None else f"{value:.2f}"
+
+    card = re.findall(r"\| (\w+) \| ([\w ]+) \| (\d+) / (\d+) \| (.*) \|", (root / CARD).read_text())
+    assert {(source, concept) for source, concept, *_ in card} == set(rows)
+    for source, concept, present, absent, figures in card:
+        assert (int(present), int(absent)) == (rows[source, concept]["n_present"], rows[source, concept]["n_absent"])
+        values = [cell.partition(" ")[0] for cell in figures.split(" | ")]
+        names = ("dice", "giou", "sensitivity", "specificity")
+        assert values == [figure(source, concept, name) for name in names], (source, concept)
+
+    readme = re.findall(r"\| (glands|nuclei) \| (\S+): .* \| (.*) \| (.*) \| (.*) \|", (root / "README.md").read_text())
+    assert len(readme) == 4
+    for asked, data, *values in readme:
+        source, concept = data.lower().replace("-", "_"), {"glands": "gland", "nuclei": "nucleus"}[asked]
+        parts = ((concept, "dice"), (concept, "sensitivity"), ("all", "specificity"))
+        assert values == [figure(source, *part) for part in parts], (asked, data)
 
 
 def predicted(model: Segmenter, image: np.ndarray, query: str, mpp: float) -> np.ndarray | None:
