@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from wsiseg.fleet import Job, Record, Settings
 from wsiseg.inference import TileMask
 from wsiseg.testing import FakeModel, disk, synthetic_slide
 
 NAMES = ("a.tif", "b.tif", "sub/a.tif")
+MODEL = FakeModel(tile_size=128, overlap=32)
+QUERIES = ("the olive", "the orange")
+SETTINGS = Settings(min_area_um2=1.0)
 
 
 def small_slides(folder: Path) -> Path:
@@ -37,7 +42,7 @@ class TellingModel(FakeModel):
     """A fake model that appends a line to `log` for every batch, and takes its time."""
 
     def __init__(self, log: Path, seconds: float = 0.0) -> None:
-        super().__init__(tile_size=128, overlap=32)
+        super().__init__(tile_size=MODEL.tile_size, overlap=MODEL.overlap)
         self.log, self.seconds = log, seconds
 
     def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
@@ -49,3 +54,17 @@ class TellingModel(FakeModel):
     def pids(self) -> list[int]:
         """One for every batch so far."""
         return [int(line) for line in self.log.read_text().split()] if self.log.exists() else []
+
+
+class Report:
+    """Calls a function when the first slide is finished."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self.then = then
+
+    def running(self, job: Job, done: int, total: int) -> None: ...
+
+    def held(self, job: Job, by: str) -> None: ...
+
+    def finished(self, job: Job, record: Record, kept: bool) -> None:
+        self.then()

@@ -3,73 +3,20 @@
 from __future__ import annotations
 
 import csv
-import errno
 import json
 import logging
-import os
-import random
 import shutil
-import signal
-import socket
-import subprocess
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests.fleet.slides import NAMES, TellingModel, outlines, small_slides
-from wsiseg import spill
-from wsiseg.errors import FleetError, ModelError, OutputError, SlideError
-from wsiseg.fleet import (
-    Job,
-    Record,
-    Settings,
-    jobs_in_folder,
-    read_manifest,
-    read_run,
-    run,
-    runner,
-    tile_slide,
-    work,
-)
-from wsiseg.fleet.claim import claimed
-from wsiseg.fleet.work import segment_slide
-from wsiseg.inference import TileMask
+from tests.fleet.slides import MODEL, NAMES, QUERIES, SETTINGS, Report, TellingModel, outlines, small_slides
+from wsiseg.errors import FleetError, ModelError, SlideError
+from wsiseg.fleet import Job, Settings, jobs_in_folder, read_manifest, read_run, run, tile_slide, work
 from wsiseg.qupath import check_dialect
 from wsiseg.testing import FakeModel
 from wsiseg.tiles import GridSpec
-
-MODEL = FakeModel(tile_size=128, overlap=32)
-QUERIES = ("the olive", "the orange")
-SETTINGS = Settings(min_area_um2=1.0)
-
-
-@pytest.fixture(scope="module")
-def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_slides(tmp_path_factory.mktemp("slides"))
-
-
-@pytest.fixture(scope="module")
-def jobs(slides: Path) -> list[Job]:
-    return jobs_in_folder(slides, QUERIES, recursive=True)
-
-
-@pytest.fixture(scope="module")
-def whole(jobs: list[Job], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The outlines of a run that nothing disturbs."""
-    out = tmp_path_factory.mktemp("whole")
-    assert all(record.status == "done" for record in run(jobs, out, SETTINGS, model=MODEL))
-    return outlines(out)
-
-
-@pytest.fixture
-def telling(tmp_path: Path) -> TellingModel:
-    return TellingModel(tmp_path / "log")
 
 
 def test_every_slide_has_its_geojson_and_the_run_its_two_files(
@@ -151,57 +98,6 @@ def test_another_format_is_made_of_the_geojson_that_is_there(
         assert (after.polygons, after.area_um2, after.tiles) == (before.polygons, before.area_um2, before.tiles)
     run(jobs, tmp_path / "out", replace(asap, threshold=0.6), model=telling)
     assert len(telling.pids()) > asked
-
-
-@pytest.mark.parametrize("change", ["query", "parameter", "model"])
-def test_outlines_that_a_person_corrected_are_not_replaced(jobs: list[Job], change: str, tmp_path: Path) -> None:
-    run(jobs, tmp_path, SETTINGS, model=MODEL)
-    (tmp_path / "a.tif.geojson").write_bytes(b"corrected")
-    run(jobs, tmp_path, SETTINGS, model=MODEL)
-    before = outlines(tmp_path)
-    assert before["a.tif.geojson"] == b"corrected"
-    others = [replace(job, queries=("olive",)) for job in jobs] if change == "query" else jobs
-    settings = replace(SETTINGS, threshold=0.6) if change == "parameter" else SETTINGS
-    model = FakeModel(tile_size=128, overlap=32)
-    model.fingerprint = "fake-2" if change == "model" else model.fingerprint
-    with pytest.raises(FleetError, match=r"a\.tif\.geojson was changed after wsiseg wrote it"):
-        run(others, tmp_path, settings, model=model)
-    assert outlines(tmp_path) == before
-    (tmp_path / "a.tif.geojson").rename(tmp_path / "mine.geojson")
-    assert {record.status for record in run(others, tmp_path, settings, model=model)} == {"done"}
-
-
-def test_outlines_that_no_run_wrote_are_not_replaced(jobs: list[Job], tmp_path: Path) -> None:
-    """Drawn in QuPath, or those of a run whose hidden folder was not copied along."""
-    (tmp_path / "a.tif.geojson").write_bytes(b"drawn")
-    with pytest.raises(FleetError, match=r"a\.tif\.geojson is of no run in this folder, and this run would replace it"):
-        run(jobs, tmp_path, SETTINGS, model=MODEL)
-    assert outlines(tmp_path) == {"a.tif.geojson": b"drawn"}
-
-
-def test_a_record_that_cannot_be_read_is_not_taken_for_none(jobs: list[Job], tmp_path: Path) -> None:
-    run(jobs[:1], tmp_path, SETTINGS, model=MODEL)
-    record, before = tmp_path / ".wsiseg" / "a.tif.json", outlines(tmp_path)
-    record.unlink()
-    record.mkdir()  # as good as one of another user
-    with pytest.raises(OutputError, match=r"cannot read .*a\.tif\.json"):
-        run(jobs[:1], tmp_path, SETTINGS, model=MODEL)
-    assert outlines(tmp_path) == before
-
-
-def test_corrected_outlines_of_a_slide_that_changed_are_not_replaced(tmp_path: Path) -> None:
-    folder, out = small_slides(tmp_path / "slides"), tmp_path / "out"
-    jobs = jobs_in_folder(folder, QUERIES)
-    run(jobs, out, SETTINGS, model=MODEL)
-    (out / "a.tif.geojson").write_bytes(b"corrected")
-    (folder / "a.tif").write_bytes((folder / "b.tif").read_bytes())
-    for _ in range(2):
-        corrected, other = run(jobs, out, SETTINGS, model=MODEL)
-        assert "a.tif.geojson was changed after wsiseg wrote it" in corrected.reason
-        assert other.status == "done"
-    assert outlines(out)["a.tif.geojson"] == b"corrected"
-    (out / "a.tif.geojson").unlink()
-    assert [record.status for record in run(jobs, out, SETTINGS, model=MODEL)] == ["done", "done"]
 
 
 def test_a_store_of_other_tiles_is_another_slide(jobs: list[Job], telling: TellingModel, tmp_path: Path) -> None:
@@ -308,87 +204,6 @@ def test_a_slide_at_a_url_is_one_of_many(slides: Path, tmp_path: Path) -> None:
     assert len(there) == 2
 
 
-def test_a_slide_that_kills_its_process_keeps_no_other_from_being_done(
-    jobs: list[Job], whole: dict[str, bytes], tmp_path: Path
-) -> None:
-    class Deadly(FakeModel):
-        def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
-            claim = tmp_path / ".wsiseg" / "b.tif.claim"
-            if claim.exists() and json.loads(claim.read_text())["pid"] == os.getpid():
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().segment_tiles(tiles, query, mpp)
-
-    deadly = Deadly(tile_size=128, overlap=32)
-    for done in ({"a.tif.geojson"}, set(whole) - {"b.tif.geojson"}):
-        assert killed(lambda: run(jobs, tmp_path, SETTINGS, model=deadly) and None, lambda pid: None) == -signal.SIGKILL
-        assert set(outlines(tmp_path)) == done
-
-
-class Report:
-    """Calls a function when the first slide is finished."""
-
-    def __init__(self, then: Callable[[], None]) -> None:
-        self.then = then
-
-    def running(self, job: Job, done: int, total: int) -> None: ...
-
-    def held(self, job: Job, by: str) -> None: ...
-
-    def finished(self, job: Job, record: Record, kept: bool) -> None:
-        self.then()
-
-
-def test_a_slide_that_another_process_is_at_is_waited_for_and_told(
-    jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runner, "POLL_S", 0.01)
-    told: list[str] = []
-    with ExitStack() as another:
-        another.enter_context(claimed(tmp_path / ".wsiseg" / "a.tif.claim"))
-
-        class Waiting(Report):
-            def held(self, job: Job, by: str) -> None:
-                told.append(f"{job.name}: {by}")
-                another.close()
-
-        waiting = Waiting(lambda: told.append(json.loads((tmp_path / "run.json").read_text())["slides"][0]["status"]))
-        assert [r.status for r in run(jobs[:2], tmp_path, SETTINGS, model=MODEL, report=waiting)] == ["done", "done"]
-    # The other slide first; what is going on stands in run.json from the beginning.
-    assert told == ["pending", f"a.tif: process {os.getpid()} on {socket.gethostname()}", "pending"]
-
-
-def test_two_runs_at_once_share_the_work_and_do_nothing_twice(
-    jobs: list[Job], whole: dict[str, bytes], telling: TellingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runner, "POLL_S", 0.01)
-    run(jobs, tmp_path / "alone", SETTINGS, model=telling)
-    alone, done = len(telling.pids()), []
-    telling.seconds = 0.05
-
-    def work() -> None:
-        done.append(run(jobs, tmp_path / "out", SETTINGS, model=telling))
-
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(telling.pids()) == 2 * alone
-    assert outlines(tmp_path / "out") == whole
-    assert len(done) == 3
-    assert all(record.status == "done" for records in done for record in records)
-
-
-def test_shards_add_up_to_one_run(jobs: list[Job], whole: dict[str, bytes], tmp_path: Path) -> None:
-    run(jobs, tmp_path, SETTINGS, model=MODEL, shard=(2, 2))
-    told = json.loads((tmp_path / "run.json").read_text())
-    assert [slide["status"] for slide in told["slides"]] == ["pending", "done", "pending"]
-    run(jobs, tmp_path, SETTINGS, model=MODEL, shard=(1, 2))
-    told = json.loads((tmp_path / "run.json").read_text())
-    assert [slide["status"] for slide in told["slides"]] == ["done"] * 3
-    assert outlines(tmp_path) == whole
-
-
 def test_another_folders_slide_of_the_same_name_is_refused(slides: Path, tmp_path: Path) -> None:
     run(jobs_in_folder(slides, QUERIES), tmp_path / "out", SETTINGS, model=MODEL)
     before = outlines(tmp_path / "out")
@@ -424,153 +239,3 @@ def test_a_run_json_repeats_its_run(jobs: list[Job], whole: dict[str, bytes], tm
     for out in ("second", "third"):  # also where there are outlines of what the slide is now
         (record,) = run(changed, tmp_path / out, settings, model=MODEL)
         assert "is not the slide of the run" in record.reason
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    try:
-        mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "wsiseg-test", str(folder)]
-        subprocess.run(mount, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("needs the right to mount a small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_full_disk_stops_the_run_and_with_room_it_goes_on(
-    jobs: list[Job], whole: dict[str, bytes], small_disk: Path
-) -> None:
-    """At every writer in turn: claim, outlines, record, run.json, summary.csv."""
-    ballast = small_disk / ".ballast"
-    stopped = 0
-    for room in range(0, 13, 2):  # pages of 4 KiB
-        with open(ballast, "wb", buffering=0) as file, suppress(OSError):
-            while True:
-                file.write(bytes(4096))
-        os.truncate(ballast, max(0, ballast.stat().st_size - room * 4096))
-        said = ""
-        try:
-            run(jobs, small_disk / "out", SETTINGS, model=MODEL)
-        except OutputError as error:
-            said = str(error)
-            stopped += 1
-        assert not said or "No space left on device" in said
-        assert not list(small_disk.rglob("*.tmp"))
-        assert not list(small_disk.rglob("*.claim"))
-        there = outlines(small_disk / "out") if (small_disk / "out").exists() else {}
-        assert there.items() <= whole.items()
-        ballast.unlink()
-    assert stopped >= 3
-    run(jobs, small_disk / "out", SETTINGS, model=MODEL)
-    assert outlines(small_disk / "out") == whole
-
-
-def test_a_full_temporary_folder_costs_no_answer(
-    jobs: list[Job], whole: dict[str, bytes], telling: TellingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as morning:
-        morning.setattr(spill, "write_all", full)
-        for record in run(jobs, tmp_path / "out", SETTINGS, model=telling):
-            assert record.status == "failed"
-            assert record.reason.endswith("No space left on device; point TMPDIR at a disk with room")
-    asked = len(telling.pids())
-    assert {record.status for record in run(jobs, tmp_path / "out", SETTINGS, model=telling)} == {"done"}
-    assert len(telling.pids()) == asked
-    assert outlines(tmp_path / "out") == whole
-
-
-def killed(work: Callable[[], None], kill: Callable[[int], None]) -> int:
-    """Do `work` in a child that `kill` is told the process id of; its exit status, or minus the signal."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    kill(child)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def die_at(step: int) -> None:
-    """Kill this process just before its `step`-th change of what other processes see."""
-    left = step
-
-    def dying(function: Callable[..., object]) -> Callable[..., object]:
-        def change(*args: object, **kwargs: object) -> object:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **kwargs)
-
-        return change
-
-    for name in ("replace", "unlink", "fsync"):
-        setattr(os, name, dying(getattr(os, name)))
-
-
-def test_killed_before_every_step_it_goes_on(jobs: list[Job], whole: dict[str, bytes], tmp_path: Path) -> None:
-    def work(step: int) -> None:
-        die_at(step)
-        run(jobs[:1], tmp_path / str(step), SETTINGS, model=MODEL)
-
-    wanted = {"a.tif.geojson": whole["a.tif.geojson"]}
-    step, status = 0, -signal.SIGKILL
-    while status == -signal.SIGKILL:
-        out = tmp_path / str(step)
-        status = killed(lambda step=step: work(step), lambda pid: None)  # type: ignore[misc]
-        there = {name: data for name, data in outlines(out).items() if not name.endswith(".tmp")}
-        assert there.items() <= wanted.items()
-        run(jobs[:1], out, SETTINGS, model=MODEL)
-        assert {name: d for name, d in outlines(out).items() if not name.endswith(".tmp")} == wanted
-        assert not list(out.rglob("*.claim"))
-        assert len(json.loads((out / "run.json").read_text())["slides"]) == 1
-        step += 1
-    assert status == 0
-    assert step > 12
-
-
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
-def test_killed_at_a_random_moment_it_goes_on(
-    jobs: list[Job], whole: dict[str, bytes], tmp_path: Path, seed: int
-) -> None:
-    begin = time.monotonic()
-    run(jobs, tmp_path / "timed", SETTINGS, model=MODEL)
-    moment = random.Random(seed).uniform(0, time.monotonic() - begin)
-
-    def kill(pid: int) -> None:
-        time.sleep(moment)
-        os.kill(pid, signal.SIGKILL)
-
-    killed(lambda: run(jobs, tmp_path / "out", SETTINGS, model=MODEL) and None, kill)
-    run(jobs, tmp_path / "out", SETTINGS, model=MODEL)
-    assert outlines(tmp_path / "out") == whole
-
-
-def test_an_old_output_is_never_taken_for_a_new_one(jobs: list[Job], tmp_path: Path) -> None:
-    """Killed between outlines and record, with outlines of another question before and asked for again."""
-    job, other = jobs[0], replace(jobs[0], queries=QUERIES[:1])
-    segment_slide(job, tmp_path, SETTINGS, MODEL)
-    first = outlines(tmp_path)
-
-    def work() -> None:
-        replaced = os.replace
-
-        def after_the_outlines(source: str, target: str) -> None:
-            replaced(source, target)
-            if str(target).endswith(".geojson"):
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        os.replace = after_the_outlines  # type: ignore[assignment]
-        segment_slide(other, tmp_path, SETTINGS, MODEL)
-
-    assert killed(work, lambda pid: None) == -signal.SIGKILL
-    assert outlines(tmp_path) != first
-    segment_slide(replace(job, slide_fingerprint="other"), tmp_path, SETTINGS, MODEL)  # it fails once
-    segment_slide(job, tmp_path, SETTINGS, MODEL)
-    assert outlines(tmp_path) == first

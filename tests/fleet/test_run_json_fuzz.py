@@ -20,7 +20,7 @@ from wsiseg.testing import FakeModel, disk, synthetic_slide
 ASKED = Settings(min_area_um2=1.0, mpp=0.5)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     synthetic_slide(folder / "a.tif", {"olive": [disk(100, 100, 60)]}, l0_width=200, l0_height=200)
@@ -29,7 +29,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out" / "run.json"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def told(path: Path) -> bytes:
     return path.read_bytes()
 
