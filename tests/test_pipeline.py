@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,36 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from shapely import Polygon
 
 import wsiseg
-from wsiseg.annotate import most_covered
-from wsiseg.errors import FleetError, MissingMppError, QueryError, SlideError, StoreError
-from wsiseg.fleet import Settings
+from tests.scene import MODEL, QUERIES, SHAPES, outlines
+from wsiseg.errors import MissingMppError, QueryError
 from wsiseg.inference import TileMask
 from wsiseg.pipeline import segment
-from wsiseg.qupath import DESCRIPTION, check_dialect, clean_description
-from wsiseg.result import Result
+from wsiseg.qupath import check_dialect
 from wsiseg.slide import open_slide
-from wsiseg.testing import FakeModel, disk, ring, stripe, synthetic_slide
+from wsiseg.testing import FakeModel, disk, synthetic_slide
 from wsiseg.tiles import GridSpec, plan_grid, write_store
-
-MODEL = FakeModel(mpp=1.0, tile_size=128, overlap=32)
-# On a slide of 0.5 µm/px the tiles of MODEL begin every 192 px: the large shapes cross several borders.
-SHAPES = {
-    "olive": [
-        disk(200, 180, 60),
-        disk(336, 180, 60),  # 16 px from its neighbour
-        ring(800, 300, 190, 110),
-        disk(800, 300, 25),  # an island in the ring's hole
-        stripe(0, 560, 900, 31),  # from the slide's left edge, over the glass
-    ],
-    "orange": [stripe(300, 640, 37, 120), ring(1000, 640, 80, 20)],
-}
-QUERIES = ["outline the olive", "outline the orange"]
 
 
 @pytest.fixture(scope="session")
@@ -71,10 +52,6 @@ def assert_same_outlines(
         left.remove(nearest)
         assert shapely.hausdorff_distance(nearest.boundary, true.boundary, densify=0.05) <= within_um
         assert len(nearest.interiors) == len(true.interiors)
-
-
-def outlines(result: Result, query: str) -> list[Polygon]:
-    return [a.geometry for a in result.annotations if a.metadata["query"] == query]
 
 
 # The truth
@@ -126,26 +103,6 @@ def test_a_store_gives_the_same_outlines_as_its_slide(folder: Path) -> None:
     from_store = segment(store, QUERIES, model=MODEL)
     assert from_store.to_geojson() == from_slide.to_geojson()
     assert from_store.reasoning == from_slide.reasoning
-
-
-def test_a_store_of_another_resolution_is_an_error_not_a_surprise(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path, store = folder / "half.tif", folder / "half.zarr"
-    synthetic_slide(path, SHAPES)
-    with open_slide(path) as slide:
-        write_store(slide, plan_grid(slide, GridSpec(1.0, 128, 32)), store)
-    with pytest.raises(StoreError, match=r"holds tiles of 1 µm/px, not 0\.5"):
-        segment(store, QUERIES, model=MODEL, mpp=0.5)
-    with pytest.raises(StoreError, match="slide mpp were set when it was made"):
-        segment(store, QUERIES, model=MODEL, slide_mpp=0.5)
-    segment(store, QUERIES, model=MODEL)
-    assert not caplog.messages
-    segment(store, QUERIES[0], model=FakeModel(mpp=2.0, tile_size=64))
-    assert caplog.messages == [
-        f'the store has 1 µm/px; for "{QUERIES[0]}" the model prefers 2',
-        "the store has tiles of 128 px; the model is made for 64",
-    ]
 
 
 def test_a_plain_image_is_a_slide_with_a_stated_scale(folder: Path, tmp_path: Path) -> None:
@@ -214,59 +171,6 @@ def test_each_query_is_asked_at_its_own_resolution(folder: Path) -> None:
     assert [tiles for q, tiles in olive if q == QUERIES[0]] == [tiles for q, tiles in olive if q != QUERIES[0]]
 
 
-@pytest.mark.parametrize("query", ["", "  \n", [], ["olive", " "], "\x00"])
-def test_an_empty_query_is_refused(query: str | list[str]) -> None:
-    with pytest.raises(QueryError, match="the query is empty"):
-        segment("never-opened.svs", query, model=MODEL)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        ({"threshold": 0.0}, "threshold 0.0 must be above 0 and at most 1"),
-        ({"threshold": 7.0}, "threshold 7.0 must be above 0 and at most 1"),
-        ({"batch_size": 0}, "batch_size 0 must be at least 1"),
-        ({"mpp": 0.0}, "mpp 0.0 must be above 0"),
-        ({"min_area_um2": np.nan}, "min_area_um2 nan must be 0 or more"),
-        ({"simplify_um": -1.0}, "simplify_um -1.0 must be 0 or more"),
-        ({"origin": "QuPath"}, "origin 'QuPath' must be qupath or slide"),
-        ({"on_bad_tile": "raise"}, "on_bad_tile 'raise' must be stop or skip"),
-    ],
-)
-def test_parameters_out_of_their_range_are_refused_before_the_slide_is_opened(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(QueryError, match=said):
-        segment("never-opened.svs", "olive", model=MODEL, **wrong)
-    with pytest.raises(FleetError, match=said):
-        Settings(**wrong)
-
-
-def test_what_is_not_there_gives_an_empty_collection_and_a_sentence(
-    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = folder / "olive-only.tif"
-    synthetic_slide(path, {"olive": SHAPES["olive"]})
-    with caplog.at_level(logging.WARNING, "wsiseg"):
-        result = segment(path, QUERIES, model=MODEL)
-    tiles = len(result.reasoning) // 2
-    said = f'"{QUERIES[1]}": not found in {tiles} tiles; the model says: I looked for orange and there is no'
-    assert result.notes == caplog.messages
-    assert [note.removesuffix(" orange here.") for note in result.notes] == [said]
-    assert not outlines(result, QUERIES[1])
-
-    only_orange = segment(path, QUERIES[1], model=MODEL)
-    only_orange.write(tmp_path / "empty.geojson")
-    assert check_dialect(tmp_path / "empty.geojson") == []
-    assert only_orange.to_geojson()["features"] == []
-
-
-def test_a_slide_without_tissue_gives_an_empty_collection_and_a_sentence(folder: Path) -> None:
-    path = folder / "glass.tif"
-    synthetic_slide(path, {}, texture=np.full((50, 50, 3), 244, np.uint8))
-    result = segment(path, "outline the olive", model=MODEL)
-    assert list(result.annotations) == result.reasoning == []
-    assert "no tissue was found" in result.notes[0]
-
-
 class Doubtful(FakeModel):
     """Is sure of nothing: 0.6 of the probability."""
 
@@ -285,33 +189,6 @@ def test_threshold_and_tolerance_are_those_that_were_asked_for(folder: Path) -> 
     fine_points, coarse_points = (shapely.get_num_coordinates(r.annotations[0].geometry) for r in (fine, coarse))
     assert coarse_points < fine_points / 3
     assert coarse.run["parameters"]["simplify_um"] == 5.0
-
-
-def test_a_threshold_or_area_that_nothing_passes_is_said(folder: Path) -> None:
-    path = folder / "small.tif"
-    synthetic_slide(path, {"olive": [disk(400, 400, 20)]})
-    result = segment(path, "olive", model=MODEL, min_area_um2=10_000)
-    assert list(result.annotations) == []
-    assert "nothing passes threshold and minimum area" in result.notes[0]
-
-
-class Careful(FakeModel):
-    def caution_for(self, query: str) -> str:
-        return "" if "orange" in query else "trust no fruit"
-
-
-def test_what_a_model_should_not_be_trusted_with_is_said_with_its_outlines_once_a_process(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = folder / "olives.tif"
-    synthetic_slide(path, {"olive": SHAPES["olive"]})
-    with caplog.at_level(logging.WARNING, "wsiseg"):
-        results = [segment(path, ["olive", "outline the olive"], model=Careful(mpp=1.0)) for _ in range(2)]
-    assert caplog.messages == ["trust no fruit"]
-    assert [(result.notes, result.run["cautions"]) for result in results] == [(["trust no fruit"],) * 2] * 2
-    nothing = segment(path, "olive", model=Careful(mpp=1.0), min_area_um2=1e6)
-    assert "cautions" not in nothing.run  # not with what was not found
-    assert "trust no fruit" not in nothing.notes
 
 
 # A region
@@ -339,52 +216,7 @@ def test_a_region_gives_the_outlines_of_the_whole_slide_from_few_tiles(folder: P
     ]
 
 
-def test_a_picture_in_memory_is_told_what_to_do() -> None:
-    for picture in (np.zeros((64, 64, 3), np.uint8), Image.new("RGB", (64, 64)), b"slide.tif"):
-        with pytest.raises(SlideError, match=r"its path or URL, not as \w+: save a picture as PNG"):
-            segment(picture, "olive", model=MODEL, slide_mpp=0.5)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("box", "said"),
-    [
-        ((0, 0, 0, 9), "has no area"),
-        ((0, 0, 9), "x, y, width and height"),
-        ((5,), "x, y, width and height"),
-        ((9e9, 0, 9, 9), "outside"),
-        ((0, 0, np.nan, 9), "no area"),
-    ],
-)
-def test_a_region_without_slide_is_refused(folder: Path, box: tuple[float, ...], said: str) -> None:
-    path = folder / "no-region.tif"
-    synthetic_slide(path, {})
-    with pytest.raises(QueryError, match=said):
-        segment(path, "olive", model=MODEL, region=box)  # type: ignore[arg-type]
-
-
 # What is written
-
-
-def test_the_file_carries_the_reasoning_where_qupath_shows_it(folder: Path, tmp_path: Path) -> None:
-    path, out = folder / "written.tif", tmp_path / "out.geojson"
-    synthetic_slide(path, SHAPES)
-    result = wsiseg.segment(path, QUERIES, model=MODEL)
-    result.write(out)
-    assert check_dialect(out) == []
-    collection = result.to_geojson()
-    assert collection["wsiseg"] == result.run
-    assert collection["wsiseg"]["model"] == {"name": "fake", "fingerprint": "fake-1"}
-    assert collection["wsiseg"]["origin"] == "qupath"
-    chains = {clean_description(tile.reasoning) for tile in result.reasoning if tile.segmented}
-    for feature in collection["features"]:
-        properties = feature["properties"]
-        assert properties["metadata"][DESCRIPTION] in chains
-        assert properties["name"] == properties["classification"]["name"] == properties["metadata"]["query"]
-        assert 0.5 < properties["measurements"]["Mean probability"] <= 1
-    derived = wsiseg.segment(path, "olive: all*", model=MODEL)  # QuPath would derive a class, and ignore it
-    assert {(a.name, a.classification) for a in derived.annotations} == {("olive: all*", "olive all")}
-    ring_um2 = next(a.measurements["Area µm^2"] for a in result.annotations if a.geometry.bounds[2] > 950)
-    assert ring_um2 == pytest.approx(SHAPES["olive"][2].area * 0.25, rel=0.02)
 
 
 def test_the_same_run_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
@@ -400,20 +232,6 @@ def test_a_name_that_is_no_unicode_can_be_a_slide(tmp_path: Path) -> None:
     synthetic_slide(path, SHAPES)
     segment(path, QUERIES, model=MODEL).write(tmp_path / "out.geojson")
     assert check_dialect(tmp_path / "out.geojson") == []
-
-
-boxes = st.tuples(st.integers(0, 90), st.integers(0, 90), st.integers(1, 60), st.integers(1, 60)).map(
-    lambda v: shapely.box(v[0], v[1], v[0] + v[2], v[1] + v[3])
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(boxes, min_size=1, max_size=4))
-def test_the_reasoning_comes_from_the_tile_that_the_outline_covers_most(parts: list[Polygon]) -> None:
-    outline = shapely.union_all(parts)
-    tiles = [shapely.box(x, y, x + 40, y + 40) for y in range(0, 150, 30) for x in range(0, 150, 30)]
-    shared = [tile.intersection(outline).area for tile in tiles]
-    assert shared[most_covered(shapely.STRtree(tiles), outline)] == pytest.approx(max(shared))
 
 
 class CellModel(FakeModel):
