@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import socket
-import subprocess
 import sys
 import threading
 import time
 import uuid
-import webbrowser
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import shapely
-import uvicorn
 from click.testing import CliRunner
 from starlette.testclient import TestClient
 
@@ -30,17 +24,13 @@ from wsiseg.inference.devices import SeveralDevices
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.inference.features import TileFeatures
 from wsiseg.pipeline import segment
-from wsiseg.qupath import DESCRIPTION, check_dialect
+from wsiseg.qupath import DESCRIPTION
 from wsiseg.slide import open_slide
 from wsiseg.testing import FakeModel, disk, synthetic_slide
 from wsiseg.viewer import Asking, Session
 from wsiseg.viewer.app import STATIC, make_app
 from wsiseg.viewer.edits import Edits
 from wsiseg.viewer.query import Query
-from wsiseg.viewer.serve import leading_to, serve
-from wsiseg.viewer.session import merged_run, not_outlined
-
-# Answers
 
 
 def test_the_page_and_all_that_it_names_is_served(client: TestClient) -> None:
@@ -166,99 +156,6 @@ def test_a_query_whose_finds_cannot_be_taken_in_ends_too(
     assert events(client, client.post("queries", json={"query": "olive"}).json()["number"])[-1]["kind"] == "done"
 
 
-def test_what_is_saved_is_what_was_decided(client: TestClient, geojson: Path) -> None:
-    before, _ = read_collection(geojson)
-    events(client, client.post("queries", json={"query": "the orange"}).json()["number"])
-    square = [[[0, 0], [40, 0], [40, 40], [0, 40]]]
-    edits = {"deleted": [1], "review": {"0": "accepted", "3": "rejected"}, "rings": {"2": square}}
-    assert client.get("slide").json()["unsaved"] is True
-    assert client.post("save", json=edits).json() == {"out": str(geojson), "written": 3, "saves": 1, "note": ""}
-    assert client.get("slide").json()["unsaved"] is False
-    assert check_dialect(geojson) == []
-    after, run = read_collection(geojson)
-    assert [a.id for a in after[:2]] == [before[0].id, before[2].id]
-    assert [a.metadata.get("review") for a in after] == ["accepted", None, "rejected"]
-    assert after[1].geometry.area == 1600
-    assert after[1].measurements["Area µm^2"] == pytest.approx(400)
-    assert after[1].metadata["edited"] == "by hand"
-    assert run["queries"] == ["olive", "the orange"]
-    assert run["parameters"]["mpp"] == {"olive": 1.0, "the orange": 1.0}
-    # Undone after saving, and saved again: as it was. A page that is loaded anew knows what was saved.
-    assert client.get("slide").json()["edits"]["deleted"] == [1]
-    client.post("save", json={})
-    assert read_collection(geojson)[0][:3] == before
-
-
-def test_a_file_of_two_models_keeps_the_cautions_of_both() -> None:
-    before, now = ({"queries": [q], "parameters": {"mpp": {q: 1.0}}} for q in ("skin", "bone"))
-    assert merged_run(before | {"cautions": ["a"]}, now | {"cautions": ["b"]})["cautions"] == ["a", "b"]
-    assert merged_run(before | {"cautions": ["a"]}, now)["cautions"] == ["a"]
-    assert "cautions" not in merged_run(before, now)
-
-
-def test_a_save_that_fails_leaves_the_file_as_it_was(client: TestClient, geojson: Path) -> None:
-    data = geojson.read_bytes()
-    line = {"rings": {"0": [[[0, 0], [1, 1], [2, 2]]]}}
-    for body in (line, {"deleted": [99]}):
-        assert client.post("save", json=body).status_code == 400
-    assert geojson.read_bytes() == data
-    assert sorted(p.name for p in geojson.parent.iterdir()) == [geojson.name]
-
-
-def test_without_a_geojson_a_new_file_is_made_and_none_overwritten(
-    slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "slide.geojson").write_text("mine")
-    with open_slide(slide_path) as slide:
-        app = make_app(Session(slide, asking=Asking(model=MODEL)), token=TOKEN, port=PORT)
-        with TestClient(app, base_url=f"{HOME}/{TOKEN}/") as client:
-            events(client, client.post("queries", json={"query": "olive"}).json()["number"])
-            assert client.post("save", json={}).json()["out"] == "slide-1.geojson"
-            assert client.post("save", json={}).json()["out"] == "slide-1.geojson"
-    assert (tmp_path / "slide.geojson").read_text() == "mine"
-    assert len(read_collection(tmp_path / "slide-1.geojson")[0]) == 3
-
-
-def test_a_page_that_missed_a_save_is_refused(client: TestClient, geojson: Path) -> None:
-    assert client.post("save?after=0", json={"deleted": [0]}).json()["saves"] == 1
-    data = geojson.read_bytes()
-    missed = client.post("save?after=0", json={})
-    assert missed.status_code == 400
-    assert "another page" in missed.text
-    assert geojson.read_bytes() == data
-    assert client.post("save?after=1", json={}).json()["saves"] == 2
-
-
-def test_what_is_not_ours_or_has_changed_is_not_written_over(slide_path: Path, geojson: Path) -> None:
-    annotations, _ = read_collection(geojson)
-    with open_slide(slide_path) as slide:
-        session = Session(slide, geojson)
-        with open(geojson, "ab") as file:
-            file.write(b"\n")  # by somebody else
-        theirs = geojson.read_bytes()
-        saved = session.save(Edits())
-        assert Path(saved["out"]).name == "olive-1.geojson"
-        assert "olive.geojson has changed since it was opened" in saved["note"]
-        assert session.save(Edits())["note"] == ""
-        assert geojson.read_bytes() == theirs
-        with open(geojson, "wb") as file:
-            write_geojson(annotations, file)  # as QuPath would have it: nothing says that wsiseg made it
-        session = Session(slide, geojson)
-        assert session.describe()["out"] is None
-        assert Path(session.save(Edits())["out"]) == geojson.with_name("olive-2.geojson")
-        assert Session(slide, geojson, out=geojson).save(Edits())["out"] == str(geojson)  # the person says so
-
-
-def test_gz_is_saved_compressed(slide_path: Path, geojson: Path) -> None:
-    packed = geojson.with_name("olive.geojson.gz")
-    with open_slide(slide_path) as slide:
-        Session(slide, geojson, out=packed).save(Edits(frozenset([0])))
-    assert packed.read_bytes()[:2] == b"\x1f\x8b"
-    assert read_collection(packed)[0] == read_collection(geojson)[0][1:]
-    assert check_dialect(packed) == []
-
-
 def test_outlines_of_another_slide_are_warned_of(slide_path: Path, geojson: Path, tmp_path: Path) -> None:
     synthetic_slide(tmp_path / "other.tif", {"olive": [disk(300, 300, 90)]})
     with open_slide(slide_path) as slide, open_slide(tmp_path / "other.tif") as other:
@@ -307,17 +204,6 @@ def test_a_name_that_is_no_text_is_shown_all_the_same(slide_path: Path, tmp_path
             assert client.post("save", json={}).json()["out"].endswith("?.geojson")
 
 
-def test_a_piece_of_a_known_outline_is_not_another_object() -> None:
-    def made(shape: shapely.Geometry, name: str) -> Annotation:
-        return Annotation(uuid.uuid4(), shape, name, name, (1, 2, 3))
-
-    known = [made(shapely.box(0, 0, 100, 60), "gland")]  # cut at the edge of its tiles
-    whole, less_than_half = made(shapely.box(0, 0, 100, 100), "gland"), made(shapely.box(0, 0, 100, 29), "gland")
-    other, far = made(shapely.box(0, 0, 100, 60), "lumen"), made(shapely.box(200, 0, 300, 60), "gland")
-    assert not_outlined([whole, less_than_half, other, far], known) == [less_than_half, other, far]
-    assert not_outlined([], known) == []
-
-
 def test_a_slide_has_the_scale_in_which_its_outlines_were_made(slide_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "corrected.geojson"
     segment(slide_path, "olive", model=MODEL, slide_mpp=0.25).write(path)
@@ -332,82 +218,3 @@ def test_the_file_says_where_its_coordinates_begin(slide_path: Path, geojson: Pa
     with open_slide(slide_path) as slide:
         Session(slide, geojson, origin="slide").save(Edits())  # said by the person, against what the file says
     assert read_collection(geojson)[1]["origin"] == "slide"
-
-
-# The command
-
-
-def test_the_command_serves_on_this_machine_alone(slide_path: Path, geojson: Path, running_view: Any) -> None:
-    address = running_view(slide_path, geojson)
-    assert address.startswith("http://127.0.0.1:")
-    port = int(address.split(":")[2].split("/")[0])
-    assert httpx.get(address + "slide").json()["name"] == "slide.tif"
-    assert httpx.get(f"http://127.0.0.1:{port}/slide").status_code == 403
-    with pytest.raises(OSError, match="refused"):
-        socket.create_connection((other_address(), port), timeout=2)
-
-
-def test_the_browser_is_not_told_the_token_where_ps_shows_it(
-    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    opened: list[str] = []
-    told: list[str] = []
-    looked = threading.Event()
-    seen: dict[str, Any] = {}
-
-    def browser(address: str) -> None:
-        opened.append(address)
-        looked.set()
-
-    def run(*_: Any, **__: Any) -> None:  # in place of the server
-        assert looked.wait(10)
-        (file,) = tmp_path.glob("wsiseg-view-*.html")
-        seen.update(uri=file.as_uri(), mode=file.stat().st_mode & 0o777, text=file.read_text())
-
-    monkeypatch.setattr(webbrowser, "open", browser)
-    monkeypatch.setattr(uvicorn.Server, "run", run)
-    serve(session, tell=told.append)
-    assert opened == [seen["uri"]]
-    assert told[0].split("/")[3] not in opened[0]
-    assert seen["mode"] == 0o600
-    assert f"url={told[0]}" in seen["text"]
-    assert list(tmp_path.glob("wsiseg-view-*")) == []
-    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
-    with leading_to("http://127.0.0.1:1/t/") as file:
-        assert file is None
-
-
-SLOW = """
-import asyncio
-from wsiseg.viewer import serve
-
-def make_app(session, *, token, port):
-    async def app(scope, receive, send):
-        assert scope["type"] == "http"
-        print("asked", flush=True)
-        await asyncio.sleep(60)
-    return app
-
-serve(None, app="__main__", browse=False, tell=lambda address: print(address, flush=True))
-"""
-
-
-def test_it_ends_without_a_word_though_something_is_under_way() -> None:
-    """A tile of a slide on a slow disk, say."""
-    with subprocess.Popen(
-        [sys.executable, "-c", SLOW], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdout is not None
-        address = server.stdout.readline().strip()
-        host, port, token = re.fullmatch(r"http://([\d.]+):(\d+)(/.*)", address).groups()  # type: ignore[union-attr]
-        with socket.create_connection((host, int(port))) as client:
-            client.sendall(f"GET {token} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
-            assert server.stdout.readline() == "asked\n"
-            server.terminate()
-            assert server.communicate(timeout=30) == ("", "")
-
-
-def other_address() -> str:
-    """An address of this machine that is not 127.0.0.1."""
-    return "127.0.0.2"
