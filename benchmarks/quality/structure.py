@@ -10,6 +10,8 @@ import numpy as np
 
 from wsiseg.inference import TileMask
 from wsiseg.slide.resample import resample_region
+from wsiseg.slide.scale import m_size
+from wsiseg.tiles.grid import mirror_beyond
 from wsiseg.training.data.store import QuadrupletStore, Sample
 
 
@@ -36,19 +38,28 @@ def spread(items: Sequence[int], count: int) -> list[int]:
 
 
 def view(sample: Sample, concept: str, mpp: float, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The middle of an image as a tile (size, size, 3), and where the structure is in it (size, size) bool."""
+    """The middle of an image as a tile (size, size, 3), and where the structure is in it (size, size) bool.
+
+    An image that is smaller is mirrored around, as `wsiseg segment` shows it to the model.
+    """
     height, width = sample.image.shape[:2]
     scale = mpp / (sample.mpp or mpp)
-    m_x, m_y = (max(0, int((length / scale - size) / 2)) for length in (width, height))
+    m_width, m_height = m_size(width, scale), m_size(height, scale)
+    m_x, m_y = (m_width - size) // 2, (m_height - size) // 2
 
     def read(x: int, y: int, w: int, h: int) -> np.ndarray:
         return sample.image[y : y + h, x : x + w]
 
     tile = resample_region(read, (width, height), (scale, scale), m_x, m_y, size, size)
     layer = sample.layers.get(concept, np.zeros((height, width))) > 0
-    y, x = (((np.arange(size) + 0.5 + start) * scale).astype(int) for start in (m_y, m_x))
-    inside = (y < height)[:, None] & (x < width)
-    return tile, layer[np.minimum(y, height - 1)][:, np.minimum(x, width - 1)] & inside
+    y, x = (
+        (np.clip((np.arange(size) + 0.5 + start) * scale, 0, length - 1)).astype(int)
+        for start, length in ((m_y, height), (m_x, width))
+    )
+    truth = layer[y[:, None], x, None]  # (size, size, 1)
+    for part in (tile, truth):
+        mirror_beyond(part, (m_x, m_y), (m_width, m_height))
+    return tile, truth[..., 0]
 
 
 def drawn(answers: list[TileMask], size: int, threshold: float = 0.5) -> np.ndarray:

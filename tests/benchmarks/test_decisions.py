@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import shapely
 import torch
 
 from benchmarks.quality.first_pass import compare, from_afar, quarters
 from benchmarks.quality.shared_state import compare as compare_shared
 from benchmarks.quality.shared_state import log_likelihood
+from benchmarks.quality.structure import view
 from benchmarks.quality.touching import Tally, tally
 from benchmarks.quality.wordings import ask
 from tests.model.small import small_model
@@ -18,6 +20,7 @@ from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.testing import FakeModel
 from wsiseg.training.data.concepts import concept_of
 from wsiseg.training.data.queries import FRAMES
+from wsiseg.training.data.store import Sample
 from wsiseg.training.rl.policy import read_answers, read_prompt
 
 
@@ -28,6 +31,19 @@ class _Dark(FakeModel):
         dark = tiles.max(-1) < 100
         least = 40 if mpp > 0.5 else 0
         return [TileMask(d.astype(np.float32) if d.sum() > least else None, "", 0.5) for d in dark]
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 41), (120, 90), (30, 90)])
+def test_the_truth_of_a_tile_lies_where_its_pixels_do(height: int, width: int) -> None:
+    rows, columns = np.ogrid[:height, :width]
+    there = (rows - height // 2 - 4) ** 2 + (columns - width // 2) ** 2 < 11**2
+    image = np.where(there[..., None], 0, 255).astype(np.uint8).repeat(3, 2)
+    sample = Sample(image, {"gland": there.astype(np.uint16)}, ("gland",), (), 0.5, "disks", "g", "val", "image")
+    for mpp in (0.5, 0.7):
+        tile, truth = view(sample, "gland", mpp, 64)
+        assert np.mean((tile[..., 0] < 128) != truth) < (0.02 if mpp != 0.5 else 1e-9)
+        assert truth.shape == (64, 64)
+        assert truth[30, 32]
 
 
 def test_a_field_from_afar_shows_its_quarters_where_they_lie() -> None:
