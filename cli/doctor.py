@@ -66,7 +66,9 @@ def tiffslide() -> str:
 def devices() -> str:
     import torch
 
-    names = [f"cpu ({os.cpu_count()} cores, {torch.get_num_threads()} threads)"]
+    from wsiseg.inference.devices import cpu_threads
+
+    names = [f"cpu ({os.cpu_count()} cores, {cpu_threads()} threads)"]
     names += [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         names.append("mps")

@@ -16,7 +16,7 @@ import torch
 import wsiseg
 from tests.model.small import small_model
 from wsiseg.errors import ModelError
-from wsiseg.inference import KnowsCells, KnowsLimits, engine
+from wsiseg.inference import KnowsCells, KnowsLimits, devices, engine
 from wsiseg.inference.answers import answers
 from wsiseg.inference.devices import SeveralDevices, in_turn
 from wsiseg.inference.engine import PathChatSegmenter
@@ -103,11 +103,22 @@ def test_a_store_is_answered_and_its_embeddings_kept_as_by_one_device(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("threads", "sizes", "each"), [(1, [6, 6], 1), (2, [6, 6], 1), (4, [3, 3, 3, 3], 1), (17, [2] * 6, 2)]
+    ("threads", "quota", "sizes", "each"),
+    [
+        (1, "", [6, 6], 1),
+        (2, "", [6, 6], 1),
+        (4, "", [3, 3, 3, 3], 1),
+        (17, "max 100000", [2] * 6, 2),
+        (17, "250000 100000", [4, 4, 4], 1),  # a container on a large machine
+        (17, "50000 100000", [6, 6], 1),
+        (1, "250000 100000", [6, 6], 1),
+    ],
 )
 def test_the_threads_of_a_cpu_take_batches_of_their_own_and_as_many(
-    tmp_path: Path, threads: int, sizes: list[int], each: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, quota: str, sizes: list[int], each: int
 ) -> None:
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(devices, "_QUOTA", tmp_path / "cpu.max")
     synthetic_slide(tmp_path / "slide.tif", {}, l0_width=700, l0_height=600)
     model = PathChatSegmenter(small_model(seed=4, stops=1.5), name="small", fingerprint="one")
     asked: dict[int, int] = {}  # tiles of each batch that is looked at, and how many threads torch has there

@@ -5,10 +5,12 @@ Answers come in the tiles' order.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -26,6 +28,7 @@ C = TypeVar("C")
 
 # Batches that wait for a device while it works: it should not wait while its last answers are blended and traced.
 _WAITING = 1
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU (or "max") in each period of so many
 
 
 class SeveralDevices:
@@ -49,23 +52,33 @@ def copies_of(model: Segmenter) -> Sequence[Segmenter]:
     return model.copies if isinstance(model, Copied) else [model]
 
 
+def cpu_threads() -> int:
+    """How many threads may compute at once: torch's, which are as many as the machine's cores also in a container that
+    is allowed a few of them (`docker run --cpus`, limits of Kubernetes). There they would wait for each other."""
+    try:
+        quota, period = map(int, _QUOTA.read_text().split())
+    except (OSError, ValueError):
+        return torch.get_num_threads()
+    return min(torch.get_num_threads(), max(1, math.ceil(quota / period)))
+
+
 def in_turn(
     ask: Callable[[C, T], R], copies: Sequence[C], items: Iterable[T], *, ahead: bool = False
 ) -> Generator[R, None, None]:
     """`ask(copy, item)` of each item, in order; copy k is asked items k, k + n, …, one at a time, in a thread.
 
-    The copies share torch's threads: each computes on as many. One copy is asked in the caller's thread, which reads no
-    item ahead, unless `ahead`. What `ask` raises is raised when its item's turn has come. `items` is read in the
+    The copies share the CPU's threads: each computes on as many. One copy is asked in the caller's thread, which reads
+    no item ahead, unless `ahead`. What `ask` raises is raised when its item's turn has come. `items` is read in the
     caller's thread, at most `len(copies)` × 2 ahead.
     """
-    if len(copies) == 1 and not ahead:
-        for item in items:
-            yield ask(copies[0], item)
-        return
     with ExitStack() as stack:
-        all_threads = torch.get_num_threads()
+        all_threads, share = torch.get_num_threads(), max(1, cpu_threads() // len(copies))
         stack.callback(torch.set_num_threads, all_threads)  # threads to come would have what these have
-        share = max(1, all_threads // len(copies))
+        if len(copies) == 1 and not ahead:
+            torch.set_num_threads(share)
+            for item in items:
+                yield ask(copies[0], item)
+            return
         threads = [
             ThreadPoolExecutor(1, f"device-{k}", initializer=torch.set_num_threads, initargs=(share,))
             for k in range(len(copies))

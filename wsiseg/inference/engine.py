@@ -16,6 +16,7 @@ import torch
 from wsiseg.errors import ModelError, QueryError
 from wsiseg.inference import IMAGE_TOKENS, MASK_FEATURES, TileMask
 from wsiseg.inference.decode import Completion, Prefix, computes_nan, decode, encode_prefix
+from wsiseg.inference.devices import cpu_threads
 from wsiseg.inference.features import TileFeatures
 from wsiseg.inference.shots import Shot
 from wsiseg.model import is_out_of_memory, no_memory
@@ -79,7 +80,7 @@ class PathChatSegmenter:
     def copies(self) -> Sequence[PathChatSegmenter]:
         """See `Copied`: one for each thread of a CPU, of which there may be more. Whoever listens hears all of them."""
         is_large = sum(weight.numel() for weight in self.model.parameters()) > _LARGE
-        at_once = 1 if is_large or self.device.type != "cpu" else min(_AT_ONCE, torch.get_num_threads())
+        at_once = 1 if is_large or self.device.type != "cpu" else min(_AT_ONCE, cpu_threads())
         if self._tell is None or at_once == 1:
             return [self] * at_once
         return [self._like(self.shots, tell) for tell in _parted(self._tell, at_once)]
