@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks.quality import run, train_unet
+from benchmarks.quality import gallery, run, train_unet
 from benchmarks.quality.baselines import (
     EOSIN,
     HAEMATOXYLIN,
@@ -161,3 +161,18 @@ def test_the_table_keeps_what_was_measured_before(
     assert "| disks | not in this set | val | 2 | 0.000 | " in glance
     assert "| all | val |" not in glance  # the same as of its one structure
     assert "`python -m benchmarks.quality.run disks.zarr --method stain --model tiny --split val`" in page
+
+
+def test_the_gallery_draws_the_models_outline_and_the_truth_round_the_structure(data: QuadrupletStore) -> None:
+    questions = gallery.first_questions(data, "disks", "gland", 5)
+    assert [(data.records[q.image].split, q.query) for q in questions] == [("val", "where is brown?")] * 2
+    picture = np.asarray(gallery.cell(StainThreshold(FakeModel(mpp=1.0)), data, questions[0]))
+    scale = gallery.SIDE_PX / 96
+    rows, columns = np.nonzero((picture == gallery.YELLOW).all(-1))
+    radius = np.hypot(rows / scale - (40 + 4 * 2), columns / scale - 45)
+    assert np.all(np.abs(radius - 20) < 2)  # of image 2
+    assert len(rows) > 2 * np.pi * 20 * scale
+    knows_nothing = ClosedSet("net", FakeModel(mpp=1.0), torch.nn.Identity(), (), {"where is brown?": "gland"})
+    silent = np.asarray(gallery.cell(knows_nothing, data, questions[0]))
+    assert not (silent == gallery.YELLOW).all(-1).any()
+    assert (silent[: gallery.SIDE_PX] == gallery.WHITE).all(-1).sum() > 5 * 20 * scale  # a thin line round it
