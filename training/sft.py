@@ -16,6 +16,7 @@ from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prototypes import prototypes
 from wsiseg.training.batch import Batch, Collate, Reading, look, read
 from wsiseg.training.data.concepts import CONCEPTS
+from wsiseg.training.data.queries import with_words_of
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import ExampleStream
 from wsiseg.training.loop import Report, Say, Stage, fit, plan, this_process
@@ -239,7 +240,9 @@ def train(
     model = begin(recipe, out, resume, lambda config: answers(store, config, recipe.seed))
     # This stage trains every part that a model built from published weights has fresh.
     reads_shots = model.config.shots_in_context or recipe.example_share > 0
-    model.config = replace(model.config, untrained=(), shots_in_context=reads_shots)
+    asked_for = {concept for record in store.records for concept in (*record.present, *record.absent)}
+    words = model.config.words and with_words_of(model.config.words, asked_for)
+    model.config = replace(model.config, untrained=(), shots_in_context=reads_shots, words=words)
     module = build(model, recipe)
     if recipe.probe_batches and not resume:
         module.to(this_process().device)

@@ -7,6 +7,7 @@ apart), so that a figure on `split="val"` is a figure on wordings the model neve
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from typing import Literal, TypeVar
 
@@ -273,6 +274,27 @@ def idle_words() -> tuple[str, ...]:
         for noun in nouns(concept, "val")
     )
     return words(frozenset(_words(*named)) | (_frame_words("val") - _frame_words("train")))
+
+
+@cache
+def training_words() -> str:
+    """The words of all training queries, with spaces between them (see `wsiseg.model.spelling`)."""
+    clinical = (text for texts in CLINICAL["train"].values() for text in texts)
+    known = {*_frame_words("train"), *_words(*clinical), *_noun_words(CONCEPTS), *idle_words()}
+    return _in_order(known)
+
+
+def with_words_of(words: str, concepts: Iterable[str]) -> str:
+    """`words` of `training_words` and those for these concepts, whoever has named them."""
+    return _in_order({*words.split(), *_noun_words(concepts)})
+
+
+def _noun_words(concepts: Iterable[str]) -> list[str]:
+    return _words(*(noun.text for key in concepts for noun in nouns(concept_of(key), "train")))
+
+
+def _in_order(known: set[str]) -> str:
+    return " ".join(sorted(word for word in known if len(word) > 3))  # a shorter one is no slip's meaning
 
 
 def _frame_words(split: Split) -> frozenset[str]:

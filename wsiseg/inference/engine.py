@@ -99,8 +99,11 @@ class PathChatSegmenter:
         return self.model.config.asks_for_cells(query)
 
     def caution_for(self, query: str) -> str:
-        """See `KnowsLimits`. The folder's caution is about tissue."""
-        return "" if self.asks_for_cells(query) else self._caution
+        """See `KnowsLimits`: as what a query with a slip of the pen was read. The folder's caution is about tissue."""
+        read = self.model.config.read(query)
+        slip = "" if read.casefold() == query.casefold() else f'"{query}" was read as "{read}"'
+        limits = "" if self.asks_for_cells(query) else self._caution
+        return "; ".join(filter(None, (slip, limits)))
 
     def mpp_for(self, query: str) -> float:
         """Cells are looked at closer up than tissue, as a pathologist changes the objective."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import orjson
 
 from wsiseg.errors import ModelError
+from wsiseg.model.spelling import corrected
 from wsiseg.strict import record_of
 
 Weights = Literal["full", "8bit", "4bit"]  # how the language model's layers are held
@@ -101,7 +102,8 @@ class PathChatConfig:
 
     A query with one of `cell_words`, or one of "cells" and none of `tissue_words`, is looked at at `cell_mpp`
     microns per pixel, any other at `mpp`. `seg_state` is `self` (state of `<SEG>` itself) or `predictor` (the LISA
-    way). `fold_case`: queries are read in lower case, which a small vocabulary needs. `max_query_tokens`: a longer
+    way). `fold_case`: queries are read in lower case, which a small vocabulary needs, and without slips of the pen in
+    `words`, the words of training's queries with spaces between them ("" for any). `max_query_tokens`: a longer
     query, system prompt included, is refused. (`tiny` was asked in at most 70 in training; from about 170 on it
     begins to write nonsense, from 200 on to outline empty tiles.) `shot_weight`: of the log-odds that follow from
     a user's examples (`wsiseg.model.prototypes`), against the decoder's own; 0 leaves them out. `shots_in_context`:
@@ -132,6 +134,7 @@ class PathChatConfig:
         "gland", "lumen", "tub", "crypt", "opening", "rounded", "columnar", "epitheli", "goblet", "tumo", "cancer",
         "malignan", "carcinom", "dysplas", "necro", "dead", "died", "stroma", "fat",
     )  # fmt: skip
+    words: str = ""
     shot_weight: float = 0.5
     shots_in_context: bool = False
     parts: tuple[PartRecord, ...] = ()
@@ -149,9 +152,13 @@ class PathChatConfig:
         if sum(self.text.mrope_section) * 2 != head:
             raise ModelError(f"mrope_section {self.text.mrope_section} must add up to half the head width {head}")
 
+    def read(self, query: str) -> str:
+        """A query as the language model is given it."""
+        return corrected(query.casefold(), self.words) if self.fold_case else query
+
     def asks_for_cells(self, query: str) -> bool:
         """Whether a query is looked at close up. "Cells" alone may be either: tumour cells are a tissue."""
-        words = query.casefold()
+        words = self.read(query).casefold()
         near = any(word in words for word in self.cell_words)
         return near or ("cell" in words and not any(word in words for word in self.tissue_words))
 

@@ -109,7 +109,7 @@ def chat_prompt(
     config: PathChatConfig, tokenizer: PromptTokenizer, query: str, mpp: float | None, shots: int = 0
 ) -> PromptTokens:
     """`PathChatSegR1.prompt` where there is no model, only its configuration."""
-    return tokenizer.prompt(query.casefold() if config.fold_case else query, mpp, config.system_prompt, shots)
+    return tokenizer.prompt(config.read(query), mpp, config.system_prompt, shots)
 
 
 def tiles_to_tensor(tiles: np.ndarray | torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
