@@ -32,12 +32,10 @@ Measured masks, silences and words of the bundled model, beside baselines. Resea
 set, structure and method; below a figure stands its 95 % bootstrap interval over patients (organs or images, where
 patients are not known). Questions of val and test are worded as no question of training was. The baselines read no
 words: *all foreground* and *haematoxylin, Otsu* answer every question alike; the *U-Net* is told which structure is
-meant and is trained on the same images, from the same ImageNet weights; its minutes are of one core, the model took
-eleven and a half core-hours and nine minutes of GPUs. The U-Net has a channel for each structure that it learnt; of
-anything else it draws nothing, which is no merit in the column "− silent". There are two: of the one of 190 minutes
-the weights are lost, so that its rows are of a time when tiles at an image's edge were filled up with white, which cost
-the other one up to 0.01; that was trained on all structures, 784 steps of 48 views on the GPU of the model's last leg
-and 604 more on two cores.
+meant, is of the model's size, started from the same ImageNet weights and was trained on the same views: 784 steps of 48
+on the GPU of the model's last leg, and 1,173 more in 168 minutes of two cores, where the model took eleven and a half
+core-hours and nine minutes of GPUs. It has a channel for each structure that it learnt; of anything else it draws
+nothing, which is no merit in the column "− silent".
 
 - n +/−: questions about what is there, and about what is not.
 - Dice: overlap of mask and truth, 1 at best. HD95: distance of their edges, 95th percentile. Both are means over the
