@@ -43,7 +43,7 @@ def test_the_bundled_model_reads_what_was_meant(bundled: PathChatConfig, typed: 
 def test_a_slip_does_not_change_the_scale_and_is_told() -> None:
     model = load_model()
     assert model.mpp_for("outline the nulcei") == model.mpp_for("outline the nuclei")
-    assert model.caution_for("outline the nulcei") == '"outline the nulcei" was read as "outline the nuclei"'
+    assert model.caution_for("outline the nulcei") == '"outline the nulcei" was read as "outline the nuclei".'
     assert model.caution_for("Outline the Nuclei") == ""
 
 

@@ -101,9 +101,9 @@ class PathChatSegmenter:
     def caution_for(self, query: str) -> str:
         """See `KnowsLimits`: as what a query with a slip of the pen was read. The folder's caution is about tissue."""
         read = self.model.config.read(query)
-        slip = "" if read.casefold() == query.casefold() else f'"{query}" was read as "{read}"'
+        slip = "" if read.casefold() == query.casefold() else f'"{query}" was read as "{read}".'
         limits = "" if self.asks_for_cells(query) else self._caution
-        return "; ".join(filter(None, (slip, limits)))
+        return " ".join(filter(None, (slip, limits)))
 
     def mpp_for(self, query: str) -> float:
         """Cells are looked at closer up than tissue, as a pathologist changes the objective."""
