@@ -23,7 +23,7 @@ from wsiseg.errors import DataError
 from wsiseg.inference.devices import copies_of, in_turn
 from wsiseg.inference.shots import InContext, Shot
 from wsiseg.mask.canvas import Canvas
-from wsiseg.slide.resample import resample_region
+from wsiseg.slide.resample import resample_image
 from wsiseg.slide.scale import m_size
 from wsiseg.tiles.grid import mirror_beyond, tile_starts
 from wsiseg.training.data.store import Quadruplet, QuadrupletStore, Sample
@@ -61,17 +61,12 @@ def answer(model: Segmenter, image: np.ndarray, mpp: float | None, query: str) -
         for m_x in tile_starts(m_width, model.tile_size, model.overlap)
     ]
 
-    def read(x: int, y: int, w: int, h: int) -> np.ndarray:
-        return image[y : y + h, x : x + w]
-
     size = model.tile_size
     first, largest, reasoning = True, 0, ""
     with Canvas(m_width, m_height, size, model.overlap) as canvas:
         for start in range(0, len(m_xy), BATCH_TILES):
             corners = m_xy[start : start + BATCH_TILES]
-            tiles = np.stack(
-                [resample_region(read, (width, height), (scale, scale), x, y, size, size) for x, y in corners]
-            )
+            tiles = np.stack([resample_image(image, scale, x, y, size, size) for x, y in corners])
             for tile, corner in zip(tiles, corners, strict=True):
                 mirror_beyond(tile, corner, (m_width, m_height))
             for (m_x, m_y), tile in zip(corners, model.segment_tiles(tiles, query, model_mpp), strict=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +96,20 @@ def _glance(entries: list[dict[str, Any]], title: str, figure: str, *, questions
             found = cells.setdefault((row["set"], row["concept"], entry["split"], asked), {})
             found[entry["name"]] = row[figure].partition("\n")[0]
     yield f"\n## {title}\n"
-    yield "| " + " | ".join(("set", "structure", "split", "questions", *methods)) + " |"
-    yield "|" + "---|" * (4 + len(methods))
     rows_of = Counter((source, split) for source, _, split, _ in cells)
-    for (source, concept, split, asked), found in cells.items():
-        if concept != "all" or rows_of[source, split] > 2:
-            about = (source, concept, split, asked)
-            yield "| " + " | ".join([*about, *(found.get(method, "") for method in methods)]) + " |"
+    yield from _table(
+        ("set", "structure", "split", "questions", *methods),
+        (
+            [source, concept, split, asked, *(found.get(method, "") for method in methods)]
+            for (source, concept, split, asked), found in cells.items()
+            if concept != "all" or rows_of[source, split] > 2
+        ),
+    )
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    for cells in (headings, ["---"] * len(headings), *rows):
+        yield "| " + " | ".join(cell.replace("\n", "<br>") for cell in cells) + " |"
 
 
 def _ordered(entries: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -114,14 +121,14 @@ def _ordered(entries: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[s
 def _sections(entries: list[dict[str, Any]]) -> Iterator[str]:
     for data, split in dict.fromkeys((entry["data"], entry["split"]) for entry in entries):
         here = [entry for entry in entries if (entry["data"], entry["split"]) == (data, split)]
-        headings = ("set", "structure", "method", *FIGURES, "command")
         yield f"\n## {data}, {split}\n"
-        yield "| " + " | ".join(headings) + " |"
-        yield "|" + "---|" * len(headings)
-        for row, entry in _ordered(here):
-            shown = (row[heading] for heading in FIGURES)
-            cells = [row["set"], row["concept"], entry["name"], *shown, f"`{entry['command']}`"]
-            yield "| " + " | ".join(cell.replace("\n", "<br>") for cell in cells) + " |"
+        yield from _table(
+            ("set", "structure", "method", *FIGURES, "command"),
+            (
+                [row["set"], row["concept"], entry["name"], *(row[name] for name in FIGURES), f"`{entry['command']}`"]
+                for row, entry in _ordered(here)
+            ),
+        )
 
 
 @click.command()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from wsiseg.inference import TileMask
-from wsiseg.slide.resample import resample_region
+from wsiseg.slide.resample import resample_image
 from wsiseg.slide.scale import m_size
 from wsiseg.tiles.grid import mirror_beyond
 from wsiseg.training.data.store import QuadrupletStore, Sample
@@ -46,11 +46,7 @@ def view(sample: Sample, concept: str, mpp: float, size: int) -> tuple[np.ndarra
     scale = mpp / (sample.mpp or mpp)
     m_width, m_height = m_size(width, scale), m_size(height, scale)
     m_x, m_y = (m_width - size) // 2, (m_height - size) // 2
-
-    def read(x: int, y: int, w: int, h: int) -> np.ndarray:
-        return sample.image[y : y + h, x : x + w]
-
-    tile = resample_region(read, (width, height), (scale, scale), m_x, m_y, size, size)
+    tile = resample_image(sample.image, scale, m_x, m_y, size, size)
     layer = sample.layers.get(concept, np.zeros((height, width))) > 0
     y, x = (
         (np.clip((np.arange(size) + 0.5 + start) * scale, 0, length - 1)).astype(int)

@@ -16,7 +16,7 @@ from wsiseg.errors import MissingMppError, QueryError
 from wsiseg.inference import Segmenter
 from wsiseg.slide import open_slide
 from wsiseg.slide.image_backend import read_mask
-from wsiseg.slide.resample import resample_region
+from wsiseg.slide.resample import resample_image
 from wsiseg.slide.scale import m_size
 from wsiseg.tiles.grid import tile_starts
 
@@ -73,15 +73,7 @@ class Shot:
         height, width = self.mask.shape
         scale = mpp / self.mpp if self.mpp else 1.0
         m_width, m_height = m_size(width, scale), m_size(height, scale)
-        image = resample_region(
-            lambda x, y, w, h: self.image[y : y + h, x : x + w],
-            (width, height),
-            (scale, scale),
-            0,
-            0,
-            m_width,
-            m_height,
-        )
+        image = resample_image(self.image, scale, 0, 0, m_width, m_height)
         y, x = (
             np.minimum((np.arange(n) + 0.5) * scale, end - 1).astype(np.intp)
             for n, end in ((m_height, height), (m_width, width))

@@ -128,3 +128,15 @@ def resample_region(
         narrow = np.ascontiguousarray(narrow.transpose(1, 0, 2))
         out[top - m_y : bottom - m_y, x0 - m_x : x1 - m_x] = resample_rows(narrow, down)
     return out
+
+
+def resample_image(
+    image: np.ndarray, scale: float, m_x: int, m_y: int, m_width: int, m_height: int
+) -> np.ndarray:
+    """`resample_region` of an image (H, W, 3) uint8 in memory, `scale` of whose pixels make one of the output."""
+
+    def read(x: int, y: int, width: int, height: int) -> np.ndarray:
+        return image[y : y + height, x : x + width]
+
+    height, width = image.shape[:2]
+    return resample_region(read, (width, height), (scale, scale), m_x, m_y, m_width, m_height)
