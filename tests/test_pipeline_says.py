@@ -28,7 +28,10 @@ def test_what_is_not_there_gives_an_empty_collection_and_a_sentence(
     with caplog.at_level(logging.WARNING, "wsiseg"):
         result = segment(path, QUERIES, model=MODEL)
     tiles = len(result.reasoning) // 2
-    said = f'"{QUERIES[1]}": not found in {tiles} tiles; the model says: I looked for orange and there is no'
+    said = (
+        f'"{QUERIES[1]}": not found in {tiles} tiles (if you see it there, ask for it by its name alone); '
+        "the model says: I looked for orange and there is no"
+    )
     assert result.notes == caplog.messages
     assert [note.removesuffix(" orange here.") for note in result.notes] == [said]
     assert not outlines(result, QUERIES[1])

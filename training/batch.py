@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ import torch
 from wsiseg.model.config import PathChatConfig
 from wsiseg.model.pathchat import PathChatSegR1, chat_prompt, interleaved_positions, tiles_to_tensor
 from wsiseg.model.prompt import PromptTokenizer
-from wsiseg.training.examples import Example
+from wsiseg.training.examples import Example, in_plain_words
 from wsiseg.training.shots import ShotView
 
 _IGNORE = -100
@@ -36,9 +36,10 @@ class Batch:
     wordings: torch.Tensor  # (W, K) further queries, padded on the right
     wording_at: torch.Tensor  # (W,) last token of each
     concepts: torch.Tensor  # (W,) what each means
+    plain: Batch | None = None  # the same answers to plain questions for the same structures
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(**{name: value.to(device) for name, value in vars(self).items()})
+        return Batch(**{name: value.to(device) for name, value in vars(self).items() if value is not None})
 
 
 def collate(examples: list[Example], config: PathChatConfig, tokenizer: PromptTokenizer) -> Batch:
@@ -109,13 +110,19 @@ def _tiles(images: list[np.ndarray], size: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Collate:
-    """`collate` for a loader; views without a question are left out."""
+    """`collate` for a loader; views without a question are left out. `plain`: with a batch of plain questions."""
 
     config: PathChatConfig
     tokenizer: PromptTokenizer
+    plain: bool = False
 
     def __call__(self, examples: list[Example]) -> Batch:
-        return collate([example for example in examples if example.questions], self.config, self.tokenizer)
+        asked = [example for example in examples if example.questions]
+        batch = collate(asked, self.config, self.tokenizer)
+        if not self.plain:
+            return batch
+        plain = [replace(e, questions=tuple(map(in_plain_words, e.questions)), wordings=()) for e in asked]
+        return replace(batch, plain=collate(plain, self.config, self.tokenizer))
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,13 @@ def random_wording(rng: np.random.Generator, split: Split) -> tuple[str, int]:
     return _query(name, rng, split), _NAMES.index(name)
 
 
+def in_plain_words(question: Question) -> Question:
+    """The question in the words that a model understands best: "outline the glands"."""
+    if question.concept in ("", NONSENSE.key):  # which has no name
+        return question
+    return replace(question, query=f"outline the {concept_of(question.concept).name}")
+
+
 def _query(name: str, rng: np.random.Generator, split: Split) -> str:
     noisy = split == "train" and rng.random() < _NOISY_SHARE
     return sample_noisy_query(name, rng) if noisy else sample_query(name, rng, split)

@@ -16,7 +16,7 @@ from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prototypes import prototypes
 from wsiseg.training.batch import Batch, Collate, Reading, look, read
 from wsiseg.training.data.concepts import CONCEPTS
-from wsiseg.training.data.queries import with_words_of
+from wsiseg.training.data.queries import training_words, with_words_of
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import ExampleStream
 from wsiseg.training.loop import Report, Say, Stage, fit, plan, this_process
@@ -55,6 +55,9 @@ class SftRecipe(TuningRecipe):
     `lambda_hold` weighs how far the answers (KL of their tokens) and the states of `<SEG>` (mean square) have moved
     from those of the model that training starts from (Li and Hoiem 2016, "Learning without forgetting"). With
     `lambda_seg: 0` masks are drawn in validation only, which is cheaper.
+
+    `lambda_plain` weighs how far they are from those of the start when that is asked in plain words ("outline the
+    glands"), whatever the words here: a model learns further wordings, and nothing else about pictures.
     """
 
     stage: Literal["sft"] = "sft"
@@ -69,6 +72,7 @@ class SftRecipe(TuningRecipe):
     misled_share: Share = 0.0
     probe_batches: Natural = 0
     lambda_hold: Amount = 0.0
+    lambda_plain: Amount = 0.0
 
 
 class SftModel(nn.Module):
@@ -77,7 +81,7 @@ class SftModel(nn.Module):
     def __init__(self, model: PathChatSegR1, recipe: SftRecipe) -> None:
         super().__init__()
         self.model, self.recipe = model, recipe
-        self.reference = Reference(model, recipe) if recipe.lambda_hold else None
+        self.reference = Reference(model, recipe) if recipe.lambda_hold or recipe.lambda_plain else None
         self.presence = nn.Linear(model.config.text.hidden_size, 1)
         self.wording = nn.Linear(model.config.text.hidden_size, len(CONCEPTS))
 
@@ -95,13 +99,15 @@ class SftModel(nn.Module):
 
         asked = rows[batch.present]
         seg_states = self._seg_states(states, batch)  # (P, H)
-        held = self._held(reading, seen, batch) if self.reference else cot.new_zeros(())
+        held = self._held(reading, seen, batch, batch) if recipe.lambda_hold else cot.new_zeros(())
+        plain = self._held(reading, seen, batch, batch.plain) if batch.plain else cot.new_zeros(())
         drawn = asked if recipe.lambda_seg or not self.training else asked[:0]
         masks = batch.masks[: len(drawn)]
         mask_logits = self._mask_logits(batch, drawn, seg_states[: len(drawn)])
         seg = mask_loss(mask_logits, masks)
         loss = recipe.lambda_cot * cot + recipe.lambda_seg * seg + recipe.lambda_presence * presence
-        loss = loss + recipe.lambda_wording * wording + recipe.lambda_hold * held
+        loss = loss + recipe.lambda_wording * wording
+        loss = loss + recipe.lambda_hold * held + recipe.lambda_plain * plain
         with torch.no_grad():
             hard = (mask_logits > 0).float().flatten(1)
             truth = masks.flatten(1)
@@ -112,6 +118,7 @@ class SftModel(nn.Module):
                 "seg": seg.detach() if len(masks) else nothing,
                 "presence": presence.detach(),
                 "held": held.detach(),
+                "plain": plain.detach(),
                 "dice": dice.mean(),
                 "presence_accuracy": ((probe > 0) == batch.present).float().mean(),
                 "token_accuracy": reading.token_accuracy,
@@ -125,15 +132,18 @@ class SftModel(nn.Module):
         at = batch.seg_at if self.model.config.seg_state == "self" else batch.seg_at - 1
         return states[batch.present.nonzero()[:, 0], at]
 
-    def _held(self, reading: Reading, seen: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """How far the answers' tokens (KL, in nats) and the states of `<SEG>` (mean square) are from the start's."""
+    def _held(self, reading: Reading, seen: torch.Tensor, batch: Batch, asked: Batch) -> torch.Tensor:
+        """How far the answers' tokens (KL, in nats) and the states of `<SEG>` (mean square) are from the start's.
+
+        `asked` has the questions to the start: those of `batch`, or others with the same answers.
+        """
         assert self.reference is not None
         with torch.no_grad(), self.reference.unchanged() as start:
             sees_as_ever = not any(weight.requires_grad for weight in self.model.vlm.model.visual.parameters())
-            before = read(start, batch, seen if sees_as_ever else None)
+            before = read(start, asked, seen if sees_as_ever else None)
         said, was = (logits.float().log_softmax(-1) for logits in (reading.logits, before.logits))  # (T, V)
         apart = F.kl_div(said, was, reduction="sum", log_target=True) / max(1, len(said))  # no token may be taught
-        now, then = (self._seg_states(states, batch) for states in (reading.states, before.states))
+        now, then = self._seg_states(reading.states, batch), self._seg_states(before.states, asked)
         return apart + (now - then).square().mean() if len(now) else apart
 
     def _mask_logits(self, batch: Batch, asked: torch.Tensor, seg_states: torch.Tensor) -> torch.Tensor:
@@ -232,8 +242,9 @@ def train(
         DataError: no training images; `lambda_hold` without a model to start from; `out` holds a run and `resume`
             is off, or the other way round.
     """
-    if recipe.lambda_hold and not recipe.model:
-        raise DataError("lambda_hold holds the masks of the model that training starts from, and `model` names none")
+    for key in ("lambda_hold", "lambda_plain"):
+        if getattr(recipe, key) and not recipe.model:
+            raise DataError(f"{key} holds what the model does that training starts from, and `model` names none")
     if dry_run:
         return plan(build(outline(recipe), recipe), recipe, out, say)
     store = training_store(recipe)
@@ -241,7 +252,7 @@ def train(
     # This stage trains every part that a model built from published weights has fresh.
     reads_shots = model.config.shots_in_context or recipe.example_share > 0
     asked_for = {concept for record in store.records for concept in (*record.present, *record.absent)}
-    words = model.config.words and with_words_of(model.config.words, asked_for)
+    words = model.config.words and with_words_of(f"{model.config.words} {training_words()}", asked_for)
     model.config = replace(model.config, untrained=(), shots_in_context=reads_shots, words=words)
     module = build(model, recipe)
     if recipe.probe_batches and not resume:
@@ -252,7 +263,7 @@ def train(
         model=model,
         examples=lambda length: stream(store, model, recipe, "train", recipe.seed, length),
         validation=lambda length: stream(store, model, recipe, "val", 7, length),
-        collate=Collate(model.config, model.tokenizer),
+        collate=Collate(model.config, model.tokenizer, plain=recipe.lambda_plain > 0),
     )
     return fit(stage, recipe, out, resume=resume, report=report, say=say)
 

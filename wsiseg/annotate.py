@@ -132,4 +132,5 @@ def nothing_found(query: str, said: Sequence[TileReasoning], left_out: int, wher
     if drawn:
         return f'"{query}": seen in {drawn} of {len(said)} tiles, but nothing{where} passes threshold and minimum area'
     words, _ = Counter(tile.reasoning for tile in said).most_common(1)[0]
-    return f'"{query}": not found in {len(said)} tiles; the model says: {" ".join(words.split())}'
+    hint = "if you see it there, ask for it by its name alone"
+    return f'"{query}": not found in {len(said)} tiles ({hint}); the model says: {" ".join(words.split())}'

@@ -12,6 +12,8 @@ from benchmarks.quality.shared_state import compare as compare_shared
 from benchmarks.quality.shared_state import log_likelihood
 from benchmarks.quality.structure import view
 from benchmarks.quality.touching import Tally, tally
+from benchmarks.quality.typed import ask as ask_typed
+from benchmarks.quality.typed import page
 from benchmarks.quality.wordings import ask
 from tests.model.small import small_model
 from wsiseg.inference import IMAGE_TOKENS, TileMask
@@ -96,6 +98,27 @@ def test_a_wording_counts_as_understood_where_the_structure_is_drawn() -> None:
     assert list(shares) == list(FRAMES["val"])
     assert all(share == (0.0 if "where" in frame.replace("{where}", "") else 0.5) for frame, share in shares.items())
     assert means.endswith(f"found {np.mean(list(shares.values())):.3f}, silent to nonsense 1.000")
+
+
+def test_a_typed_request_is_asked_where_the_plain_one_is_answered_and_at_its_own_scale() -> None:
+    truth = np.zeros((3, 32, 32), bool)
+    truth[:, 4:24, 4:24] = True
+    tiles = np.where(truth[..., None], 30, 220).astype(np.uint8).repeat(3, -1)
+    tiles[1] = 220  # where the model sees nothing
+    scales = []
+
+    def views(mpp: float) -> tuple[np.ndarray, np.ndarray]:
+        scales.append(mpp)
+        return tiles, truth
+
+    model = _Hard(tile_size=32, overlap=8, mpp=0.4)
+    present, absent = ["all glands", "where are they?"], ["cats", "the glands of cats"]
+    answered = list(ask_typed(model, views, "gland", present, absent, 4))
+    assert [(a.structure, a.share) for a in answered] == [("gland", 1), ("gland", 0), ("absent", 1), ("absent", 0)]
+    assert set(scales) == {0.4}
+    assert page(answered).splitlines()[2:] == [
+        "| gland | 2 | 0.500 |", "| all of these | 2 | 0.500 |", "| what is not there | 2 | 0.500 |",
+    ]  # fmt: skip
 
 
 def test_the_chance_of_a_chain_is_that_of_its_tokens_one_by_one() -> None:

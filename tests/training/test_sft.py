@@ -14,7 +14,7 @@ from tests.model.small import small_config, small_model
 from wsiseg.errors import DataError
 from wsiseg.model.folder import load_folder
 from wsiseg.model.pathchat import PathChatSegR1
-from wsiseg.training.batch import collate
+from wsiseg.training.batch import Collate, collate
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import Example, ExampleStream, Question
 from wsiseg.training.losses import mask_loss, soft_dice
@@ -181,6 +181,41 @@ def test_what_is_held_moves_less_while_language_is_learned(store: Path, start: P
     assert lines[0]["held"] == pytest.approx(0, abs=1e-6)  # at step 0 the model is the one it is compared with
     with pytest.raises(DataError, match="lambda_hold"):
         train(dataclasses.replace(recipe, lambda_hold=1.0, model=None), tmp_path / "none")
+
+
+def test_other_words_learn_to_be_answered_as_plain_ones_and_nothing_else_moves(
+    store: Path, start: Path, tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(
+        RECIPE, data=str(store), model=str(start), steps=20, validate_every=20, learning_rate=3e-3, ema=0.5,
+        frozen=("vlm.model.visual", "seg_adapter", "image_encoder", "mask_head"),
+        lambda_cot=0.0, lambda_seg=0.0, lambda_presence=0.0, lambda_wording=0.0, lambda_plain=1.0,
+    )  # fmt: skip
+    train(recipe, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    first, *_, last = (line["plain"] for line in lines if line["kind"] == "validation")
+    assert 0 < last < 0.8 * first
+    before, after = load_folder(start), load_folder(tmp_path / "run" / "model")
+    moved = [
+        name
+        for (name, was), now in zip(before.named_parameters(), after.parameters(), strict=True)
+        if not torch.equal(was, now)
+    ]
+    assert moved
+    assert all(name.startswith("vlm.model.language_model") for name in moved)
+    with pytest.raises(DataError, match="lambda_plain"):
+        train(dataclasses.replace(recipe, model=None), tmp_path / "none")
+
+
+def test_a_plain_question_is_no_farther_from_itself(start: Path) -> None:
+    module = build(load_folder(start), dataclasses.replace(RECIPE, model=str(start), lambda_plain=1.0)).eval()
+    made_up = Question("where are the wugs?", "No such thing is seen.", None, "nonsense")  # has no plainer words
+    glands = Question("outline the glands", "Two.", np.ones((128, 128), bool), "gland")
+    examples = [Example(np.zeros((128, 128, 3), np.uint8), 0.5, (glands, made_up))]
+    collate_plain = Collate(module.model.config, module.model.tokenizer, plain=True)
+    assert float(module(collate_plain(examples))["plain"]) == pytest.approx(0, abs=1e-6)
+    asked = dataclasses.replace(glands, query="show me each of the crypts in this picture")
+    assert float(module(collate_plain([dataclasses.replace(examples[0], questions=(asked,))]))["plain"]) > 1e-4
 
 
 @pytest.mark.parametrize(
