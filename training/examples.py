@@ -22,7 +22,7 @@ from wsiseg.training.data.absent import NONSENSE
 from wsiseg.training.data.annotate import describe, refuse
 from wsiseg.training.data.chains import Chain
 from wsiseg.training.data.concepts import CONCEPTS, MASKED, concept_of
-from wsiseg.training.data.queries import Split, sample_noisy_query, sample_query
+from wsiseg.training.data.queries import Split, plain_query, sample_noisy_query, sample_query
 from wsiseg.training.data.store import QuadrupletStore, Sample
 from wsiseg.training.mix import SourceMix
 from wsiseg.training.shots import ShotPool, ShotView, random_shot
@@ -190,10 +190,10 @@ def random_wording(rng: np.random.Generator, split: Split) -> tuple[str, int]:
 
 
 def in_plain_words(question: Question) -> Question:
-    """The question in the words that a model understands best: "outline the glands"."""
+    """The question in the words of `plain_query`."""
     if question.concept in ("", NONSENSE.key):  # which has no name
         return question
-    return replace(question, query=f"outline the {concept_of(question.concept).name}")
+    return replace(question, query=plain_query(question.concept))
 
 
 def _query(name: str, rng: np.random.Generator, split: Split) -> str:

@@ -239,8 +239,8 @@ def train(
         The folder of the trained model (moving average of the weights).
 
     Raises:
-        DataError: no training images; `lambda_hold` without a model to start from; `out` holds a run and `resume`
-            is off, or the other way round.
+        DataError: no training images; `lambda_hold` or `lambda_plain` without a model to start from; `out` holds a run
+            and `resume` is off, or the other way round.
     """
     for key in ("lambda_hold", "lambda_plain"):
         if getattr(recipe, key) and not recipe.model:

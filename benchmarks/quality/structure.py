@@ -25,11 +25,10 @@ def parser_for(page: str) -> argparse.ArgumentParser:
     return parser
 
 
-def samples_with(store: QuadrupletStore, arguments: argparse.Namespace) -> list[Sample]:
-    """`--images` samples from all over the set that show the structure."""
-    indices = store.indices(split=arguments.split, source=arguments.source)
-    known = [i for i in indices if arguments.concept in store.records[i].present]
-    return [store.sample(i) for i in spread(known, arguments.images)]
+def samples_with(store: QuadrupletStore, source: str, split: str, concept: str, count: int) -> list[Sample]:
+    """At most `count` samples from all over the set that show the structure."""
+    known = [i for i in store.indices(split=split, source=source) if concept in store.records[i].present]
+    return [store.sample(i) for i in spread(known, count)]
 
 
 def spread(items: Sequence[int], count: int) -> list[int]:

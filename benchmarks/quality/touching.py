@@ -46,7 +46,7 @@ def main() -> None:
     model = wsiseg.load_model(arguments.model, device="cpu")
     both = [
         [tally(outlines, sample.layers[arguments.concept]) for outlines in _outlines(sample, arguments.query, model)]
-        for sample in samples_with(store, arguments)
+        for sample in samples_with(store, arguments.source, arguments.split, arguments.concept, arguments.images)
     ]
     for how, tallies in zip(("as drawn", "cut at necks"), zip(*both, strict=True), strict=True):
         print(f"{how:>12}: {figures(tallies)}")

@@ -21,10 +21,10 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks.quality.structure import drawn, spread, view
+from benchmarks.quality.structure import drawn, samples_with, view
 from wsiseg.inference import Segmenter
 from wsiseg.model import load_model
-from wsiseg.training.data.concepts import concept_of
+from wsiseg.training.data.queries import plain_query
 from wsiseg.training.data.store import QuadrupletStore, Sample
 from wsiseg.training.metrics import dice, overlap
 
@@ -57,10 +57,9 @@ Views = Callable[[float], tuple[np.ndarray, np.ndarray]]  # at µm per pixel: ti
 
 @dataclass(frozen=True)
 class Answered:
-    """A request, and in which share of the tiles it was answered as it should be."""
+    """What a request was for, and in which share of the tiles it was answered as it should be."""
 
     structure: str  # or ABSENT
-    request: str
     share: float
 
 
@@ -73,8 +72,7 @@ def main(store: Path, name: str, images: int, write: Path | None) -> None:
     requests, data, model = json.loads(TYPED.read_text()), QuadrupletStore.open(store), load_model(name, device="cpu")
     answered: list[Answered] = []
     for structure, (source, split) in SOURCES.items():
-        known = [i for i in data.indices(split=split, source=source) if structure in data.records[i].present]
-        samples = [data.sample(i) for i in spread(known, 3 * images)]
+        samples = samples_with(data, source, split, structure, 3 * images)
         views = views_of(samples, structure, model.tile_size)
         absent = requests[ABSENT] if structure in ("gland", "nucleus") else []
         answered += ask(model, views, structure, requests[structure], absent, images)
@@ -99,21 +97,24 @@ def ask(
     model: Segmenter, views: Views, structure: str, present: list[str], absent: list[str], images: int
 ) -> Iterator[Answered]:
     """Ask for what is `present` and `absent` in the first `images` tiles in which the plain request finds it."""
-    plain = f"outline the {concept_of(structure).name}"
+    plain = plain_query(structure)
     tiles, truth = views(model.mpp_for(plain))
     can = np.flatnonzero(_found(model, tiles, truth, plain))[:images]
     for request in present:
         tiles, truth = views(model.mpp_for(request))
-        yield Answered(structure, request, float(np.mean(_found(model, tiles[can], truth[can], request))))
+        yield Answered(structure, float(np.mean(_found(model, tiles[can], truth[can], request))))
     for request in absent:
         tiles, _ = views(model.mpp_for(request))
-        masks = drawn(model.segment_tiles(tiles[can], request, model.mpp_for(request)), tiles.shape[1])
-        yield Answered(ABSENT, request, float(np.mean(~masks.any(axis=(1, 2)))))
+        yield Answered(ABSENT, float(np.mean(~_masks(model, tiles[can], request).any(axis=(1, 2)))))
 
 
 def _found(model: Segmenter, tiles: np.ndarray, truth: np.ndarray, request: str) -> list[bool]:
-    masks = drawn(model.segment_tiles(tiles, request, model.mpp_for(request)), tiles.shape[1])
+    masks = _masks(model, tiles, request)
     return [dice(overlap(mask, there)) > FOUND for mask, there in zip(masks, truth, strict=True)]
+
+
+def _masks(model: Segmenter, tiles: np.ndarray, request: str) -> np.ndarray:
+    return drawn(model.segment_tiles(tiles, request, model.mpp_for(request)), tiles.shape[1])
 
 
 def page(answered: list[Answered]) -> str:

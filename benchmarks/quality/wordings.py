@@ -32,7 +32,8 @@ def main() -> None:
     model = load_model(arguments.model, device="cpu")
     nouns = concept_of(arguments.concept).names[:NAMES]
     mpp = model.mpp_for(nouns[0].text)
-    views = (view(s, arguments.concept, mpp, model.tile_size) for s in samples_with(store, arguments))
+    samples = samples_with(store, arguments.source, arguments.split, arguments.concept, arguments.images)
+    views = (view(sample, arguments.concept, mpp, model.tile_size) for sample in samples)
     tiles, truth = zip(*views, strict=True)
     print(ask(model, np.stack(tiles), np.stack(truth), nouns, mpp))
 

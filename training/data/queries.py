@@ -238,6 +238,11 @@ def sample_query(concept_key: str, rng: np.random.Generator, split: Split = "tra
     return _as_typed(in_frame(frame, verb, noun, _determined(noun, rng), where), rng)
 
 
+def plain_query(concept_key: str) -> str:
+    """The wording that a model understands best: "outline the glands"."""
+    return f"outline the {concept_of(concept_key).name}"
+
+
 def in_frame(frame: str, verb: tuple[str, str], noun: Noun, determined: str, where: str = "") -> str:
     """`frame` filled with a verb and its -ing form, a noun, and the same noun with its determiner."""
     many = noun.number == "plural"
