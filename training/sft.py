@@ -16,7 +16,7 @@ from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prototypes import prototypes
 from wsiseg.training.batch import Batch, Collate, Reading, look, read
 from wsiseg.training.data.concepts import CONCEPTS
-from wsiseg.training.data.queries import training_words, with_words_of
+from wsiseg.training.data.queries import names_of, training_words, with_words_of
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import ExampleStream
 from wsiseg.training.loop import Report, Say, Stage, fit, plan, this_process
@@ -253,7 +253,8 @@ def train(
     reads_shots = model.config.shots_in_context or recipe.example_share > 0
     asked_for = {concept for record in store.records for concept in (*record.present, *record.absent)}
     words = model.config.words and with_words_of(f"{model.config.words} {training_words()}", asked_for)
-    model.config = replace(model.config, untrained=(), shots_in_context=reads_shots, words=words)
+    names = model.config.names and names_of([*CONCEPTS, *sorted(asked_for - CONCEPTS.keys())])
+    model.config = replace(model.config, untrained=(), shots_in_context=reads_shots, words=words, names=names)
     module = build(model, recipe)
     if recipe.probe_batches and not resume:
         module.to(this_process().device)

@@ -18,7 +18,7 @@ from wsiseg.model.folder import CONFIG, TOKENIZER, build_model, load_folder
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prompt import PromptTokenizer
 from wsiseg.training.data.concepts import CONCEPTS
-from wsiseg.training.data.queries import sample_query, training_words
+from wsiseg.training.data.queries import names_of, sample_query, training_words
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import ExampleStream
 from wsiseg.training.recipe import Recipe
@@ -91,7 +91,7 @@ def _fresh_model(recipe: Recipe, texts: Callable[[PathChatConfig], Iterable[str]
     torch.manual_seed(recipe.seed)
     config = PRESETS[recipe.preset]()
     if config.fold_case:
-        config = replace(config, words=training_words())
+        config = replace(config, words=training_words(), names=names_of(CONCEPTS))
     # Every concept's wordings, so that no word of a query is foreign.
     rng = np.random.default_rng(recipe.seed)
     wordings = [sample_query(concept, rng, "train") for concept in CONCEPTS for _ in range(60)]

@@ -32,6 +32,7 @@ def bundled() -> PathChatConfig:
         ("lymphocitic infiltrate", "lymphocitic infiltrate"),
         ("the haemotoxylin-stained part", "the haematoxylin-stained part"),  # another letter, of a long word
         ("basal cells", "basal cells"),  # not nasal
+        ("three black borders, acellular", "three black borders, acellular"),  # not there, back, orders, cellular
         ("surrounds possible places", "surrounds possible places"),  # other forms of known words
         ("Drüsen, железы, 腺体", "drüsen, железы, 腺体"),
     ],

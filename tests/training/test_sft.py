@@ -12,7 +12,7 @@ import torch
 
 from tests.model.small import small_config, small_model
 from wsiseg.errors import DataError
-from wsiseg.model.folder import load_folder
+from wsiseg.model.folder import load_folder, save_model
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.batch import Collate, collate
 from wsiseg.training.data.store import QuadrupletStore
@@ -205,6 +205,18 @@ def test_other_words_learn_to_be_answered_as_plain_ones_and_nothing_else_moves(
     assert all(name.startswith(("vlm.model.language_model", "vlm.lm_head")) for name in moved)
     with pytest.raises(DataError, match="lambda_plain"):
         train(dataclasses.replace(recipe, model=None), tmp_path / "none")
+
+
+def test_a_model_that_reads_plainly_learns_the_names_of_what_it_is_trained_on(
+    store: Path, start: Path, tmp_path: Path
+) -> None:
+    model = load_folder(start)
+    assert model.config.plain("Find the crypts") == "find the crypts"
+    model.config = dataclasses.replace(model.config, words="gland", names={"glands": "glands"})
+    save_model(model, tmp_path / "reads")
+    recipe = dataclasses.replace(RECIPE, data=str(store), model=str(tmp_path / "reads"), steps=1, validate_every=1)
+    trained = load_folder(train(recipe, tmp_path / "run"))
+    assert trained.config.plain("Find the cyrpts") == "outline the crypts"
 
 
 def test_a_plain_question_is_no_farther_from_itself(start: Path) -> None:

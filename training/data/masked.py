@@ -42,6 +42,12 @@ MASKED_CONCEPTS = (
             "tubes lined by epithelium", "rings of columnar cells around a lumen",
             "round epithelial structures with a lumen", "hollow tubules made of epithelial cells",
         ),
+        also=(
+            "glandular", "epithelial", "epithelia", "crypts of Lieberkühn", "crypts of Lieberkuhn",
+            "Lieberkühn crypts", "Lieberkuhn crypts", "glands of Lieberkühn", "glands of Lieberkuhn",
+            "colorectal crypts", "bowel crypts", "gut glands", "gut crypts", "crypts of the colon",
+            "glandular component", "glandular formations", "gland-forming epithelium",
+        ),
         absent_in=frozenset({
             "brain", "muscle", "heart", "spleen", "thymus", "umbilical cord", "fat", "femur", "bone benign",
             "bone tumour", "patch fat", "patch glass", "patch debris", "patch lymphocytes", "patch mucus",
@@ -85,6 +91,14 @@ MASKED_CONCEPTS = (
             "regions suspicious for malignancy", "areas that look malignant", "glands that look cancerous",
             "regions occupied by cancer",
         ),
+        also=(
+            "malignant", "cancerous", "tumoral", "malignancies", "invasive cancer", "colon cancer",
+            "colonic cancer", "colorectal cancer", "bowel cancer", "colon carcinoma", "colonic carcinoma",
+            "colorectal carcinoma", "colon adenocarcinoma", "colonic adenocarcinoma", "colorectal adenocarcinoma",
+            "crc", "malignant neoplasm", "malignant crypts", "malignant epithelial cells", "cancerous cells",
+            "carcinoma cells", "carcinomatous glands", "carcinomatous tissue", "adenocarcinoma cells",
+            "adenocarcinoma tissue",
+        ),
         absent_in=NORMAL_ORGANS | {
             "colon normal", "colon polyp", "bone benign", "patch fat", "patch glass", "patch lymphocytes",
             "patch smooth muscle",
@@ -112,6 +126,17 @@ MASKED_CONCEPTS = (
         val_names=plural("precancerous crypts", "dysplastic gland structures", "areas of dysplasia")
         + mass("premalignant epithelium", "dysplastic glandular epithelium"),
         val_descriptions=plural("glands with precancerous change"),
+        also=(
+            "dysplastic", "adenomatous", "premalignant", "pre-malignant", "precancerous", "pre-cancerous",
+            "precancer", "premalignancy", "adenomata", "adenoma glands", "adenoma tissue", "colon adenoma",
+            "colonic adenoma", "colorectal adenoma", "colonic dysplasia", "colorectal dysplasia",
+            "foci of dysplasia", "dysplastic foci", "dysplastic tissue", "dysplastic mucosa", "dysplastic cells",
+            "dysplastic epithelial cells", "dysplastic lesion", "dysplastic epithelia", "adenomatous tissue",
+            "adenomatous mucosa", "adenomatous change", "premalignant tissue", "premalignant lesion",
+            "pre-malignant glands", "pre-malignant tissue", "pre-malignant epithelium", "pre-malignant lesion",
+            "precancerous tissue", "precancerous cells", "precancerous lesion", "pre-cancerous glands",
+            "pre-cancerous tissue", "pre-cancerous cells", "pre-cancerous lesion",
+        ),
         absent_in=NORMAL_ORGANS | {
             "colon normal", "colon polyp", "bone benign", "bone tumour", "patch fat", "patch glass",
             "patch lymphocytes", "patch smooth muscle",
@@ -146,6 +171,10 @@ MASKED_CONCEPTS = (
             "dark purple bodies inside the cells", "round dark bodies stained by haematoxylin",
             "small round cores of the cells",
         ),
+        also=(
+            "cells", "single cells", "nuclear", "nucleuses", "nucleus of the cell", "nuclei of the cell",
+            "cellular nucleus", "nucleated cells", "haematoxylin nuclei", "hematoxylin nuclei", "cell cores",
+        ),
         absent_in=frozenset({"patch glass"}),
     ),
     Concept(
@@ -166,6 +195,10 @@ MASKED_CONCEPTS = (
         val_names=plural("regions of necrosis", "dead regions") + mass("necrotic cell debris",
                                                                           "dead tumour tissue"),
         val_descriptions=plural("regions where the cells have died"),
+        also=(
+            "necrotic", "necroses", "dead cells", "necrotic foci", "foci of necrosis", "zones of necrosis",
+            "necrotic patches", "necrotic component", "tissue necrosis", "necrotised tissue", "necrotized tissue",
+        ),
         absent_in=NORMAL_ORGANS | COLON_BENIGN | {"bone benign", "patch fat", "patch glass",
                                                   "patch lymphocytes", "patch smooth muscle"},
     ),
@@ -188,6 +221,11 @@ MASKED_CONCEPTS = (
                            "tissue outside the glands"),
         val_names=mass("stromal component", "connective tissue stroma", "tissue between the crypts"),
         val_descriptions=mass("tissue that surrounds the glands", "tissue outside the epithelium"),
+        also=(
+            "stromal", "stromata", "stroma tissue", "lamina propria mucosae", "inter-glandular stroma",
+            "interglandular tissue", "intervening stroma", "supportive tissue", "supporting connective tissue",
+            "connective tissue between the glands",
+        ),
         absent_in=frozenset({"patch glass"}),
     ),
     Concept(
@@ -207,6 +245,11 @@ MASKED_CONCEPTS = (
                              "bright holes inside the crypts"),
         val_names=plural("gland lumina", "crypt lumina", "lumens of the crypts"),
         val_descriptions=plural("empty spaces inside the glands", "hollow centres of the crypts"),
+        also=(
+            "luminal", "lumen of the gland", "lumen of the glands", "lumina of the glands", "lumen spaces",
+            "luminal cavities", "gland cavities", "glandular cavities", "holes in the glands",
+            "spaces inside the glands",
+        ),
         absent_in=frozenset({"brain", "patch glass", "patch lymphocytes"}),
     ),
     Concept(
@@ -225,6 +268,7 @@ MASKED_CONCEPTS = (
                            "tissue as opposed to glass", "all stained material"),
         val_names=mass("tissue material", "stained section") + plural("stained tissue regions"),
         val_descriptions=mass("everything that is tissue", "everything but the background"),
+        also=("tissue samples", "pieces of tissue", "tissue on glass", "histological tissue", "histologic tissue"),
         absent_in=frozenset({"patch glass"}),
     ),
     Concept(
@@ -243,5 +287,9 @@ MASKED_CONCEPTS = (
                              "bright regions with nothing in them"),
         val_names=mass("blank background", "empty white space") + plural("blank regions", "empty regions"),
         val_descriptions=plural("regions where there is no tissue"),
+        also=(
+            "blank glass", "clear glass", "empty slide", "blank slide", "empty slide background", "non-tissue",
+            "tissue-free areas", "tissue-free background", "regions without tissue",
+        ),
     ),
 )

@@ -13,6 +13,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from wsiseg.model.plain import PLAIN
 from wsiseg.training.data.absent import NONSENSE
 from wsiseg.training.data.chatter import chatter, no_word, words
 from wsiseg.training.data.concepts import CONCEPTS, concept_of
@@ -240,7 +241,7 @@ def sample_query(concept_key: str, rng: np.random.Generator, split: Split = "tra
 
 def plain_query(concept_key: str) -> str:
     """The wording that a model understands best: "outline the glands"."""
-    return f"outline the {concept_of(concept_key).name}"
+    return PLAIN.format(concept_of(concept_key).name)
 
 
 def in_frame(frame: str, verb: tuple[str, str], noun: Noun, determined: str, where: str = "") -> str:
@@ -292,6 +293,16 @@ def training_words() -> str:
 def with_words_of(words: str, concepts: Iterable[str]) -> str:
     """`words` of `training_words` and those for these concepts, whoever has named them."""
     return _in_order({*words.split(), *_noun_words(concepts)})
+
+
+def names_of(concepts: Iterable[str]) -> dict[str, str]:
+    """What these concepts may be called, and the name of training that each is read as (see `wsiseg.model.plain`)."""
+    names: dict[str, str] = {}
+    for concept in map(concept_of, concepts):
+        if not concept.held_back and concept is not NONSENSE:
+            names |= {text: text for text in (concept.name, *(noun.text for noun in nouns(concept, "train")))}
+            names |= dict.fromkeys(concept.also, concept.name)
+    return names
 
 
 def _noun_words(concepts: Iterable[str]) -> list[str]:

@@ -45,6 +45,7 @@ class Concept:
     descriptions: tuple[Noun, ...] = ()
     val_names: tuple[Noun, ...] = ()  # never used in training queries
     val_descriptions: tuple[Noun, ...] = ()
+    also: tuple[str, ...] = ()  # read as `name` (`wsiseg.model.plain`), never drawn for a query
     has_masks: bool = False
     exhaustive: bool = True
     absent_in: frozenset[str] = frozenset()

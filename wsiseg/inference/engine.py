@@ -21,6 +21,7 @@ from wsiseg.inference.features import TileFeatures
 from wsiseg.inference.shots import Shot
 from wsiseg.model import is_out_of_memory, no_memory
 from wsiseg.model.pathchat import PathChatSegR1, layout, tiles_to_tensor
+from wsiseg.model.plain import PLAIN
 from wsiseg.model.prototypes import Prototypes, prototypes
 from wsiseg.tiles import Embeddings
 
@@ -96,19 +97,20 @@ class PathChatSegmenter:
 
     def asks_for_cells(self, query: str) -> bool:
         """See `KnowsCells`."""
-        return self.model.config.asks_for_cells(query)
+        config = self.model.config
+        return config.asks_for_cells(config.plain(query))
 
     def caution_for(self, query: str) -> str:
-        """See `KnowsLimits`: as what a query with a slip of the pen was read. The folder's caution is about tissue."""
-        read = self.model.config.read(query)
-        slip = "" if read.casefold() == query.casefold() else f'"{query}" was read as "{read}".'
+        """See `KnowsLimits`: as what a query was read that says it otherwise. The folder's caution is about tissue."""
+        read = self.model.config.plain(query)
+        asked = read.casefold().removeprefix(PLAIN.format("")).removesuffix("s")
+        reading = "" if asked in query.casefold() else f'"{query}" was read as "{read}".'
         limits = "" if self.asks_for_cells(query) else self._caution
-        return " ".join(filter(None, (slip, limits)))
+        return " ".join(filter(None, (reading, limits)))
 
     def mpp_for(self, query: str) -> float:
         """Cells are looked at closer up than tissue, as a pathologist changes the objective."""
-        config = self.model.config
-        return config.cell_mpp if self.asks_for_cells(query) else config.mpp
+        return self.model.config.cell_mpp if self.asks_for_cells(query) else self.model.config.mpp
 
     def segment_tiles(self, tiles: np.ndarray, query: str, mpp: float) -> list[TileMask]:
         """See `Segmenter`.
@@ -207,6 +209,7 @@ class PathChatSegmenter:
 
     def _encode_prefix(self, query: str, mpp: float) -> Prefix:
         model = self.model
+        query = model.config.plain(query)
         asked = model.prompt(query, mpp)
         length, most = len(asked.before), model.config.max_query_tokens
         if length > most:

@@ -1,0 +1,124 @@
+"""A request is read plainly where it only asks for a structure that is known, and never as another one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wsiseg.inference.engine import PathChatSegmenter
+from wsiseg.model import load_model, model_folder
+from wsiseg.model.asking import ASKING
+from wsiseg.model.config import PathChatConfig, load_config, paper
+from wsiseg.model.plain import PLAIN, known_names, plainly
+from wsiseg.training.data.concepts import CONCEPTS
+from wsiseg.training.data.queries import CLINICAL, names_of, nouns, sample_noisy_query, sample_query
+
+NAMES = names_of(CONCEPTS)
+
+
+@pytest.fixture(scope="module")
+def bundled() -> PathChatConfig:
+    return load_config(model_folder(None) / "config.json")
+
+
+@pytest.fixture(scope="module")
+def model() -> PathChatSegmenter:
+    return load_model(device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("asked", "read"),
+    [
+        ("Could you please circle every crypt on this slide for me?", "outline the crypt"),
+        ("check for glands", "outline the glands"),
+        ("I'd like to see the gland’s outline", "outline the gland"),
+        ("GLANDULAR TISSUE IN THIS H&E-STAINED COLON BIOPSY", "outline the glandular tissue"),
+        ("which areas are glandular?", "outline the glands"),
+        ("draw contours around the gladns", "outline the glands"),  # a slip of the pen, too
+        ("count cells", "outline the nuclei"),
+        ("detect every single cell nucleus in the tissue", "outline the cell nucleus"),
+        ("which areas are malignant?", "outline the malignant tissue"),
+        ("show the tissue around the glands", "outline the tissue around the glands"),
+        ("where is the tissue?", "outline the tissue"),
+        ("any hyaline cartilage here?", "outline the hyaline cartilage"),
+    ],
+)
+def test_what_only_asks_for_a_known_structure_is_read_plainly(bundled: PathChatConfig, asked: str, read: str) -> None:
+    assert bundled.plain(asked) == read
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "large glands", "normal glands", "no glands", "everything but the glands", "glands other than the malignant",
+        "nuclei in the glands", "glands in tumour tissue", "glands and stroma", "which glands are malignant?",
+        "what surrounds the glands?", "what lies between the crypts?", "blood cells", "epithelial cells",
+        "atypical nuclei", "non-necrotic tissue", "the glands don't interest me", "mitoses", "show me", "", "Drüsen",
+        "the glands at 40x",
+    ],
+)  # fmt: skip
+def test_what_says_more_stays_as_it_is(bundled: PathChatConfig, asked: str) -> None:
+    assert bundled.plain(asked) == asked.casefold()
+
+
+def test_requests_for_less_or_for_something_else_stay_as_they_are(bundled: PathChatConfig) -> None:
+    """Written by a language model that saw no code: each asks for another thing than all of a structure."""
+    requests = json.loads((Path(__file__).parent / "narrowed.json").read_text())
+    assert len(requests) == 200
+    read_plainly = [request for request in requests if bundled.plain(request) != request.casefold()]
+    assert read_plainly == ["show the stroma between the glands"]  # of which training knows no other
+
+
+def test_no_wording_of_any_concept_is_read_as_another(bundled: PathChatConfig) -> None:
+    rng = np.random.default_rng(0)
+    read = []
+    for key, concept in CONCEPTS.items():
+        asked = [sample_query(key, rng, "val") for _ in range(60)]
+        asked += [noun.text for noun in nouns(concept, "val")]
+        asked += [text for split in ("train", "val") for text in CLINICAL[split].get(key, ())]
+        if not concept.held_back and concept.names:
+            asked += [sample_query(key, rng) for _ in range(30)] + [sample_noisy_query(key, rng) for _ in range(10)]
+        own = {PLAIN.format(noun.text) for noun in nouns(concept, "train")} | {PLAIN.format(concept.name)}
+        for text in asked:
+            assert bundled.plain(text) in {bundled.read(text), *own}, text
+            read.append(bundled.plain(text) != bundled.read(text))
+    assert np.mean(read) > 0.5
+
+
+def test_every_name_is_read_as_one_of_training_for_the_same_structure(bundled: PathChatConfig) -> None:
+    assert bundled.names == NAMES
+    for key, concept in CONCEPTS.items():
+        trained = {concept.name, *(noun.text for noun in nouns(concept, "train"))}
+        for name in names_of([key]):
+            read = bundled.plain(f"please find all {name} in this image")
+            assert read.removeprefix(PLAIN.format("")) in trained, name
+
+
+def test_words_that_only_ask_name_nothing() -> None:
+    assert not ASKING & {name.casefold() for name in NAMES}
+
+
+def test_a_plain_reading_decides_the_scale_and_is_told(model: PathChatSegmenter) -> None:
+    assert model.mpp_for("centres of the cells") == model.mpp_for("nuclei")
+    assert model.caution_for("count cells") == '"count cells" was read as "outline the nuclei".'
+    assert model.caution_for("Could you circle each colonic gland?").startswith("The bundled model learnt")
+    assert model.caution_for("Mark every nucleus, please") == ""
+
+
+def test_training_sees_a_query_as_it_was_written(model: PathChatSegmenter) -> None:
+    asked, plain = (model.model.prompt(query, 1.1).before for query in ("show all crypts", "outline the crypts"))
+    assert asked != plain
+
+
+def test_a_model_without_names_is_asked_in_the_words_of_the_user() -> None:
+    assert paper().plain("Check for Glands") == "Check for Glands"
+    assert PathChatConfig().plain("Check for Glands") == "check for glands"
+    assert plainly("glands", {}) == ""
+
+
+def test_a_structure_of_the_users_own_is_known_too() -> None:
+    known = known_names(names_of([*CONCEPTS, "islet_rims"]))
+    assert plainly("could you find every islet rim here?", known) == "outline the islet rims"
