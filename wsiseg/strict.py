@@ -13,7 +13,7 @@ Record = TypeVar("Record")
 
 def record_of(kind: type[Record], raw: object, where: str = "") -> Record:
     """A dataclass from a JSON object. Its fields may be str, int, bool, float (finite; an int will do), tuples (from
-    lists), dicts of anything, Literals, dataclasses, and unions of these and None.
+    lists), dicts of str, Literals, dataclasses, Any, and unions of these and None.
 
     Raises:
         ValueError: it is none; the sentence names the entry, after `where`, and what it must be.
@@ -50,7 +50,9 @@ def _value(kind: Any, raw: object, where: str) -> Any:
             return raw
     elif origin is dict:
         if isinstance(raw, dict):
-            return raw
+            return {key: _value(parts[1], value, _below(where) + str(key)) for key, value in raw.items()}
+    elif kind is Any:
+        return raw
     elif is_dataclass(kind):
         return record_of(kind, raw, where)  # type: ignore[arg-type]
     elif kind is float:
