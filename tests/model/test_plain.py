@@ -39,6 +39,8 @@ def model() -> PathChatSegmenter:
         ("which areas are glandular?", "outline the glands"),
         ("draw contours around the gladns", "outline the glands"),  # a slip of the pen, too
         ("count cells", "outline the nuclei"),
+        ("H&E, crypts at 40x, so that I can compute their density", "outline the crypts"),
+        ("gland morphometry: trace each gland", "outline the gland"),
         ("detect every single cell nucleus in the tissue", "outline the cell nucleus"),
         ("which areas are malignant?", "outline the malignant tissue"),
         ("show the tissue around the glands", "outline the tissue around the glands"),
@@ -57,7 +59,7 @@ def test_what_only_asks_for_a_known_structure_is_read_plainly(bundled: PathChatC
         "nuclei in the glands", "glands in tumour tissue", "glands and stroma", "which glands are malignant?",
         "what surrounds the glands?", "what lies between the crypts?", "blood cells", "epithelial cells",
         "atypical nuclei", "non-necrotic tissue", "the glands don't interest me", "mitoses", "show me", "", "Drüsen",
-        "the glands at 40x",
+        "the glands at 40 degrees", "nuclei so that the big ones stand out, not the small ones",
     ],
 )  # fmt: skip
 def test_what_says_more_stays_as_it_is(bundled: PathChatConfig, asked: str) -> None:
@@ -92,13 +94,13 @@ def test_every_name_is_read_as_one_of_training_for_the_same_structure(bundled: P
     assert bundled.names == NAMES
     for key, concept in CONCEPTS.items():
         trained = {concept.name, *(noun.text for noun in nouns(concept, "train"))}
-        for name in names_of([key]):
+        for name in names_of([key]).get(concept.name, ()):
             read = bundled.plain(f"please find all {name} in this image")
             assert read.removeprefix(PLAIN.format("")) in trained, name
 
 
 def test_words_that_only_ask_name_nothing() -> None:
-    assert not ASKING & {name.casefold() for name in NAMES}
+    assert not ASKING & {name.casefold() for row in NAMES.values() for name in row}
 
 
 def test_a_plain_reading_decides_the_scale_and_is_told(model: PathChatSegmenter) -> None:
@@ -120,5 +122,6 @@ def test_a_model_without_names_is_asked_in_the_words_of_the_user() -> None:
 
 
 def test_a_structure_of_the_users_own_is_known_too() -> None:
-    known = known_names(names_of([*CONCEPTS, "islet_rims"]))
+    known = known_names(names_of(["islet_rims", "cells", *CONCEPTS]))
     assert plainly("could you find every islet rim here?", known) == "outline the islet rims"
+    assert plainly("count the cells", known) == "outline the cells"

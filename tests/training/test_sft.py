@@ -212,7 +212,7 @@ def test_a_model_that_reads_plainly_learns_the_names_of_what_it_is_trained_on(
 ) -> None:
     model = load_folder(start)
     assert model.config.plain("Find the crypts") == "find the crypts"
-    model.config = dataclasses.replace(model.config, words="gland", names={"glands": "glands"})
+    model.config = dataclasses.replace(model.config, words="gland", names={"glands": {"glands": "glands"}})
     save_model(model, tmp_path / "reads")
     recipe = dataclasses.replace(RECIPE, data=str(store), model=str(tmp_path / "reads"), steps=1, validate_every=1)
     trained = load_folder(train(recipe, tmp_path / "run"))

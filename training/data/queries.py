@@ -295,14 +295,14 @@ def with_words_of(words: str, concepts: Iterable[str]) -> str:
     return _in_order({*words.split(), *_noun_words(concepts)})
 
 
-def names_of(concepts: Iterable[str]) -> dict[str, str]:
-    """What these concepts may be called, and the name of training that each is read as (see `wsiseg.model.plain`)."""
-    names: dict[str, str] = {}
-    for concept in map(concept_of, concepts):
-        if not concept.held_back and concept is not NONSENSE:
-            names |= {text: text for text in (concept.name, *(noun.text for noun in nouns(concept, "train")))}
-            names |= dict.fromkeys(concept.also, concept.name)
-    return names
+def names_of(concepts: Iterable[str]) -> dict[str, dict[str, str]]:
+    """What these concepts may be called, and by which name of training to ask for them (see `wsiseg.model.plain`)."""
+    return {
+        concept.name: {text: text for text in (concept.name, *(noun.text for noun in nouns(concept, "train")))}
+        | dict.fromkeys(concept.also, concept.name)
+        for concept in map(concept_of, concepts)
+        if not concept.held_back and concept is not NONSENSE
+    }
 
 
 def _noun_words(concepts: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import orjson
 
 from wsiseg.errors import ModelError
-from wsiseg.model.plain import known_names, plainly
+from wsiseg.model.plain import Known, known_names, plainly
 from wsiseg.model.spelling import corrected
 from wsiseg.strict import record_of
 
@@ -105,10 +105,10 @@ class PathChatConfig:
     A query with one of `cell_words`, or one of "cells" and none of `tissue_words`, is looked at at `cell_mpp`
     microns per pixel, any other at `mpp`. `seg_state` is `self` (state of `<SEG>` itself) or `predictor` (the LISA
     way). `fold_case`: queries are read in lower case, which a small vocabulary needs, and without slips of the pen in
-    `words`, the words of training's queries with spaces between them ("" for any). `names`: what may be asked for,
-    and by which name of training (see `wsiseg.model.plain`). `max_query_tokens`: a longer query, system prompt
-    included, is refused. (`tiny` was asked in at most 70 in training; from about 170 on it begins to write nonsense,
-    from 200 on to outline empty tiles.) `shot_weight`: of the log-odds that follow from
+    `words`, the words of training's queries with spaces between them ("" for any). `names`: of each structure, what it
+    may be called, and by which name of training it is asked for then (see `wsiseg.model.plain`). `max_query_tokens`: a
+    longer query, system prompt included, is refused. (`tiny` was asked in at most 70 in training; from about 170 on it
+    begins to write nonsense, from 200 on to outline empty tiles.) `shot_weight`: of the log-odds that follow from
     a user's examples (`wsiseg.model.prototypes`), against the decoder's own; 0 leaves them out. `shots_in_context`:
     examples also stand in the prompt; only for a model that was trained to read them there. `parts` are the published
     weights it was built from; `untrained` names what holds fresh weights still: such a model is a start for training,
@@ -138,7 +138,7 @@ class PathChatConfig:
         "malignan", "carcinom", "dysplas", "necro", "dead", "died", "stroma", "fat",
     )  # fmt: skip
     words: str = ""
-    names: dict[str, str] = field(default_factory=dict)
+    names: dict[str, dict[str, str]] = field(default_factory=dict)
     shot_weight: float = 0.5
     shots_in_context: bool = False
     parts: tuple[PartRecord, ...] = ()
@@ -166,7 +166,7 @@ class PathChatConfig:
         return plainly(read, self._known_names) or read
 
     @cached_property
-    def _known_names(self) -> dict[str, str]:
+    def _known_names(self) -> Known:
         return known_names(self.names)
 
     def asks_for_cells(self, query: str) -> bool:

@@ -3,66 +3,86 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from wsiseg.model.asking import ASKING, BEFORE_PLACES, PLACES
 
 PLAIN = "outline the {}"
 _ALL = frozenset(("a", "an", "the", "all", "any", "each", "every"))
 _PHRASES = re.compile(  # that only ask, though each word of them may say more
-    r"(?:\bwould|['’]d) like\b|['’](?:d|ll|m|re|s|ve)\b|\bevery single\b|\b(?:circle|contours?|draw|line) around\b"
+    r"(?:\bwould|['’]d) like\b|['’](?:d|ll|m|re|s|ve)\b|\bevery single\b|\bh ?& ?e\b|\bat \d+ ?x\b|\blevel \d+\b"
+    r"|\b(?:borders?|circles?|contours?|draw|lines?|outlines?|polygons?|rings?) a?round\b"
 )
 _PLACE = re.compile(
-    rf"\b(?:across|at|from|in|of|on|throughout|within) (?:(?:{'|'.join(sorted(BEFORE_PLACES | _ALL))}"
+    rf"\b(?:across|at|from|in|of|on|over|throughout|within) (?:(?:{'|'.join(sorted(BEFORE_PLACES | _ALL))}"
     rf"|my|our|that|these|this|those|your) )*(?:{'|'.join(sorted(PLACES, reverse=True))})\b"
 )
+_REASON = re.compile(r"\b(?:because|in order to|so (?:i|that|they|we)|for (?:an?|my|our|the))\b.*")
+_NARROWS = frozenset(
+    ("but", "don", "except", "exclude", "ignore", "isn", "no", "not", "only", "skip", "than", "without")
+)
+
+Known = Mapping[str, tuple[str, str]]  # of a name, in lower case: the structure, and what to ask for
 
 
-def plainly(text: str, known: Mapping[str, str]) -> str:
+def plainly(text: str, known: Known) -> str:
     """The plain request for what `text`, in lower case, asks for; "" where it may say more than that.
 
     known: see `known_names`.
 
-    What remains of a request without articles, words that only ask (`wsiseg.model.asking`) and the place ("in this
-    slide") must be one name. A word of size, grade or negation, a second structure or an unknown word leaves the
-    request as it is.
+    What remains of a request without articles, words that only ask (`wsiseg.model.asking`), the place ("in this slide")
+    and a reason ("so that I can count them") must be names of one structure, of which the first is asked for. A word of
+    size, grade or negation, a second structure or an unknown word leaves the request as it is.
 
-    >>> known = known_names({"crypts": "crypts", "cells": "nuclei"})
+    >>> known = known_names({"glands": {"crypts": "crypts"}, "nuclei": {"cells": "nuclei"}})
     >>> plainly("could you please circle every crypt for me", known), plainly("count cells", known)
     ('outline the crypts', 'outline the nuclei')
     >>> plainly("large crypts", known)
     ''
     """
-    asked = " ".join(_words(_PHRASES.sub(" ", text)))
+    asked = " ".join(_words(_PHRASES.sub(" ", _without_reason(text, known))))
     # "Tissue" is what is asked for in some requests and the place in others.
-    name = _only_name(asked.split(), known) or _only_name(_PLACE.sub(" ", asked).split(), known)
+    name = _name(asked.split(), known) or _name(_PLACE.sub(" ", asked).split(), known)
     return PLAIN.format(name) if name else ""
 
 
-def known_names(names: dict[str, str]) -> dict[str, str]:
-    """What to ask for by each of `names`, without articles, and by the singular or plural that a letter makes of it.
+def known_names(names: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, str]]:
+    """By each name without its articles, and by the singular or plural that a letter makes of it, what it stands for.
 
-    Of names that are then the same the first counts.
+    names: of each structure, what it may be called, and by which name of training to ask for it then. Of names that are
+    the same the first counts.
     """
-    known = {" ".join(_words(name.casefold())): names[name] for name in reversed(names)}
-    return {form: name for text, name in known.items() for form in (text.removesuffix("s"), f"{text}s")} | known
+    meant = [(name, (structure, asked)) for structure, row in names.items() for name, asked in row.items()]
+    known = {" ".join(_words(name.casefold())): what for name, what in reversed(meant)}
+    return {form: what for text, what in known.items() for form in (text.removesuffix("s"), f"{text}s")} | known
 
 
-def _only_name(words: list[str], known: Mapping[str, str]) -> str:
-    """The only name among the words; "" if there is none, or another, or a word that may matter."""
+def _without_reason(text: str, known: Known) -> str:
+    """`text` without a reason at its end that neither names nor narrows anything."""
+    if not (reason := _REASON.search(text)):
+        return text
+    said = list(_parts(_words(reason[0]), known))
+    return text if any(part in _NARROWS or not isinstance(part, str) for part in said) else text[: reason.start()]
+
+
+def _name(words: list[str], known: Known) -> str:
+    """What to ask for: the first name among the words; "" if they name no structure, or several, or may say more."""
+    parts = list(_parts(words, known))
+    if any(isinstance(part, str) and part not in ASKING for part in parts):
+        return ""
+    named = [part for part in parts if not isinstance(part, str)]
+    return named[0][1] if len({structure for structure, _ in named}) == 1 else ""
+
+
+def _parts(words: list[str], known: Known) -> Iterator[str | tuple[str, str]]:
+    """The words; of those that are a name, what it stands for."""
     longest = max((name.count(" ") for name in known), default=0) + 1  # in words
-    found, at = set(), 0
+    at = 0
     while at < len(words):
-        for end in range(min(at + longest, len(words)), at, -1):
-            if name := known.get(" ".join(words[at:end])):
-                found.add(name)
-                at = end
-                break
-        else:
-            if words[at] not in ASKING:
-                return ""
-            at += 1
-    return found.pop() if len(found) == 1 else ""
+        ends = range(min(at + longest, len(words)), at, -1)
+        end = next((end for end in ends if " ".join(words[at:end]) in known), None)
+        yield known[" ".join(words[at:end])] if end else words[at]
+        at = end or at + 1
 
 
 def _words(text: str) -> list[str]:
