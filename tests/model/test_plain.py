@@ -59,7 +59,8 @@ def test_what_only_asks_for_a_known_structure_is_read_plainly(bundled: PathChatC
         "nuclei in the glands", "glands in tumour tissue", "glands and stroma", "which glands are malignant?",
         "what surrounds the glands?", "what lies between the crypts?", "blood cells", "epithelial cells",
         "atypical nuclei", "non-necrotic tissue", "the glands don't interest me", "mitoses", "show me", "", "Drüsen",
-        "the glands at 40 degrees", "nuclei so that the big ones stand out, not the small ones",
+        "the glands at 40 degrees", "nuclei so that the small do not hide",
+        "nuclei because I need the big ones",
     ],
 )  # fmt: skip
 def test_what_says_more_stays_as_it_is(bundled: PathChatConfig, asked: str) -> None:

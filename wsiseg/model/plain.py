@@ -19,7 +19,7 @@ _PLACE = re.compile(
 )
 _REASON = re.compile(r"\b(?:because|in order to|so (?:i|that|they|we)|for (?:an?|my|our|the))\b.*")
 _NARROWS = frozenset(
-    ("but", "don", "except", "exclude", "ignore", "isn", "no", "not", "only", "skip", "than", "without")
+    ("but", "don", "except", "exclude", "ignore", "isn", "no", "not", "ones", "only", "skip", "than", "without")
 )
 
 Known = Mapping[str, tuple[str, str]]  # of a name, in lower case: the structure, and what to ask for
