@@ -28,14 +28,15 @@ from wsiseg.training.figures import FIGURES, figures
 METHODS = ("model", "foreground", "stain", "unet")
 HEADER = """# How good the masks are
 
-Measured masks, silences and words of the bundled model, beside baselines. Research use only. One line per data
-set, structure and method; below a figure stands its 95 % bootstrap interval over patients (organs or images, where
+Measured masks, silences and words of the bundled model, beside baselines. Research use only. One line per data set,
+structure and method; below a figure stands its 95 % bootstrap interval over patients (organs or images, where
 patients are not known). Questions of val and test are worded as no question of training was; those that only ask for
-a name of training are read plainly, as in use ([model.md](model.md)). The baselines read no words: *all foreground* and *haematoxylin, Otsu* answer every question alike; the *U-Net* is told which structure is
-meant, is of the model's size, started from the same ImageNet weights and was trained on the same views: 784 steps of 48
-on the GPU of the model's last leg, and 1,173 more in 168 minutes of two cores, where the model took eleven and a half
-core-hours and nine minutes of GPUs. It has a channel for each structure that it learnt; of anything else it draws
-nothing, which is no merit in the column "− silent".
+a name of training are read plainly, as in use ([model.md](model.md)). The baselines read no words: *all foreground*
+and *haematoxylin, Otsu* answer every question alike; the *U-Net* is told which structure is meant, is of the model's
+size, started from the same ImageNet weights and was trained on the same views: 784 steps of 48 on the GPU of the
+model's last leg, and 1,173 more in 168 minutes of two cores, where the model took eleven and a half core-hours and
+nine minutes of GPUs. It has a channel for each structure that it learnt; of anything else it draws nothing, which is
+no merit in the column "− silent".
 
 - n +/−: questions about what is there, and about what is not.
 - Dice: overlap of mask and truth, 1 at best. HD95: distance of their edges, 95th percentile. Both are means over the
