@@ -75,6 +75,13 @@ def test_requests_for_less_or_for_something_else_stay_as_they_are(bundled: PathC
     assert read_plainly == ["show the stroma between the glands"]  # of which training knows no other
 
 
+def test_of_the_requests_that_an_earlier_reading_got_wrong_few_are_left(bundled: PathChatConfig) -> None:
+    """Found by a language model that read the code and was told to break it. A request must not come back."""
+    requests = json.loads((Path(__file__).parent / "misread.json").read_text())
+    assert len(requests) == 149
+    assert sum(bundled.plain(request) != bundled.read(request) for request in requests) <= 15
+
+
 def test_no_wording_of_any_concept_is_read_as_another(bundled: PathChatConfig) -> None:
     rng = np.random.default_rng(0)
     read = []

@@ -10,16 +10,26 @@ from wsiseg.model.asking import ASKING, BEFORE_PLACES, PLACES
 PLAIN = "outline the {}"
 _ALL = frozenset(("a", "an", "the", "all", "any", "each", "every"))
 _PHRASES = re.compile(  # that only ask, though each word of them may say more
-    r"(?:\bwould|['’]d) like\b|['’](?:d|ll|m|re|s|ve)\b|\bevery single\b|\bh ?& ?e\b|\bat \d+ ?x\b|\blevel \d+\b"
-    r"|\b(?:borders?|circles?|contours?|draw|lines?|outlines?|polygons?|rings?) a?round\b"
+    r"(?:\bwould|['’]d) like\b|['’](?:d|ll|m|re|s|ve)\b|\bevery single\b|\bh ?& ?e\b|\bat \d+ ?x\b|\bborders? of\b"
+    r"|\b(?:circles?|contours?|draw(?: (?:a )?(?:line|ring))?|outlines?|polygons?) a?round\b"
 )
 _PLACE = re.compile(
     rf"\b(?:across|at|from|in|of|on|over|throughout|within) (?:(?:{'|'.join(sorted(BEFORE_PLACES | _ALL))}"
     rf"|my|our|that|these|this|those|your) )*(?:{'|'.join(sorted(PLACES, reverse=True))})\b"
 )
-_REASON = re.compile(r"\b(?:because|in order to|so (?:i|that|they|we)|for (?:an?|my|our|the))\b.*")
+_REASON = re.compile(r"\b(?:because|in order to|so (?:i|that|they|we)|for (?:my|our))\b[^,.;:\n]*[.!?]?\s*$")
 _NARROWS = frozenset(
-    ("but", "don", "except", "exclude", "ignore", "isn", "no", "not", "ones", "only", "skip", "than", "without")
+    (
+        "and", "but", "don", "avoid", "except", "exclude", "excluded", "excluding", "ignore", "ignoring", "include",
+        "included", "isn", "just", "leave", "leaving", "left", "no", "not", "omit", "omitting", "ones", "only",
+        "preferably", "skip", "skipping", "than", "under", "without",
+    )
+)  # fmt: skip
+# What is in a structure is another one; after "only" a harmless word narrows; what is masked out is not to be outlined.
+_SAYS_MORE = re.compile(
+    r"\b(?:everything|markings?|objects?|sections?|structures?|stuff|what)(?: \w+)? (?:in|on)\b"
+    r"|\bcells? boundar|\bwhole cells?\b|\b(?:cut|mask|take)s? .*\bout\b"
+    r"|\b(?:just|only)\b.*\b(?:clearly|entire|highlighted|marked|one|see|that|this|whole)\b"
 )
 
 Known = Mapping[str, tuple[str, str]]  # of a name, in lower case: the structure, and what to ask for
@@ -32,7 +42,8 @@ def plainly(text: str, known: Known) -> str:
 
     What remains of a request without articles, words that only ask (`wsiseg.model.asking`), the place ("in this slide")
     and a reason ("so that I can count them") must be names of one structure, of which the first is asked for. A word of
-    size, grade or negation, a second structure or an unknown word leaves the request as it is.
+    size, grade or negation, a second structure or an unknown word leaves the request as it is, and so does a phrase in
+    which a harmless word narrows ("only this one").
 
     >>> known = known_names({"glands": {"crypts": "crypts"}, "nuclei": {"cells": "nuclei"}})
     >>> plainly("could you please circle every crypt for me", known), plainly("count cells", known)
@@ -41,8 +52,11 @@ def plainly(text: str, known: Known) -> str:
     ''
     """
     asked = " ".join(_words(_PHRASES.sub(" ", _without_reason(text, known))))
+    elsewhere = _PLACE.sub(" ", asked)
+    if "+" in text or _SAYS_MORE.search(elsewhere):
+        return ""
     # "Tissue" is what is asked for in some requests and the place in others.
-    name = _name(asked.split(), known) or _name(_PLACE.sub(" ", asked).split(), known)
+    name = _name(asked.split(), known) or _name(elsewhere.split(), known)
     return PLAIN.format(name) if name else ""
 
 
