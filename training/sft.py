@@ -253,7 +253,8 @@ def train(
     reads_shots = model.config.shots_in_context or recipe.example_share > 0
     asked_for = {concept for record in store.records for concept in (*record.present, *record.absent)}
     words = model.config.words and with_words_of(f"{model.config.words} {training_words()}", asked_for)
-    names = model.config.names and names_of([*sorted(asked_for - CONCEPTS.keys()), *CONCEPTS])
+    own = sorted(asked_for - CONCEPTS.keys())  # before ours, of which "cells" may be another
+    names = model.config.names and names_of(own) | model.config.names | names_of(CONCEPTS)
     model.config = replace(model.config, untrained=(), shots_in_context=reads_shots, words=words, names=names)
     module = build(model, recipe)
     if recipe.probe_batches and not resume:

@@ -43,7 +43,7 @@ HEADER = """# What people type
 Do people get what they ask for, in their own words? 397 requests ([`typed.json`](../benchmarks/quality/typed.json))
 were written by a language model that was told to think of pathologists, technicians and students at a keyboard, and
 that saw neither the code nor its tables of wordings. No model is trained on them, and the words by
-which `tiny` reads 213 of them plainly ([model.md](model.md)) were chosen without a look at them.
+which `tiny` reads half of them plainly ([model.md](model.md)) were chosen without a look at them.
 
 `python -m benchmarks.quality.typed open.zarr --write docs/wordings.md`: each request is asked of the middles of up
 to {images} images (of patients and organs kept back; of necrosis, of which there is one field, of training) in

@@ -212,11 +212,13 @@ def test_a_model_that_reads_plainly_learns_the_names_of_what_it_is_trained_on(
 ) -> None:
     model = load_folder(start)
     assert model.config.plain("Find the crypts") == "find the crypts"
-    model.config = dataclasses.replace(model.config, words="gland", names={"glands": {"glands": "glands"}})
+    known = {"rims": {"rims": "rims"}, "glands": {"glands": "glands"}}
+    model.config = dataclasses.replace(model.config, words="gland", names=known)
     save_model(model, tmp_path / "reads")
     recipe = dataclasses.replace(RECIPE, data=str(store), model=str(tmp_path / "reads"), steps=1, validate_every=1)
     trained = load_folder(train(recipe, tmp_path / "run"))
     assert trained.config.plain("Find the cyrpts") == "outline the crypts"
+    assert trained.config.plain("Find every rim") == "outline the rims"  # of an earlier training
 
 
 def test_a_plain_question_is_no_farther_from_itself(start: Path) -> None:
