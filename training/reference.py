@@ -33,6 +33,7 @@ class Reference:
 
         parts = (model.vlm.model.language_model, model.vlm.lm_head)  # layers, and the row of <SEG>
         adapted = [module for part in parts for module in part.modules() if isinstance(module, BaseTunerLayer)]
+        trains = [(parameter, parameter.requires_grad) for part in parts for parameter in part.parameters()]
         for module in adapted:
             module.enable_adapters(False)
         try:
@@ -40,3 +41,5 @@ class Reference:
         finally:
             for module in adapted:
                 module.enable_adapters(True)
+            for parameter, did in trains:  # peft has thawed what the recipe froze
+                parameter.requires_grad_(did)

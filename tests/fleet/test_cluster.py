@@ -17,7 +17,10 @@ import pytest
 
 from tests.fleet.slides import TellingModel, outlines, small_slides
 from wsiseg.errors import FleetError
-from wsiseg.fleet import Settings, jobs_in_folder, run, runner
+from wsiseg.fleet import Job, Record, Settings, jobs_in_folder, run, runner
+from wsiseg.fleet.claim import ClaimHeldError
+from wsiseg.fleet.work import segment_slide
+from wsiseg.testing import FakeModel
 
 pytest.importorskip("distributed")
 ROOT = Path(__file__).parents[2]
@@ -92,6 +95,32 @@ def test_a_killed_worker_costs_nothing_but_time(
     assert 0 < len(model.pids()) - len(here.pids()) <= 2
     assert idle.pid not in model.pids()
     assert not list((tmp_path / "out").rglob("*.claim"))
+
+
+@pytest.mark.parametrize(("restarts", "status"), [(True, "failed"), (False, "done")])
+def test_a_slide_over_which_workers_of_many_hosts_die_is_given_up(
+    restarts: bool, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dask tries each on another host, where the dead one's claim counts for minutes; a live one's is waited for."""
+    from distributed import LocalCluster
+
+    tried = tmp_path / "tried"
+
+    def held(job: Job, out: Path, settings: Settings, model: object) -> Record:
+        with open(tried, "a") as file:
+            file.write("x")
+        trials = tried.stat().st_size
+        if trials < 10:
+            raise ClaimHeldError("process 7 on another", f"claim {trials if restarts else 1}")
+        return segment_slide(job, out, settings, FakeModel())
+
+    monkeypatch.setattr(runner, "segment_slide_on_worker", held)
+    monkeypatch.setattr(runner, "POLL_S", 0.0)
+    jobs = jobs_in_folder(small_slides(tmp_path / "slides"), ["the olive"])[:1]
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        (record,) = run(jobs, tmp_path / "out", SETTINGS, model=FakeModel(), scheduler=cluster.scheduler_address)
+    assert record.status == status
+    assert ("several workers died" in record.reason) == restarts
 
 
 def test_no_scheduler_is_one_sentence(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from wsiseg.inference import MASK_FEATURES, TileMask
 from wsiseg.inference.answers import answers
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.inference.features import TileFeatures
+from wsiseg.inference.journal import Journal
 from wsiseg.model import load_model
 from wsiseg.model.pathchat import tiles_to_tensor
 from wsiseg.slide import open_slide
@@ -114,6 +115,14 @@ def test_a_run_that_was_stopped_goes_on_from_what_it_has_seen(store: TileStore) 
         assert_same(whole[q], ask(store, QUERIES, Counting())[q], atol=1e-3)
 
 
+def test_a_run_that_was_stopped_after_the_last_answer_goes_on(store: TileStore, tmp_path: Path) -> None:
+    assert len(store.grid) % 9  # the last batch is a small one
+    for _ in range(3):  # what the second leaves in the journal must not stop the third
+        with Journal(tmp_path / "store.answers", 128) as journal:
+            run = list(answers(store, QUERIES, Counting(), batch_size=9, journal=journal))
+        assert np.concatenate([indices for indices, _ in run]).tolist() == list(range(len(store.grid)))
+
+
 def test_another_model_looks_for_itself(store: TileStore) -> None:
     ask(store, ["glands"], Counting())
     other = Counting("two")
@@ -161,12 +170,13 @@ def test_a_store_without_pixels_answers_as_one_with_them(slide_file: Path, store
     assert second.encoded == {}
 
 
-def test_a_part_is_seen_once_in_the_order_asked_for_and_never_infinite() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_part_is_seen_once_in_the_order_asked_for_and_never_infinite(dtype: torch.dtype) -> None:
     asked: list[object] = []
 
     def encode(part: str, tiles: np.ndarray) -> list[torch.Tensor]:
         asked.append(tiles.tolist())
-        return [torch.from_numpy(tiles)[:, None]]
+        return [torch.from_numpy(tiles)[:, None].to(dtype)]
 
     def read() -> np.ndarray:
         asked.append("read")

@@ -18,7 +18,14 @@ STALE_S = 180.0  # more than a heartbeat and the minute for which NFS may show a
 
 
 class ClaimHeldError(Exception):
-    """Another process, alive as far as can be seen, has the claim; `str` says which."""
+    """Another process, alive as far as can be seen, has the claim; `str` says which, `claim` tells it from others."""
+
+    def __init__(self, owner: str, claim: str) -> None:
+        super().__init__(owner, claim)  # both, for the way to another process
+        self.claim = claim
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 @contextmanager
@@ -41,7 +48,7 @@ def claimed(path: Path) -> Iterator[None]:
                 if _is_stale(path):
                     path.unlink(missing_ok=True)
                 elif path.exists():
-                    raise ClaimHeldError(_owner(path))
+                    raise ClaimHeldError(_owner(path), _content(path))
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     done = threading.Event()
@@ -100,6 +107,13 @@ def _pids() -> str:
     """Among whose process ids this process has its own: containers on one host may share its name, not these."""
     try:
         return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
     except OSError:
         return ""
 

@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -41,6 +41,7 @@ from wsiseg.inference import Segmenter
 from wsiseg.model import BUNDLED
 
 POLL_S = 1.0
+MAX_DEATHS = 4  # of workers over one slide; as many as Dask allows a task
 PATIENCE_S = 10.0  # until it is told that a scheduler has no worker
 
 log = logging.getLogger(__name__)
@@ -194,12 +195,19 @@ def _on_cluster(
             work = (job, out, settings, model)
             return client.submit(segment_slide_on_worker, *work, key=key, resources=resources, pure=False)
 
+        holders: dict[str, set[str]] = defaultdict(set)  # of each slide, who had it when a worker was to begin it
+        reason = "several workers died over this slide, perhaps for want of memory: see their logs"
         futures = {submit(job): job for job in jobs}
         ended = as_completed(list(futures), loop=client.loop)
         for future in ended:
             job = futures.pop(future)
             failure = future.exception()
             if isinstance(failure, ClaimHeldError):
+                # Whoever is not the last has died over it. Dask, to which each trial is a new task, cannot know.
+                holders[job.name].add(failure.claim)
+                if len(holders[job.name]) > MAX_DEATHS:
+                    yield job, tell_failed(job, out, settings, reason)
+                    continue
                 report.held(job, str(failure))
                 time.sleep(POLL_S)
                 again = submit(job)
@@ -208,7 +216,6 @@ def _on_cluster(
             elif failure is None:
                 yield job, future.result()
             elif type(failure).__name__ == "KilledWorker":
-                reason = "several workers died over this slide, perhaps for want of memory: see their logs"
                 yield job, tell_failed(job, out, settings, reason)
             elif isinstance(failure, WsisegError):
                 raise failure

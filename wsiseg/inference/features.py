@@ -70,4 +70,5 @@ class TileFeatures:
 
 def _halved(array: torch.Tensor) -> torch.Tensor:
     """As float16, C-contiguous; what is too large becomes the largest number, not infinity."""
-    return array.clamp(-_HALF_MAX, _HALF_MAX).to(torch.float16, memory_format=torch.contiguous_format)
+    halved = array.to(torch.float16, memory_format=torch.contiguous_format)
+    return halved.clamp(-_HALF_MAX, _HALF_MAX)  # not before: bfloat16 has no such number, and rounds it up

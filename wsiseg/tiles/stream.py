@@ -146,5 +146,5 @@ class SlideTiles:
 
 def batch_indices(tiles: int, size: int, first: int = 0) -> Iterator[np.ndarray]:
     """Indices (B,) int64 of the tiles from `first` on, in batches that end at multiples of `size`."""
-    for start in range(first - first % size, tiles, size):
+    for start in range(first - first % size, tiles if first < tiles else 0, size):
         yield np.arange(max(first, start), min(start + size, tiles), dtype=np.int64)

@@ -110,6 +110,19 @@ def test_the_reference_stays_the_policy_that_rl_began_with(drawn: Draw, start: P
     assert learner.policy_parameters, "switching adapters off and on must leave them trainable"
 
 
+def test_a_look_at_the_reference_thaws_nothing(start: Path) -> None:
+    first = "vlm.model.language_model.layers.0."
+    recipe = dataclasses.replace(RECIPE, model=str(start), tuning="lora", frozen=(first,))
+    model = talkative_model()
+    build(model, recipe)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    with Reference(model, recipe).unchanged():
+        pass
+    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == trained
+    assert any("lora_A" in name for name in trained)
+    assert any(name.startswith(first) and "lora_A" in name for name, _ in model.named_parameters())
+
+
 def test_the_pathwise_term_reaches_the_mask_and_the_language_model_only_by_the_switch(drawn: Draw, start: Path) -> None:
     for to_llm in (True, False):
         recipe = dataclasses.replace(RECIPE, model=str(start), answers=8, pathwise_to_llm=to_llm, kl=0.0)
