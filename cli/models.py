@@ -60,6 +60,8 @@ def show_command(model: str) -> None:
         click.echo(f"  holds what training changed; the rest is in {find_base(folder)}")
     for record in config.parts:
         click.echo(f"  {record.role}: {record.source}, licence {record.licence}, sha256 {record.sha256[:16]}")
+    if config.outlines:
+        click.echo(f"  learnt to outline: {', '.join(config.outlines)}")
     if warning := caution(folder):
         click.echo(f"  {warning}")
     if config.untrained:

@@ -15,7 +15,7 @@ from wsiseg.errors import DataError
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prototypes import prototypes
 from wsiseg.training.batch import Batch, Collate, Reading, look, read
-from wsiseg.training.data.concepts import CONCEPTS
+from wsiseg.training.data.concepts import CONCEPTS, concept_of
 from wsiseg.training.data.queries import names_of, training_words, with_words_of
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import ExampleStream
@@ -255,7 +255,11 @@ def train(
     words = model.config.words and with_words_of(f"{model.config.words} {training_words()}", asked_for)
     own = sorted(asked_for - CONCEPTS.keys())  # before ours, of which "cells" may be another
     names = model.config.names and names_of(own) | model.config.names | names_of(CONCEPTS)
-    model.config = replace(model.config, untrained=(), shots_in_context=reads_shots, words=words, names=names)
+    shown = {concept_of(key).name for record in store.records if record.split == "train" for key in record.present}
+    outlines = tuple(dict.fromkeys((*model.config.outlines, *sorted(shown))))
+    model.config = replace(
+        model.config, untrained=(), shots_in_context=reads_shots, words=words, names=names, outlines=outlines
+    )
     module = build(model, recipe)
     if recipe.probe_batches and not resume:
         module.to(this_process().device)

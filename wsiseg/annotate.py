@@ -119,18 +119,20 @@ def most_covered(tree: shapely.STRtree, polygon: shapely.Geometry) -> int:
     return int(near[np.argmax(shapely.area(shapely.intersection(polygon, boxes)))])
 
 
-def nothing_found(query: str, said: Sequence[TileReasoning], left_out: int, where: str = "") -> str:
+def nothing_found(query: str, said: Sequence[TileReasoning], left_out: int, hint: str, where: str = "") -> str:
     """A sentence on what was looked at in vain, with the model's own words; a first pass has `left_out` tiles.
 
+    hint: what to make of it, or to do; "" for nothing.
     where: the part of the tiles that was asked for, such as " in the region".
     """
+    bracket = hint and f" ({hint})"
     if not said and left_out:
-        return f'"{query}": not found; from twice as far away, none of {left_out} tiles was worth a closer look'
+        looked = f"from twice as far away, none of {left_out} tiles was worth a closer look"
+        return f'"{query}": not found{bracket}; {looked}'
     if not said:
         return f'"{query}": no tissue was found there, so nothing was looked at'
     drawn = sum(tile.segmented for tile in said)
     if drawn:
         return f'"{query}": seen in {drawn} of {len(said)} tiles, but nothing{where} passes threshold and minimum area'
     words, _ = Counter(tile.reasoning for tile in said).most_common(1)[0]
-    hint = "if you see it there, ask for it by its name alone"
-    return f'"{query}": not found in {len(said)} tiles ({hint}); the model says: {" ".join(words.split())}'
+    return f'"{query}": not found in {len(said)} tiles{bracket}; the model says: {" ".join(words.split())}'

@@ -22,7 +22,7 @@ from wsiseg.annotate import annotate, nothing_found, tile_reasoning
 from wsiseg.belonging import slide_facts
 from wsiseg.errors import ModelError, QueryError
 from wsiseg.first_pass import worth_asking
-from wsiseg.inference import KnowsCells, KnowsLimits, Segmenter, TileMask
+from wsiseg.inference import ASK_PLAINLY, KnowsCells, KnowsLimits, KnowsNames, Segmenter, TileMask
 from wsiseg.inference.answers import answers
 from wsiseg.inference.devices import SeveralDevices
 from wsiseg.inference.journal import open_journals
@@ -183,7 +183,8 @@ def segment(
         "first_pass": first_pass or None,
     }
     in_vain = [q for q in queries if not any(tile.polygons for tile in said[q])]
-    notes = _notes(passes, said, in_vain, len(skipped), first_pass, "" if region is None else " in the region")
+    hints = {q: _hint(segmenter, q) for q in in_vain}
+    notes = _notes(passes, said, hints, len(skipped), first_pass, "" if region is None else " in the region")
     for note in notes:
         log.warning("%s", note)
     cautions = [_caution(segmenter, q) for q in queries if q not in in_vain]
@@ -248,20 +249,24 @@ def _caution(model: Segmenter, query: str) -> str:
     return model.caution_for(query) if isinstance(model, KnowsLimits) else ""
 
 
+def _hint(model: Segmenter, query: str) -> str:
+    return model.hint_for(query) if isinstance(model, KnowsNames) else ASK_PLAINLY
+
+
 def _notes(
     passes: Sequence[Pass],
     said: Mapping[str, Sequence[TileReasoning]],
-    in_vain: Sequence[str],
+    hints: Mapping[str, str],
     skipped: int,
     first_pass: bool,
     where: str,
 ) -> list[str]:
-    """What was left out, and what was said to queries that have no outline."""
+    """What was left out, and what was said to queries that have no outline; `hints`: what to make of those."""
     total, left_out = sum(len(one.tiles.grid) for one in passes), sum(one.left_out for one in passes)
     notes = [f"{skipped} of {total} tiles could not be read and were left out"] if skipped else []
     notes += [f"the first pass left out {left_out} of {left_out + total} tiles"] if first_pass else []
     of_query = {q: one.left_out for one in passes for q in one.queries}
-    return notes + [nothing_found(q, said[q], of_query[q], where) for q in in_vain]
+    return notes + [nothing_found(q, said[q], of_query[q], hint, where) for q, hint in hints.items()]
 
 
 @cache

@@ -16,7 +16,7 @@ import torch
 import wsiseg
 from tests.model.small import small_model
 from wsiseg.errors import ModelError
-from wsiseg.inference import KnowsCells, KnowsLimits, devices, engine
+from wsiseg.inference import KnowsCells, KnowsLimits, KnowsNames, devices, engine
 from wsiseg.inference.answers import answers
 from wsiseg.inference.devices import SeveralDevices, in_turn
 from wsiseg.inference.engine import PathChatSegmenter
@@ -174,9 +174,11 @@ def test_several_devices_are_shown_examples_and_know_what_one_knows() -> None:
     assert [copy.shots for copy in several.copies] == [(shot,), (shot,)]
     assert isinstance(several, KnowsCells)
     assert isinstance(several, KnowsLimits)
+    assert isinstance(several, KnowsNames)
     for query in ("outline the nuclei", "outline the glands"):
         assert several.asks_for_cells(query) == one.asks_for_cells(query)
         assert several.caution_for(query) == one.caution_for(query)
+        assert several.hint_for(query) == one.hint_for(query)
         assert several.mpp_for(query) == one.mpp_for(query)
 
 

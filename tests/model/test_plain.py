@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from wsiseg.inference.engine import PathChatSegmenter
+from wsiseg.inference.shots import Shot
 from wsiseg.model import load_model, model_folder
 from wsiseg.model.asking import ASKING
 from wsiseg.model.config import PathChatConfig, load_config, paper
-from wsiseg.model.plain import PLAIN, known_names, plainly
+from wsiseg.model.plain import PLAIN, asked_for, known_names
 from wsiseg.training.data.concepts import CONCEPTS
 from wsiseg.training.data.queries import CLINICAL, names_of, nouns, sample_noisy_query, sample_query
 
@@ -118,6 +119,21 @@ def test_a_plain_reading_decides_the_scale_and_is_told(model: PathChatSegmenter)
     assert model.caution_for("Mark every nucleus, please") == ""
 
 
+def test_what_was_never_learnt_is_told_and_not_called_absent(model: PathChatSegmenter) -> None:
+    learnt = model.model.config.outlines
+    assert learnt == tuple(concept.name for concept in CONCEPTS.values() if concept.has_masks)
+    never = f"he model never learnt to outline glomeruli, only {', '.join(learnt[:-1])} and {learnt[-1]}"
+    assert model.hint_for("Show me each renal corpuscle") == f"t{never}"
+    assert model.caution_for("glomeruli").startswith(f"T{never}: check what it outlined. The bundled model")
+    assert model.hint_for("find the crypts") == ""
+    assert model.hint_for("count cells") == 'read as "outline the nuclei"'
+    assert model.hint_for("umrande die Drüsen").startswith(f"if it is one of {learnt[0]}, {learnt[1]}, ")
+    assert model.hint_for("large gladns").startswith('read as "large glands"; if it is one of ')
+    example = Shot(np.zeros((8, 8, 3), np.uint8), np.eye(8, dtype=bool), 0.5)
+    told = model.with_shots([example]).caution_for("glomeruli") + model.with_shots([example]).hint_for("glomeruli")
+    assert told == model.caution_for("glands")
+
+
 def test_training_sees_a_query_as_it_was_written(model: PathChatSegmenter) -> None:
     asked, plain = (model.model.prompt(query, 1.1).before for query in ("show all crypts", "outline the crypts"))
     assert asked != plain
@@ -126,10 +142,10 @@ def test_training_sees_a_query_as_it_was_written(model: PathChatSegmenter) -> No
 def test_a_model_without_names_is_asked_in_the_words_of_the_user() -> None:
     assert paper().plain("Check for Glands") == "Check for Glands"
     assert PathChatConfig().plain("Check for Glands") == "check for glands"
-    assert plainly("glands", {}) == ""
+    assert asked_for("glands", {}) is None
 
 
 def test_a_structure_of_the_users_own_is_known_too() -> None:
     known = known_names(names_of(["islet_rims", "cells", *CONCEPTS]))
-    assert plainly("could you find every islet rim here?", known) == "outline the islet rims"
-    assert plainly("count the cells", known) == "outline the cells"
+    assert asked_for("could you find every islet rim here?", known) == ("islet rims", "islet rims")
+    assert asked_for("count the cells", known) == ("cells", "cells")

@@ -15,6 +15,7 @@ from wsiseg.errors import DataError
 from wsiseg.model.folder import load_folder, save_model
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.batch import Collate, collate
+from wsiseg.training.data.concepts import concept_of
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import Example, ExampleStream, Question
 from wsiseg.training.losses import mask_loss, soft_dice
@@ -213,12 +214,14 @@ def test_a_model_that_reads_plainly_learns_the_names_of_what_it_is_trained_on(
     model = load_folder(start)
     assert model.config.plain("Find the crypts") == "find the crypts"
     known = {"rims": {"rims": "rims"}, "glands": {"glands": "glands"}}
-    model.config = dataclasses.replace(model.config, words="gland", names=known)
+    model.config = dataclasses.replace(model.config, words="gland", names=known, outlines=("rims",))
     save_model(model, tmp_path / "reads")
     recipe = dataclasses.replace(RECIPE, data=str(store), model=str(tmp_path / "reads"), steps=1, validate_every=1)
     trained = load_folder(train(recipe, tmp_path / "run"))
     assert trained.config.plain("Find the cyrpts") == "outline the crypts"
     assert trained.config.plain("Find every rim") == "outline the rims"  # of an earlier training
+    shown = {key for record in QuadrupletStore.open(store).records if record.split == "train" for key in record.present}
+    assert trained.config.outlines == ("rims", *sorted(concept_of(key).name for key in shown))
 
 
 def test_a_plain_question_is_no_farther_from_itself(start: Path) -> None:

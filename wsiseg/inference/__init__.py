@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # The parts of what an `Encoder` sees of a tile: for every query, and for those that end in a mask.
 IMAGE_TOKENS, MASK_FEATURES = "image_tokens", "mask_features"
+ASK_PLAINLY = "if you see it there, ask for it by its name alone"
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,15 @@ class KnowsLimits(Protocol):
 
     def caution_for(self, query: str) -> str:
         """What everyone should be told who gets outlines for this query; "" for nothing."""
+        ...
+
+
+@runtime_checkable
+class KnowsNames(Protocol):
+    """A `Segmenter` that knows what may be asked for."""
+
+    def hint_for(self, query: str) -> str:
+        """What everyone should be told whose query found nothing, to stand in brackets; "" for nothing."""
         ...
 
 

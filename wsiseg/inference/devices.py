@@ -39,7 +39,8 @@ class SeveralDevices:
         self.copies = tuple(copies)
         self.name, self.fingerprint = first.name, first.fingerprint
         self.tile_size, self.overlap = first.tile_size, first.overlap
-        self.mpp_for, self.asks_for_cells, self.caution_for = first.mpp_for, first.asks_for_cells, first.caution_for
+        self.mpp_for, self.asks_for_cells = first.mpp_for, first.asks_for_cells
+        self.caution_for, self.hint_for = first.caution_for, first.hint_for
         self.segment_tiles = first.segment_tiles
 
     def with_shots(self, shots: Sequence[Shot]) -> SeveralDevices:

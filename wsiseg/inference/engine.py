@@ -19,9 +19,9 @@ from wsiseg.inference.decode import Completion, Prefix, computes_nan, decode, en
 from wsiseg.inference.devices import cpu_threads
 from wsiseg.inference.features import TileFeatures
 from wsiseg.inference.shots import Shot
+from wsiseg.inference.told import with_outlines, without_outlines
 from wsiseg.model import is_out_of_memory, no_memory
 from wsiseg.model.pathchat import PathChatSegR1, layout, tiles_to_tensor
-from wsiseg.model.plain import PLAIN
 from wsiseg.model.prototypes import Prototypes, prototypes
 from wsiseg.tiles import Embeddings
 
@@ -101,12 +101,14 @@ class PathChatSegmenter:
         return config.asks_for_cells(config.plain(query))
 
     def caution_for(self, query: str) -> str:
-        """See `KnowsLimits`: as what a query was read that says it otherwise. The folder's caution is about tissue."""
-        read = self.model.config.plain(query)
-        asked = read.casefold().removeprefix(PLAIN.format("")).removesuffix("s")
-        reading = "" if asked in query.casefold() else f'"{query}" was read as "{read}".'
+        """See `KnowsLimits`. The folder's caution is about tissue."""
+        told = with_outlines(self.model.config, query, shown=bool(self.shots))
         limits = "" if self.asks_for_cells(query) else self._caution
-        return " ".join(filter(None, (reading, limits)))
+        return " ".join(filter(None, (told, limits)))
+
+    def hint_for(self, query: str) -> str:
+        """See `KnowsNames`."""
+        return without_outlines(self.model.config, query, shown=bool(self.shots))
 
     def mpp_for(self, query: str) -> float:
         """Cells are looked at closer up than tissue, as a pathologist changes the objective."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import orjson
 
 from wsiseg.errors import ModelError
-from wsiseg.model.plain import Known, known_names, plainly
+from wsiseg.model.plain import PLAIN, Known, asked_for, known_names
 from wsiseg.model.spelling import corrected
 from wsiseg.strict import record_of
 
@@ -106,9 +106,10 @@ class PathChatConfig:
     microns per pixel, any other at `mpp`. `seg_state` is `self` (state of `<SEG>` itself) or `predictor` (the LISA
     way). `fold_case`: queries are read in lower case, which a small vocabulary needs, and without slips of the pen in
     `words`, the words of training's queries with spaces between them ("" for any). `names`: of each structure, what it
-    may be called, and by which name of training it is asked for then (see `wsiseg.model.plain`). `max_query_tokens`: a
-    longer query, system prompt included, is refused. (`tiny` was asked in at most 70 in training; from about 170 on it
-    begins to write nonsense, from 200 on to outline empty tiles.) `shot_weight`: of the log-odds that follow from
+    may be called, and by which name of training it is asked for then (see `wsiseg.model.plain`); `outlines`: those of
+    the structures whose masks training showed, none if that is not known. `max_query_tokens`: a longer query, system
+    prompt included, is refused. (`tiny` was asked in at most 70 in training; from about 170 on it begins to write
+    nonsense, from 200 on to outline empty tiles.) `shot_weight`: of the log-odds that follow from
     a user's examples (`wsiseg.model.prototypes`), against the decoder's own; 0 leaves them out. `shots_in_context`:
     examples also stand in the prompt; only for a model that was trained to read them there. `parts` are the published
     weights it was built from; `untrained` names what holds fresh weights still: such a model is a start for training,
@@ -139,6 +140,7 @@ class PathChatConfig:
     )  # fmt: skip
     words: str = ""
     names: dict[str, dict[str, str]] = field(default_factory=dict)
+    outlines: tuple[str, ...] = ()
     shot_weight: float = 0.5
     shots_in_context: bool = False
     parts: tuple[PartRecord, ...] = ()
@@ -163,7 +165,13 @@ class PathChatConfig:
     def plain(self, query: str) -> str:
         """The plainest query that asks for the same, as `read`: what a model that is not in training is asked."""
         read = self.read(query)
-        return plainly(read, self._known_names) or read
+        meant = asked_for(read, self._known_names)
+        return PLAIN.format(meant[1]) if meant else read
+
+    def structure(self, query: str) -> str:
+        """Which of `names` a query asks for, and for nothing else; "" if it may ask for another."""
+        meant = asked_for(self.read(query), self._known_names)
+        return meant[0] if meant else ""
 
     @cached_property
     def _known_names(self) -> Known:

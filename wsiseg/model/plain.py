@@ -35,8 +35,8 @@ _SAYS_MORE = re.compile(
 Known = Mapping[str, tuple[str, str]]  # of a name, in lower case: the structure, and what to ask for
 
 
-def plainly(text: str, known: Known) -> str:
-    """The plain request for what `text`, in lower case, asks for; "" where it may say more than that.
+def asked_for(text: str, known: Known) -> tuple[str, str] | None:
+    """The structure that `text`, in lower case, asks for, and the name to ask for it by; None if it may say more.
 
     known: see `known_names`.
 
@@ -46,18 +46,16 @@ def plainly(text: str, known: Known) -> str:
     which a harmless word narrows ("only this one").
 
     >>> known = known_names({"glands": {"crypts": "crypts"}, "nuclei": {"cells": "nuclei"}})
-    >>> plainly("could you please circle every crypt for me", known), plainly("count cells", known)
-    ('outline the crypts', 'outline the nuclei')
-    >>> plainly("large crypts", known)
-    ''
+    >>> asked_for("could you please circle every crypt for me", known), asked_for("count cells", known)
+    (('glands', 'crypts'), ('nuclei', 'nuclei'))
+    >>> asked_for("large crypts", known)
     """
     asked = " ".join(_words(_PHRASES.sub(" ", _without_reason(text, known))))
     elsewhere = _PLACE.sub(" ", asked)
     if "+" in text or _SAYS_MORE.search(elsewhere):
-        return ""
+        return None
     # "Tissue" is what is asked for in some requests and the place in others.
-    name = _name(asked.split(), known) or _name(elsewhere.split(), known)
-    return PLAIN.format(name) if name else ""
+    return _named(asked.split(), known) or _named(elsewhere.split(), known)
 
 
 def known_names(names: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, str]]:
@@ -79,13 +77,13 @@ def _without_reason(text: str, known: Known) -> str:
     return text if any(part in _NARROWS or not isinstance(part, str) for part in said) else text[: reason.start()]
 
 
-def _name(words: list[str], known: Known) -> str:
-    """What to ask for: the first name among the words; "" if they name no structure, or several, or may say more."""
+def _named(words: list[str], known: Known) -> tuple[str, str] | None:
+    """What the first name among the words stands for; None if they name no structure, or several, or may say more."""
     parts = list(_parts(words, known))
     if any(isinstance(part, str) and part not in ASKING for part in parts):
-        return ""
+        return None
     named = [part for part in parts if not isinstance(part, str)]
-    return named[0][1] if len({structure for structure, _ in named}) == 1 else ""
+    return named[0] if len({structure for structure, _ in named}) == 1 else None
 
 
 def _parts(words: list[str], known: Known) -> Iterator[str | tuple[str, str]]:
