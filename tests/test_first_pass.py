@@ -15,7 +15,7 @@ import wsiseg
 from tests.tiles.fakes import FakeSlide, all_tissue
 from wsiseg.errors import PixelError, StoreError
 from wsiseg.first_pass import FACTOR, coarser, worth_asking
-from wsiseg.inference import TileMask
+from wsiseg.inference import ASK_PLAINLY, TileMask
 from wsiseg.slide import open_slide
 from wsiseg.slide.scale import m_size
 from wsiseg.testing import FakeModel, disk, synthetic_slide
@@ -62,7 +62,7 @@ def test_a_region_is_looked_at_as_in_the_whole_slide(slide_file: Path) -> None:
 def test_nothing_worth_a_closer_look_is_said(slide_file: Path) -> None:
     result = wsiseg.segment(slide_file, "the orange", model=MODEL, first_pass=True)
     assert list(result.annotations) == result.reasoning == []
-    assert result.notes[-1].startswith('"the orange": not found; from twice as far away, none of ')
+    assert result.notes[-1].startswith(f'"the orange": not found ({ASK_PLAINLY}); from twice as far away, none of ')
     # Tiles of another query, which is looked at in another resolution, are not counted.
     both = wsiseg.segment(slide_file, ["the orange", "small orange"], model=CloserUp(mpp=0.5), first_pass=True)
     assert result.notes[-1] in both.notes

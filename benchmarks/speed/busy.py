@@ -69,9 +69,11 @@ def measure(slide: Path, model: PathChatSegmenter, batch_size: int = 16, thresho
         if done == total:
             over.set()
 
-    whole_s = run(note)
-    over.set()
-    watcher.join()
+    try:
+        whole_s = run(note)
+    finally:
+        over.set()
+        watcher.join()
     (first, before), (last, done) = answers[0], answers[-1]
     trace = _Trace(batch_size)
     run(trace.note)

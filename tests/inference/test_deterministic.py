@@ -46,9 +46,15 @@ def test_the_number_of_threads_changes_no_byte_and_no_embedding_is_read(store: T
 
 def test_inside_torch_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    with deterministic():
-        assert torch.are_deterministic_algorithms_enabled()
-        assert torch.get_num_threads() == 1
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with deterministic():
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
+            assert torch.are_deterministic_algorithms_enabled()
+            assert torch.get_num_threads() == 1
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_without_cache_a_store_stays_as_it_was(store: TileStore, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -148,6 +149,16 @@ def test_masks_come_back_as_they_were_given_out(tmp_path: Path) -> None:
         np.testing.assert_array_equal(a.probability, b.probability)  # type: ignore[arg-type]
     assert said[0].probability is not None
     assert rounded(said[0]).probability == pytest.approx(said[0].probability, abs=0)
+
+
+def test_what_json_cannot_hold_is_kept_too(tmp_path: Path) -> None:
+    """Of a model of the user's own, which is run without a journal whatever it says."""
+    with Journal(tmp_path / "a", 64) as journal:
+        journal.add(np.array([0]), {"q": [TileMask(None, "half a \ud83d", math.nan)]})
+    with Journal(tmp_path / "a", 64) as journal:
+        ((_, masks),) = journal.replay()
+    assert masks["q"][0].reasoning == "half a ?"
+    assert math.isnan(masks["q"][0].seg_probability)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Semaphore
+from unittest.mock import Mock
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -14,6 +18,7 @@ from tests.model.small import small_model
 from wsiseg.inference import decode as decoding
 from wsiseg.inference import recorded
 from wsiseg.inference.decode import Completion, decode, encode_prefix
+from wsiseg.inference.deterministic import deterministic
 from wsiseg.inference.devices import in_turn
 from wsiseg.model.pathchat import PathChatSegR1
 
@@ -76,6 +81,51 @@ def test_a_recording_is_not_kept_for_a_larger_batch_or_other_weights(
     head.weight = torch.nn.Parameter(head.weight.detach().flip(1).clone())
     same(*both_ways(model, random_tokens(model, 5, 2), QUERIES[0], monkeypatch))
     assert len(records) == 3
+
+
+def test_a_recording_that_is_dropped_is_free_at_once(records: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A larger one needs its memory; so does what goes on after an error in the middle."""
+
+    def hold_nothing(step: Callable[[], recorded.Read], device: torch.device) -> Callable[[], recorded.Read]:
+        read = step()
+        return lambda: read  # as a graph, which holds neither `Recorded` nor the model
+
+    monkeypatch.setattr(recorded, "_record", hold_nothing)
+    made = WeakSet[recorded.Recorded]()
+    begin = recorded.Recorded.begin
+    monkeypatch.setattr(recorded.Recorded, "begin", lambda steps, first: made.add(steps) or begin(steps, first))
+    model = small_model(seed=1, stops=1.5)
+    prefix = encode_prefix(model, model.tokenizer.prompt(QUERIES[0], 0.5))
+    gc.disable()
+    try:
+        for rows in (3, 5):
+            decode(model, random_tokens(model, rows, rows), prefix)
+        assert len(made) == 1
+        with suppress(KeyboardInterrupt):
+            decode(model, random_tokens(model, 5, 5), prefix, hear=Mock(side_effect=KeyboardInterrupt))
+        assert len(made) == 0
+    finally:
+        gc.enable()
+
+
+def test_deterministic_steps_do_not_depend_on_what_was_recorded_before(records: list[int]) -> None:
+    model = small_model(seed=1, stops=1.5)
+    prefix = encode_prefix(model, model.tokenizer.prompt(QUERIES[0], 0.5))
+    with deterministic():
+        for rows in (5, 3, 3):
+            decode(model, random_tokens(model, rows, rows), prefix)
+    assert len(records) == 2
+
+
+def test_no_room_for_a_recording_is_no_reason_never_to_record(
+    records: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    monkeypatch.setattr(recorded, "_record", Mock(side_effect=full))
+    model = small_model(seed=1, stops=1.5)
+    with pytest.raises(RuntimeError, match="ALLOC_FAILED"):
+        decode(model, random_tokens(model, 4, 0), encode_prefix(model, model.tokenizer.prompt(QUERIES[0], 0.5)))
+    assert model not in recorded._refused
 
 
 def test_steps_that_cannot_be_recorded_are_taken_one_by_one(

@@ -61,11 +61,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of what comes before the image, batch size 1; the image starts at `position`."""
+    """Keys and values of what comes before the image, batch size 1, and what every batch needs of the rest.
 
-    prompt: PromptTokens
+    `after` (L,): ids of the text behind the image. `positions` (3, 1, …): of image, that text and the longest answer.
+    Copied to the device here, once: such a copy waits until the device has done what it was given before.
+    """
+
     cache: DynamicCache
-    position: int
+    after: torch.Tensor
+    positions: torch.Tensor
 
 
 @torch.inference_mode()
@@ -84,7 +88,9 @@ def encode_prefix(model: PathChatSegR1, prompt: PromptTokens, shots: torch.Tenso
         past_key_values=cache,
         use_cache=True,
     )
-    return Prefix(prompt, cache, int(positions[0, -1]) + 1)
+    # Every answer token may be read: the last one, too, is where it is a <SEG>, for its state.
+    further = positions[0, -1] + 1 + model.positions(0, len(prompt.after) + model.config.max_new_tokens)
+    return Prefix(cache, torch.tensor(prompt.after, device=model.device), further[:, None])
 
 
 @torch.inference_mode()
@@ -110,11 +116,7 @@ def decode(
     """
     tokenizer, limit = model.tokenizer, model.config.max_new_tokens
     batch, answers = len(image_tokens), sampling.answers if sampling else 1
-    after = prefix.prompt.after
-
-    # Every answer token may be read: the last one, too, is where it is a <SEG>, for its state.
-    positions = prefix.position + model.positions(0, len(after) + limit)[:, None]  # (3, 1, image and answer)
-    tail = model.embed(torch.tensor(after, device=model.device)).expand(batch, -1, -1)
+    tail = model.embed(prefix.after).expand(batch, -1, -1)
     inputs = torch.cat([image_tokens.to(tail.dtype), tail], dim=1)
 
     batch *= answers
@@ -123,7 +125,7 @@ def decode(
     states: list[torch.Tensor | None] = [None] * batch
     chance = [0.0] * batch
     done = [False] * batch
-    growing = _Growing(model, prefix, len(inputs), positions, sampling)
+    growing = _Growing(model, prefix, len(inputs), prefix.positions, sampling)
     growing.read(inputs)
     with _quickest(growing, limit + 1, recorded=sampling is None and can_record(model)) as steps:
         while not all(done):

@@ -16,12 +16,12 @@ def deterministic() -> Iterator[None]:
     Raises:
         RuntimeError: within the block, of an operation for which torch has no such algorithm on the device.
     """
-    # CUDA's matrix products need a workspace of fixed size; read when the first one is made.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    fix_cublas_workspace()
     import torch
 
     threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
     before = torch.are_deterministic_algorithms_enabled()
+    only_warn = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
     torch.set_num_threads(1)
@@ -30,4 +30,9 @@ def deterministic() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.backends.cudnn.benchmark = benchmark
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=only_warn)
+
+
+def fix_cublas_workspace() -> None:
+    """CUDA's matrix products need one of fixed size to give the same bits; torch looks once, at the first of them."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -56,7 +56,8 @@ class TileFeatures:
                 if kept is not None:
                     self._seen[name, row] = [torch.from_numpy(array).to(self._device) for array in kept]
         if missing := self._missing(name, rows):
-            arrays = [_halved(array) for array in self._encode(name, self.pixels[missing])]
+            every = missing == list(range(len(self)))  # an index would wait for the device
+            arrays = [_halved(array) for array in self._encode(name, self.pixels if every else self.pixels[missing])]
             self._seen.update({(name, row): [array[i] for array in arrays] for i, row in enumerate(missing)})
             if self._kept is not None:
                 on_host = [array.cpu().numpy() for array in arrays]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import struct
 import zlib
@@ -75,7 +76,7 @@ class Journal:
         chunks = {q: [_encoded(mask.probability) for mask in answers] for q, answers in masks.items()}
         said = {
             q: [
-                [float(mask.seg_probability), mask.seg_position, mask.reasoning, None if chunk is None else len(chunk)]
+                [float(mask.seg_probability), mask.seg_position, _sound(mask.reasoning), chunk and len(chunk)]
                 for mask, chunk in zip(masks[q], chunks[q], strict=True)
             ]
             for q in masks
@@ -137,7 +138,8 @@ class Journal:
                 if length is not None:
                     probability = _decoded(body[at : at + length], self._tile_size)
                     at += length
-                masks[query].append(TileMask(probability, reasoning, seg_probability, seg_position))
+                chance = math.nan if seg_probability is None else seg_probability  # JSON has no NaN
+                masks[query].append(TileMask(probability, reasoning, chance, seg_position))
         return np.array(said["indices"], np.int64), masks
 
 
@@ -181,6 +183,11 @@ def rounded(mask: TileMask) -> TileMask:
     if mask.probability is None:
         return mask
     return replace(mask, probability=_to_float(_to_byte(mask.probability)))
+
+
+def _sound(text: str) -> str:
+    """Without lone surrogates, which no file can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _to_byte(probability: np.ndarray) -> np.ndarray:

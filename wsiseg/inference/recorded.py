@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
+from wsiseg.model import is_out_of_memory
 from wsiseg.model.pathchat import PathChatSegR1
 
 _log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def recorded_steps(model: PathChatSegR1, cache: DynamicCache, position: int, ans
         Steps that wait for `begin`; None, with a warning the first time, where the model's steps cannot be recorded.
 
     Raises:
-        torch.OutOfMemoryError: the device has no room for them.
+        RuntimeError: the device has no room for them (`is_out_of_memory`).
     """
     rows, length = _keys_and_values(cache)[0][0].shape[0], cache.get_seq_length()
     room = -(-(length + answer + 1) // _ROOM) * _ROOM  # the last step is one that nobody asks for
@@ -86,9 +87,9 @@ def recorded_steps(model: PathChatSegR1, cache: DynamicCache, position: int, ans
         steps = None  # its memory is free before more is asked for
         try:
             steps = Recorded(model, cache, rows, room)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             _refused.add(model)
             _log.warning("decoding step by step, which is slower: the steps cannot be recorded (%s)", error)
             yield None
@@ -118,7 +119,11 @@ class Recorded:
             self._replay = _record(lambda: self._step(model), device)
 
     def serves(self, model: PathChatSegR1, rows: int, room: int) -> bool:
-        return rows <= self._rows and room <= self._room and self._weights == _places(model)
+        """Where results must not depend on what was recorded before, only if it has exactly as much room."""
+        needed, there = (rows, room), (self._rows, self._room)
+        exact = torch.are_deterministic_algorithms_enabled()
+        enough = needed == there if exact else rows <= self._rows and room <= self._room
+        return enough and self._weights == _places(model)
 
     def fill(self, cache: DynamicCache, position: int) -> None:
         """Go on from these keys and values."""
@@ -137,17 +142,12 @@ class Recorded:
         # Copies: the next replay writes where these are. That one is launched before they are waited for.
         last, written = last.clone(), written.to("cpu", non_blocking=True, copy=True)
         arrived = torch.cuda.current_stream(last.device).record_event() if last.is_cuda else None
-        before, self._ahead = self._ahead, partial(self._read, last, written, arrived)
+        # Not a method of this object, which would hold itself: once dropped, its memory is free at once.
+        before, self._ahead = self._ahead, partial(_arrived, self._running, last, written, arrived)
         return before()
 
     def go_on(self, waiting: list[int]) -> None:
         """Nothing is to be done: the step over all samples is under way."""
-
-    def _read(self, last: torch.Tensor, written: torch.Tensor, arrived: torch.cuda.Event | None) -> Chosen:
-        if arrived:
-            arrived.synchronize()
-        token, probability = written[:, : len(self._running)].tolist()
-        return Chosen(self._running, [int(t) for t in token], probability, last)
 
     def _step(self, model: PathChatSegR1) -> Read:
         language, rows = model.vlm.model.language_model, self._rows
@@ -167,6 +167,15 @@ class Recorded:
         self._held.place += 1
         self._position += 1
         return last, torch.stack([token.double(), probability.double()])
+
+
+def _arrived(
+    samples: Sequence[int], last: torch.Tensor, written: torch.Tensor, event: torch.cuda.Event | None
+) -> Chosen:
+    if event:
+        event.synchronize()
+    token, probability = written[:, : len(samples)].tolist()
+    return Chosen(samples, [int(t) for t in token], probability, last)
 
 
 class _Held:

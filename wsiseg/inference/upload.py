@@ -12,6 +12,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from wsiseg.model import is_out_of_memory
+
 
 def upload(tiles: np.ndarray, device: torch.device) -> Callable[[], np.ndarray | torch.Tensor]:
     """Begin to copy tiles (B, H, W, 3) uint8 to a CUDA device; what is returned gives them there, when they are needed.
@@ -28,7 +30,9 @@ def upload(tiles: np.ndarray, device: torch.device) -> Callable[[], np.ndarray |
             host = torch.from_numpy(np.require(tiles, requirements=["C", "W"])).pin_memory()
             there = host.to(device, non_blocking=True)
             copied = stream.record_event()
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return lambda: tiles
 
     def arrived() -> torch.Tensor:

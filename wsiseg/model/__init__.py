@@ -34,6 +34,7 @@ def load_model(
     folder = model_folder(name_or_folder)
     import torch
 
+    from wsiseg.inference.deterministic import fix_cublas_workspace
     from wsiseg.inference.devices import SeveralDevices
     from wsiseg.inference.engine import PathChatSegmenter
     from wsiseg.model.config import load_config
@@ -42,6 +43,7 @@ def load_model(
 
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    fix_cublas_workspace()  # before the first product, should results be asked for later that must be the same
     devices = [f"cuda:{name}" if name.isdecimal() else name for name in map(str.strip, device.split(","))]
     for name in devices:
         try:
@@ -77,7 +79,8 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     from accelerate.utils.memory import should_reduce_batch_size  # knows the words of Apple's MPS and of the CPU
 
     full = isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
-    return full or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
+    # Of cuBLAS, and of the driver outside that allocator.
+    return full or any(words in str(error) for words in ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory"))
 
 
 def no_memory(device: object, what: str) -> str:

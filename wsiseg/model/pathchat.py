@@ -13,6 +13,7 @@ decoder (research/lineage.md §1.4). Without `<SEG>` there is no mask, and the M
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -155,8 +156,15 @@ def _resize(tiles: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def _normalise(tiles: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    pixels = (tiles - tiles.new_tensor(mean)[:, None, None]) / tiles.new_tensor(std)[:, None, None]
+    pixels = (tiles - _channels(mean, tiles.dtype, tiles.device)) / _channels(std, tiles.dtype, tiles.device)
     return pixels.contiguous(memory_format=layout(tiles.device))
+
+
+@lru_cache
+@torch.inference_mode(False)  # for training, too
+def _channels(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """(C, 1, 1), copied to the device once: every copy waits until the device has done what it was given before."""
+    return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
 def _qwen_config(config: PathChatConfig, tokenizer: PromptTokenizer) -> Qwen2_5_VLConfig:
