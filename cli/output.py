@@ -31,7 +31,7 @@ def tell_failed(failed: Sequence[tuple[str, str]], slides: int, out: str | os.Pa
 def write_stdout(write: Callable[[IO[bytes]], None]) -> None:
     """Call `write` on a temporary file and copy that to stdout: an error while writing leaves nothing there.
 
-    Where stdout is a file and the disk fills up, the file is cut back to what it was.
+    Where stdout is a file and the disk fills up, or it is stopped, the file is cut back to what it was.
 
     Raises:
         OutputError: the disk of stdout, or the temporary folder, is full.
@@ -43,14 +43,19 @@ def write_stdout(write: Callable[[IO[bytes]], None]) -> None:
         with tempfile.TemporaryFile(prefix="wsiseg-") as whole:
             write(whole)
             whole.seek(0)
-            shutil.copyfileobj(whole, stdout)
-            stdout.flush()
+            try:
+                shutil.copyfileobj(whole, stdout)
+                stdout.flush()
+            except BrokenPipeError:
+                raise
+            except BaseException:  # Ctrl-C and SIGTERM, too
+                if stat.S_ISREG(status.st_mode):
+                    os.ftruncate(1, status.st_size)
+                discard_stdout()
+                raise
     except BrokenPipeError:
         raise
     except OSError as error:
-        if stat.S_ISREG(status.st_mode):
-            os.ftruncate(1, status.st_size)
-        discard_stdout()
         raise OutputError(f"cannot write the result to stdout: {error.strerror or error}") from error
 
 

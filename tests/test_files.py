@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -34,6 +36,31 @@ def test_an_error_leaves_what_was_there_and_stays_what_it_is(tmp_path: Path, err
         write_half()
     assert os.listdir(tmp_path) == ["out"]
     assert (tmp_path / "out").read_bytes() == b"old"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc here to see which files are open")
+def test_what_windows_refuses_is_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There no open file can be removed, and none flushed that is open for reading only."""
+    unlink, fsync = Path.unlink, os.fsync
+
+    def unlink_closed(path: Path, missing_ok: bool = False) -> None:
+        if any(os.path.realpath(handle) == str(path) for handle in Path("/proc/self/fd").iterdir()):
+            raise PermissionError(errno.EACCES, "it is being used by another process")
+        unlink(path, missing_ok)
+
+    def fsync_writable(handle: int) -> None:
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        fsync(handle)
+
+    monkeypatch.setattr(Path, "unlink", unlink_closed)
+    monkeypatch.setattr(os, "fsync", fsync_writable)
+    with pytest.raises(ValueError, match="what went wrong"), atomic_write(tmp_path / "out"):
+        raise ValueError("what went wrong")
+    assert os.listdir(tmp_path) == []
+    with atomic_folder(tmp_path / "folder", replaces=lambda folder: False) as folder:
+        (folder / "a").write_text("a")
+    assert os.listdir(tmp_path / "folder") == ["a"]
 
 
 @pytest.mark.parametrize(

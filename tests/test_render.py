@@ -100,6 +100,12 @@ def test_the_scale_bar_is_as_long_as_it_says(sample_slide: Path) -> None:
     assert ink * um_per_px == pytest.approx(scale_bar_um(picture.width * um_per_px), rel=0.01)
 
 
+def test_a_picture_of_three_pixels_has_a_scale_bar_too(tmp_path: Path) -> None:
+    synthetic_slide(tmp_path / "core.tif", {}, l0_width=300, l0_height=1500)
+    with open_slide(tmp_path / "core.tif") as slide:
+        assert overlay(slide, [], max_px=16).size == (3, 16)
+
+
 def test_the_scale_bar_is_of_the_scale_that_the_outlines_were_made_with(tmp_path: Path) -> None:
     """--slide-mpp was given, as the file states none or a wrong one. Nobody knows a scale: there is no bar."""
     made_at_2 = {"slide": {"dimensions": [1200, 800], "mpp": [2.0, 2.0]}}

@@ -47,7 +47,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
                     shutil.copymode(target, temporary)
                 os.replace(temporary, target)
             except BaseException:
-                temporary.unlink(missing_ok=True)
+                with suppress(OSError):
+                    file.close()  # Windows removes no open file
+                with suppress(OSError):  # not in the place of what went wrong
+                    temporary.unlink(missing_ok=True)
                 raise
     except OSError as error:
         if isinstance(error, WsisegError):
@@ -85,7 +88,7 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: Callable[[Path], bo
             yield temporary
             for file in temporary.rglob("*"):
                 if file.is_file():
-                    with open(file, "rb") as written:
+                    with open(file, "r+b") as written:  # Windows flushes no file that is open for reading only
                         os.fsync(written.fileno())
             if target.exists():
                 os.replace(target, old)

@@ -151,7 +151,7 @@ def _short(name: str) -> str:
 
 def _draw_scale_bar(picture: Image.Image, um_per_px: float, font: ImageFont.FreeTypeFont) -> None:
     length_um = scale_bar_um(picture.width * um_per_px)
-    length = round(length_um / um_per_px)
+    length = max(1, round(length_um / um_per_px))
     text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} um"
     draw = ImageDraw.Draw(picture)
     em = round(font.size)

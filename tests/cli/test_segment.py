@@ -183,6 +183,18 @@ def test_a_stdout_that_takes_nothing_is_one_line(slide: Path) -> None:
     assert_one_line(done, "cannot write the result to stdout: No space left on device")
 
 
+def test_a_copy_to_stdout_that_is_stopped_leaves_nothing_there(tmp_path: Path) -> None:
+    stopped = (
+        "import shutil; from wsiseg.cli.output import write_stdout\n"
+        "def copy(source, target): target.write(source.read(20)); target.flush(); raise KeyboardInterrupt\n"
+        "shutil.copyfileobj = copy; print('before'); write_stdout(lambda file: file.write(b'x' * 100))"
+    )
+    with open(tmp_path / "out", "wb") as file:
+        done = subprocess.run([sys.executable, "-c", stopped], stdout=file, stderr=subprocess.PIPE, text=True)
+    assert done.stderr.endswith("KeyboardInterrupt\n")
+    assert (tmp_path / "out").read_bytes() == b"before\n"
+
+
 def test_no_room_for_the_mask_is_one_line(slide: Path, tmp_path: Path) -> None:
     args = [*RUN_FAKE, "segment", str(slide), "--query", "olive", "--out", str(tmp_path / "o.geojson")]
     limited = "import resource, sys, os; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "

@@ -136,3 +136,26 @@ def test_a_scheduler_without_a_worker_is_told(scheduler: str, tmp_path: Path, mo
     with pytest.raises(KeyboardInterrupt):
         run(jobs, tmp_path / "out", SETTINGS, scheduler=scheduler)
     assert "has no worker yet" in runner.log.warning.call_args[0][0]
+
+
+def test_a_lost_scheduler_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed import Client, Future, LocalCluster
+
+    def slow(*job: object) -> None:
+        time.sleep(2)
+
+    monkeypatch.setattr(runner, "segment_slide_on_worker", slow)
+    jobs = jobs_in_folder(small_slides(tmp_path / "slides"), ["the olive"])[:1]
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+
+        def cancel() -> None:  # as all futures are when it is gone
+            while not (tasks := list(cluster.scheduler.tasks)):
+                time.sleep(0.05)
+            with Client(cluster) as client:
+                client.cancel([Future(key, client) for key in tasks], force=True)
+
+        canceller = threading.Thread(target=cancel)
+        canceller.start()
+        with pytest.raises(FleetError, match="lost the Dask scheduler at inproc:"):
+            run(jobs, tmp_path / "out", SETTINGS, model=FakeModel(), scheduler=cluster.scheduler_address)
+        canceller.join()

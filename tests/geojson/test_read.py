@@ -225,3 +225,17 @@ def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(GeoJSONError):
         read_geojson(path)
+
+
+def test_texts_that_no_file_can_hold_are_mended_and_names_that_are_none_left_out(tmp_path: Path) -> None:
+    """A lone surrogate is what a JavaScript program leaves that cuts a text in the middle of an emoji."""
+    path = written([annotation(SQUARE)], tmp_path / "a.geojson")
+    for name in ("x", None, 5):
+        edited(path, "features", 0, "properties", "measurements", value=[{"name": name, "value": 1.5}])
+        assert read_geojson(path)[0].measurements == ({"x": 1.5} if name == "x" else {})
+    edited(path, "features", 0, "properties", "name", value="half \ud83d")
+    edited(path, "features", 0, "properties", "metadata", value={"k \ud83d": "\ud83d v"})
+    edited(path, "wsiseg", value={"queries": ["\ud83d"]})
+    annotations, run = read_collection(path)
+    assert (annotations[0].name, annotations[0].metadata, run) == ("half ?", {"k ?": "? v"}, {"queries": ["?"]})
+    written(annotations, path)

@@ -131,7 +131,7 @@ def test_what_was_not_saved_outlives_the_server(slide_path, geojson, running_vie
     click_slide(page, 300, 300)
     page.keyboard.press("a")
     page.fill("#classes [type=color]", "#102030")
-    draft = geojson.with_name(".olive.geojson.draft.geojson")
+    (draft,) = geojson.parent.glob(".olive.geojson.*.draft.geojson")
     for _ in range(WAIT_MS // 100):
         if draft.exists() and b"[16,32,48]" in draft.read_bytes():
             break

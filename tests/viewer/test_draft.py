@@ -18,6 +18,7 @@ from wsiseg.errors import ViewerError
 from wsiseg.geojson import Annotation, read_collection, write_geojson
 from wsiseg.pipeline import segment
 from wsiseg.slide import Slide, open_slide
+from wsiseg.testing import disk, synthetic_slide
 from wsiseg.viewer import Asking, Session
 from wsiseg.viewer.app import make_app
 from wsiseg.viewer.edits import Edits, apply, parse_edits
@@ -145,3 +146,31 @@ def test_what_is_found_is_kept_though_no_page_is_open(slide_path: Path, geojson:
             assert session.describe()["hasDraft"] is True
         taken = Session(slide, geojson).take_draft()
         assert (taken["edits"]["deleted"], taken["found"]) == ([], 1)
+
+
+def test_another_slide_of_the_same_name_leaves_the_draft_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    colours = Edits(colors={"olive": (1, 2, 3)})
+    for patient, marker in (("p1", "olive"), ("p2", "orange")):
+        (tmp_path / patient).mkdir()
+        synthetic_slide(tmp_path / patient / "HE.tif", {marker: [disk(400, 400, 90)]})
+    with open_slide(tmp_path / "p1" / "HE.tif") as one, open_slide(tmp_path / "p2" / "HE.tif") as two:
+        Session(one).keep_draft(colours)
+        other = Session(two)
+        assert other.describe()["hasDraft"] is False
+        other.keep_draft(Edits(colors={"orange": (4, 5, 6)}))
+        other.drop_draft()
+        assert Session(one).take_draft()["edits"]["colors"] == {"olive": (1, 2, 3)}
+
+
+def test_what_was_deleted_is_found_anew_and_as_another_object(slide_path: Path, geojson: Path) -> None:
+    with open_slide(slide_path) as slide:
+        session = Session(slide)
+        olive = segment(slide_path, "olive", model=MODEL)
+        assert session.add(olive) == len(olive.annotations) > 0
+        session.keep_draft(Edits(frozenset([0])), page="a")
+        assert session.add(olive) == 1
+        session.save(Edits(frozenset([0])), page="a")
+        assert session.add(olive) == 0
+        ids = [annotation.id for annotation in session.annotations]
+        assert len(set(ids)) == len(ids)

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -214,7 +215,11 @@ def _on_cluster(
                 futures[again] = job
                 ended.add(again)
             elif failure is None:
-                yield job, future.result()
+                try:
+                    record = future.result()
+                except CancelledError as error:
+                    raise FleetError(f"lost the Dask scheduler at {scheduler}; the same command goes on") from error
+                yield job, record
             elif type(failure).__name__ == "KilledWorker":
                 yield job, tell_failed(job, out, settings, reason)
             elif isinstance(failure, WsisegError):

@@ -32,6 +32,7 @@ _PLANES = "the plane (z, t)"  # with brackets and a comma: no name of a property
 _PART = 4 << 20  # bytes of a file that are parsed at once
 _BEGIN = re.compile(rb'\A\s*\[|"features"\s*:\s*\[')
 _BETWEEN = re.compile(rb',\s*(?=\{\s*"type"\s*:\s*"Feature")')  # in no text: there a quotation mark has a backslash
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _WITHOUT_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString")
 _log = logging.getLogger(__name__)
 
@@ -132,7 +133,19 @@ def _parsed(data: bytes) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        return json.loads(data)  # QuPath writes NaN, which is not JSON; Python's parser takes it
+        value = json.loads(data)  # QuPath writes NaN, which is not JSON; Python's parser takes it
+        return _sound(value) if _SURROGATE.search(data) else value
+
+
+def _sound(value: Any) -> Any:
+    """Without lone surrogates, which no file could hold; orjson refuses them, Python's parser does not."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, list):
+        return [_sound(item) for item in value]
+    if isinstance(value, dict):
+        return {_sound(key): _sound(item) for key, item in value.items()}
+    return value
 
 
 def _unread(features: list[dict[str, Any]]) -> set[str]:
@@ -292,7 +305,8 @@ def _color(value: Any) -> Color | None:
 
 def _measurements(value: Any) -> dict[str, float]:
     if isinstance(value, list):
-        value = {item["name"]: item.get("value") for item in value if isinstance(item, dict) and "name" in item}
+        named = [item for item in value if isinstance(item, dict) and isinstance(item.get("name"), str)]
+        value = {item["name"]: item.get("value") for item in named}
     if not isinstance(value, dict):
         return {}
     numbers = {

@@ -33,8 +33,9 @@ class Draft:
     edits: Edits
 
 
-def draft_path(out: Path) -> Path:
-    return out.with_name(f".{out.name[:200]}.draft.geojson")
+def draft_path(out: Path, basis: str) -> Path:
+    """Where it is kept: not where that of another slide of the same name is, or of outlines that are others now."""
+    return out.with_name(f".{out.name[:200]}.{basis[:8]}.draft.geojson")
 
 
 def basis_of(slide_fingerprint: str, polygons: np.ndarray) -> str:

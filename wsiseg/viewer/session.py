@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import shapely
@@ -67,8 +68,8 @@ class Session:
         self._stamp = _stamp(out) if out else stamp
         self._saves, self._unsaved = 0, False
         self._written = len(self.annotations)  # the first so many are in the file, with `edits` laid on them
-        self._draft_path = draft_path(self.out or free_name(self._beside))
         self._basis = basis_of(slide.fingerprint, np.array([a.geometry for a in self.annotations], object))
+        self._draft_path = draft_path(self.out or free_name(self._beside), self._basis)
         self._draft = read_draft(self._draft_path, self._basis, self._written)  # of a session that ended without saving
         self._drafter: str | None = None  # the page whose changes the draft holds
         self._lock = threading.Lock()
@@ -132,12 +133,15 @@ class Session:
         """Take in what a query found, and return how many of it are new.
 
         The same outline found again (a query that was asked twice, or on a region that overlaps an earlier one)
-        is one object, the earlier one.
+        is one object, the earlier one; one that was deleted is found anew, as another object.
         """
         with self._lock:
-            known = {annotation.id for annotation in self.annotations}
+            edits = self._draft.edits if self._draft is not None and self._drafter is not None else self.edits
+            there = [annotation for i, annotation in enumerate(self.annotations) if i not in edits.deleted]
+            known = {annotation.id for annotation in there}
             new = [annotation for annotation in result.annotations if annotation.id not in known]
-            new = not_outlined(new, self.annotations)
+            taken = {annotation.id for annotation in self.annotations}
+            new = [replace(one, id=uuid4()) if one.id in taken else one for one in not_outlined(new, there)]
             self.annotations = [*self.annotations, *new]
             self.run = merged_run(self.run, result.run)
             if new:
@@ -170,8 +174,8 @@ class Session:
             saves = self._saves
             self._drop_draft()
             # From here on a draft is of the new file.
-            self._written, self._draft_path = len(self.annotations), draft_path(out)
-            self._basis = basis_of(self.slide.fingerprint, safe_polygons(kept))
+            self._written, self._basis = len(self.annotations), basis_of(self.slide.fingerprint, safe_polygons(kept))
+            self._draft_path = draft_path(out, self._basis)
         return {"out": clean_text(str(out)), "written": len(kept), "saves": saves, "note": clean_text(note)}
 
     def keep_draft(self, edits: Edits, *, page: str = "", after: int | None = None) -> None:
