@@ -13,6 +13,7 @@ from wsiseg.cli.options import (
     format_option,
     origin_of_file_option,
     slide_mpp_option,
+    tell,
     tell_if_large,
     warn_if_misplaced,
 )
@@ -56,6 +57,9 @@ def command(
     check_apart(out, slide)
     tell_if_large(geojson)
     annotations, run = read_collection(geojson)
+    made_from = run.get("slide")
+    if isinstance(made_from, dict) and isinstance(made_from.get("source"), str):
+        check_apart(out, made_from["source"])
     if slide is not None:
         with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
             warn_if_misplaced(annotations, run, opened, origin)
@@ -69,4 +73,4 @@ def command(
         formats.write(annotations, run, out, output_format)
     count = len(formats.written(annotations, output_format))
     rejected = f", without {len(annotations) - count:,} that were rejected" if count < len(annotations) else ""
-    click.echo(f"wsiseg: wrote {count:,} annotations as {output_format}{rejected}", err=True)
+    tell(f"wsiseg: wrote {count:,} annotations as {output_format}{rejected}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from wsiseg.cli.data_annotate import annotate_command
-from wsiseg.cli.options import progress_bar
+from wsiseg.cli.options import progress_bar, tell
 from wsiseg.cli.review import review_command
 from wsiseg.errors import DataError
 
@@ -53,7 +53,7 @@ def import_command(name: str, path: str, out: str, label: str | None, mpp: float
         store = import_set(name, path, out)
     asked = store.quadruplets
     absent = sum(not question.present for question in asked)
-    click.echo(f"{out}: {len(store)} images, {len(asked)} questions, {absent} of them for what is absent", err=True)
+    tell(f"{out}: {len(store)} images, {len(asked)} questions, {absent} of them for what is absent")
 
 
 @command.command("stats")
@@ -128,7 +128,7 @@ def split_command(path: str, out: str, val: float, test: float | None, seed: int
     with progress_bar("looking for images in two groups") as advance:
         divided = split_store(store, out, shares, seed=seed, progress=advance)
     for part in parts(divided):
-        click.echo(f"{part.source} {part.split}: {part.images} images of {part.groups} groups", err=True)
+        tell(f"{part.source} {part.split}: {part.images} images of {part.groups} groups")
 
 
 @command.command("sample")
@@ -147,7 +147,7 @@ def sample_command(path: str, out: str, count: int, split: str | None, seed: int
     if not questions:
         raise DataError(f"{path} holds no question{f' of the split {split}' if split else ''}")
     small = sample_store(store, out, questions)
-    click.echo(f"{out}: {len(small)} images, {len(small.quadruplets)} questions", err=True)
+    tell(f"{out}: {len(small)} images, {len(small.quadruplets)} questions")
 
 
 @command.command("stain-stats")
@@ -166,5 +166,5 @@ def stain_stats_command(path: str) -> None:
         statistics = measure(store, advance)
     save_statistics(statistics, statistics_path(path))
     for name, fitted in zip(NAMES, statistics.fitted, strict=True):
-        click.echo(f"{name:<12} {fitted.location:7.1f} ± {fitted.scale:5.1f}  {fitted.distribution}", err=True)
-    click.echo(f"{statistics_path(path)}: {statistics.images} images", err=True)
+        tell(f"{name:<12} {fitted.location:7.1f} ± {fitted.scale:5.1f}  {fitted.distribution}")
+    tell(f"{statistics_path(path)}: {statistics.images} images")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wsiseg.cli.options import progress_bar, told_when_stopped
+from wsiseg.cli.options import progress_bar, tell, told_when_stopped
 from wsiseg.errors import EndpointError
 
 if TYPE_CHECKING:
@@ -130,4 +130,4 @@ def _tell(report: Report, budget: Budget) -> None:
     ]
     if report.stopped:
         lines.append(f"stopped: {report.stopped}; the same command with a new one goes on")
-    click.echo("\n".join(lines), err=True)
+    tell("\n".join(lines))

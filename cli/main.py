@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import signal
 import sys
 import threading
@@ -71,6 +72,8 @@ class LazyGroup(click.Group):
         `segment` over many slides exits with 3 when some of them failed.
         """
         extra["standalone_mode"] = False
+        if sys.stdout is None:  # closed (`>&-`): as /dev/null, and no other file is given its number
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: Windows' code pages lack letters of names
         try:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from wsiseg.cli.options import tell
+
 
 @click.group("models", short_help="List, fetch, build, merge and inspect models.")
 def command() -> None:
@@ -98,9 +100,9 @@ def build_command(out: str, language: str, pathology: str, medsam: str | None, s
 
     kind = "MedSAM" if medsam else "SAM"
     config = build_folder(Path(out), language=language, pathology=pathology, sam=Path(checkpoint), sam_kind=kind)
-    click.echo(f"{out}: not trained yet: {', '.join(config.untrained)}; its README.md has the licences", err=True)
+    tell(f"{out}: not trained yet: {', '.join(config.untrained)}; its README.md has the licences")
     for part in restricted(config):
-        click.echo(f"{out}: what you train from it must not be passed on: {part}", err=True)
+        tell(f"{out}: what you train from it must not be passed on: {part}")
 
 
 @command.command("merge")
@@ -113,4 +115,4 @@ def merge_command(model: str, adapter: str, out: str) -> None:
     from wsiseg.model.lora import merge_folder
 
     for part in restricted(merge_folder(model, Path(adapter), Path(out))):
-        click.echo(f"{out}: must not be passed on: {part}", err=True)
+        tell(f"{out}: must not be passed on: {part}")

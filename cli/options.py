@@ -84,6 +84,13 @@ origin_of_file_option = click.option(
 )
 
 
+def tell(text: str) -> None:
+    """Say on stderr what was done; nothing under `--quiet`."""
+    context = click.get_current_context(silent=True)
+    if context is None or not (context.find_root().obj or {}).get("quiet"):
+        click.echo(text, err=True)
+
+
 LARGE_BYTES = 20 << 20  # of a GeoJSON that takes some seconds to read
 
 

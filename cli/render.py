@@ -14,6 +14,7 @@ from wsiseg.cli.options import (
     origin_of_file_option,
     save_picture,
     slide_mpp_option,
+    tell,
     tell_if_large,
     warn_if_misplaced,
 )
@@ -55,4 +56,4 @@ def command(
         picture = overlay(opened, kept, origin=origin, max_px=max_px)
     save_picture(picture, out)
     rejected = f", without {len(annotations) - len(kept):,} that were rejected" if len(kept) < len(annotations) else ""
-    click.echo(f"wsiseg: drew {len(kept):,} annotations on {out}{rejected}", err=True)
+    tell(f"wsiseg: drew {len(kept):,} annotations on {out}{rejected}")

@@ -11,6 +11,7 @@ from wsiseg.cli.options import (
     backend_option,
     origin_of_file_option,
     slide_mpp_option,
+    tell,
     tell_if_large,
     warn_if_misplaced,
 )
@@ -43,4 +44,4 @@ def command(slide: str, geojson: Path, out: Path, origin: Any, slide_mpp: Any, b
         warn_if_misplaced(annotations, run, opened, origin)
         take_scale(opened, run)
         write_report(opened, annotations, run, file, origin=origin)
-    click.echo(f"wsiseg: reported on {len(annotations):,} annotations in {out}", err=True)
+    tell(f"wsiseg: reported on {len(annotations):,} annotations in {out}")

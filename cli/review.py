@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wsiseg.cli.options import tell
+
 if TYPE_CHECKING:
     from wsiseg.training.review.agreement import Report
 
@@ -69,7 +71,7 @@ def review_command(
     review = Review(QuadrupletStore.open(path), name, split=split, limit=limit)
     others = review.describe()["others"]
     beside = f"; also reviewed by {', '.join(others)}" if others else ""
-    click.echo(f"wsiseg: {len(review.questions)} questions for {review.name}{beside}", err=True)
+    tell(f"wsiseg: {len(review.questions)} questions for {review.name}{beside}")
     serve(
         review,
         app="wsiseg.training.review.app",
@@ -84,15 +86,14 @@ def _apply(path: str, out: str, name: str | None) -> None:
     from wsiseg.training.review.apply import apply_review
 
     store, counts = apply_review(QuadrupletStore.open(path), out, name=name)
-    click.echo(f"{out}: {len(store)} images, {len(store.quadruplets)} questions", err=True)
-    click.echo(
+    tell(f"{out}: {len(store)} images, {len(store.quadruplets)} questions")
+    tell(
         f"of {counts['questions']} questions {counts['dropped']} left out and {counts['unseen']} seen by nobody, "
         f"{counts['chains corrected']} chains corrected; {counts['masks corrected']} masks corrected, "
-        f"{counts['masks dropped']} left out; {counts['images dropped']} images left out",
-        err=True,
+        f"{counts['masks dropped']} left out; {counts['images dropped']} images left out"
     )
     if counts["changed"]:
-        click.echo(f"{counts['changed']} decisions are about what has changed since, and did not count", err=True)
+        tell(f"{counts['changed']} decisions are about what has changed since, and did not count")
 
 
 def _report(path: str, as_json: bool) -> None:

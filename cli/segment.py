@@ -23,6 +23,7 @@ from wsiseg.cli.options import (
     origin_option,
     progress_bar,
     slide_mpp_option,
+    tell,
     told_when_stopped,
     weights_option,
 )
@@ -270,7 +271,7 @@ def segment_many(
     mine = fleet.take_shard(jobs, shard)
     if shard != (1, 1):
         whose = " (this SLURM array task's; --shard 1/1 does all)" if of_array else ""
-        click.echo(f"wsiseg: part {shard[0]} of {shard[1]}{whose}: {len(mine)} of {len(jobs)} slides", err=True)
+        tell(f"wsiseg: part {shard[0]} of {shard[1]}{whose}: {len(mine)} of {len(jobs)} slides")
     with live_table(len(mine), quiet=ctx.find_root().obj["quiet"]) as table:
         try:
             records = fleet.run(jobs, out, settings, scheduler=scheduler, shard=shard, report=table)

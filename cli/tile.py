@@ -13,6 +13,7 @@ from wsiseg.cli.options import (
     on_bad_tile_option,
     progress_bar,
     slide_mpp_option,
+    tell,
     told_when_stopped,
 )
 from wsiseg.cli.output import tell_failed
@@ -95,5 +96,5 @@ def command(
         if not isinstance(made, str):
             left_out = len(made.attributes.left_out)
             short = f", {left_out} of them left out" if left_out else ""
-            click.echo(f"{made.path}: {len(made.grid)} tiles of {tile_size} px at {mpp:g} µm/px{short}", err=True)
+            tell(f"{made.path}: {len(made.grid)} tiles of {tile_size} px at {mpp:g} µm/px{short}")
     ctx.exit(tell_failed([(source, made) for source, made in done if isinstance(made, str)], len(done), out))

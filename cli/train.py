@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from wsiseg.cli.options import progress_bar, told_when_stopped
+from wsiseg.cli.options import progress_bar, tell, told_when_stopped
 
 # stage → (recipe class, train function), imported when the stage is run
 STAGES = {
@@ -68,7 +68,7 @@ def command(
     if resume and config is None and (out / "recipe.yaml").is_file():
         config = out / "recipe.yaml"
     if resume and config == out / "recipe.yaml" and not has_state(out):
-        click.echo(f"wsiseg: {out} has no checkpoint yet: the run begins again", err=True)
+        tell(f"wsiseg: {out} has no checkpoint yet: the run begins again")
         resume = False
     recipe = load_recipe(recipe_class, config, overrides, stage=stage, data=data, model=model, steps=steps)
     with told_when_stopped("the same command with --resume goes on from the last checkpoint"), progress_bar(
@@ -79,13 +79,9 @@ def command(
             if advance:
                 advance(step, recipe.steps)
 
-        def say(text: str) -> None:
-            if advance:  # not under --quiet
-                click.echo(text, err=True)
-
-        trained = train(recipe, out, resume=resume, dry_run=dry_run, report=report, say=say)
+        trained = train(recipe, out, resume=resume, dry_run=dry_run, report=report, say=tell)
     if not dry_run:
-        click.echo(f"trained model: {trained}", err=True)
+        tell(f"trained model: {trained}")
 
 
 def _import(name: str) -> Any:

@@ -44,6 +44,7 @@ def command(
 
     The page is served on this machine alone, at an address that only you are told. Ctrl-C ends it.
     """
+    from wsiseg.errors import OutputError
     from wsiseg.files import check_apart, check_writable
     from wsiseg.slide import open_slide
     from wsiseg.viewer import Asking, Session, serve
@@ -51,6 +52,11 @@ def command(
     if out is not None:
         check_writable(out)
         check_apart(out, slide)
+        if out.exists() and not (geojson and geojson.exists() and out.samefile(geojson)):
+            raise OutputError(
+                f"{out} is there already: to go on with it, open it, `wsiseg view {slide} {out}`; else delete it, or "
+                "choose another --out"
+            )
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
         if geojson is not None:
             tell_if_large(geojson)

@@ -195,6 +195,14 @@ def test_a_copy_to_stdout_that_is_stopped_leaves_nothing_there(tmp_path: Path) -
     assert (tmp_path / "out").read_bytes() == b"before\n"
 
 
+def test_a_closed_stdout_takes_the_number_of_no_other_file(slide: Path, tmp_path: Path) -> None:
+    command = [*RUN_FAKE, "segment", str(slide), "--query", "olive"]
+    for args in (command, [*command, "--out", str(tmp_path / "out.geojson")]):
+        done = subprocess.run([*args], preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, "Error" in done.stderr) == (0, False), done.stderr
+    assert check_dialect(tmp_path / "out.geojson") == []
+
+
 def test_no_room_for_the_mask_is_one_line(slide: Path, tmp_path: Path) -> None:
     args = [*RUN_FAKE, "segment", str(slide), "--query", "olive", "--out", str(tmp_path / "o.geojson")]
     limited = "import resource, sys, os; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "

@@ -184,3 +184,21 @@ def test_what_was_rejected_is_left_out_where_it_could_not_be_told(result: Result
     assert [p["id"] for p in told["image-label"]["properties"]] == [str(annotations[1].id)]
     run("convert", tmp_path / "reviewed.geojson", "--out", tmp_path / "out.parquet")
     assert list(geopandas.read_parquet(tmp_path / "out.parquet")["review"].dropna()) == ["rejected"]
+
+
+def test_the_slide_that_a_file_was_made_of_is_not_written_over(result: Result, tmp_path: Path) -> None:
+    result.write(tmp_path / "out.geojson")
+    slide = Path(result.run["slide"]["source"])
+    before = slide.read_bytes()
+    shown = run("convert", tmp_path / "out.geojson", "--out", slide, "--format", "geojson")
+    assert (shown.exit_code, slide.read_bytes() == before) == (1, True)
+    assert "this command reads that file" in shown.stderr
+
+
+def test_quiet_says_nothing_of_what_was_done(result: Result, tmp_path: Path) -> None:
+    result.write(tmp_path / "out.geojson")
+    slide, geojson = result.run["slide"]["source"], tmp_path / "out.geojson"
+    for words in (["convert", geojson], ["render", slide, geojson], ["report", slide, geojson]):
+        out = tmp_path / {"convert": "a.parquet", "render": "a.png", "report": "a.html"}[str(words[0])]
+        shown = run("-q", *words, "--out", out)
+        assert (shown.exit_code, shown.stderr, out.exists()) == (0, "", True)

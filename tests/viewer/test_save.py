@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import shapely
+from click.testing import CliRunner
 from starlette.testclient import TestClient
 
 from tests.viewer.conftest import HOME, MODEL, PORT, TOKEN, events
+from wsiseg.cli.main import main
 from wsiseg.geojson import Annotation, read_collection, write_geojson
 from wsiseg.qupath import check_dialect
 from wsiseg.slide import open_slide
@@ -101,6 +103,20 @@ def test_what_is_not_ours_or_has_changed_is_not_written_over(slide_path: Path, g
         assert session.describe()["out"] is None
         assert Path(session.save(Edits())["out"]) == geojson.with_name("olive-2.geojson")
         assert Session(slide, geojson, out=geojson).save(Edits())["out"] == str(geojson)  # the person says so
+
+
+def test_an_earlier_review_is_not_written_over_by_one_that_has_not_read_it(slide_path: Path, geojson: Path) -> None:
+    """As the same command does, given again the next day."""
+    out = geojson.with_name("reviewed.geojson")
+    with open_slide(slide_path) as slide:
+        Session(slide, geojson, out=out).save(Edits(review={0: "rejected"}))
+        before = out.read_bytes()
+        saved = Session(slide, geojson, out=out).save(Edits(review={1: "accepted"}))
+    assert (Path(saved["out"]).name, out.read_bytes()) == ("reviewed-1.geojson", before)
+    assert "left as it is" in saved["note"]
+    shown = CliRunner().invoke(main, ["view", str(slide_path), str(geojson), "--out", str(out), "--no-browser"])
+    assert shown.exit_code == 1
+    assert f"to go on with it, open it, `wsiseg view {slide_path} {out}`" in shown.stderr
 
 
 def test_gz_is_saved_compressed(slide_path: Path, geojson: Path) -> None:

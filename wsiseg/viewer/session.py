@@ -65,7 +65,8 @@ class Session:
         self.asking = asking or Asking()
         take_scale(slide, self.run)
         self._beside = geojson or Path(_geojson_name(Path(slide.source).name))
-        self._stamp = _stamp(out) if out else stamp
+        # A file that was there and was not read is as one that somebody else has changed.
+        self._stamp = stamp if out is None or (geojson and out.exists() and out.samefile(geojson)) else None
         self._saves, self._unsaved = 0, False
         self._written = len(self.annotations)  # the first so many are in the file, with `edits` laid on them
         self._basis = basis_of(slide.fingerprint, np.array([a.geometry for a in self.annotations], object))
