@@ -165,8 +165,11 @@ def load_state(folder: Path, module: nn.Module, optimizer: Any, average: Average
     for index, parameter in enumerate(_parameters(optimizer)):
         state = part(f"optimizer.{index}.")
         if state:
-            # Moments live where their weights do; the count of steps stays on the CPU, as AdamW keeps it.
-            optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+            # Moments live where their weights do; the count of steps stays on the CPU, as AdamW keeps it. Copies: what
+            # `load_file` gives is the mapped file, which NFS and Windows let no later checkpoint take away.
+            optimizer.state[parameter] = {
+                k: v.clone() if k == "step" else v.to(parameter.device, copy=True) for k, v in state.items()
+            }
     average.updates = int(numbers["updates"])
     return int(numbers["step"])
 
