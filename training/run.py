@@ -130,7 +130,8 @@ def full_disk_told(out: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         if isinstance(error, OutputError):
             raise
-        shutil.rmtree(_fresh(out / "state"), ignore_errors=True)
+        if (out / "state").exists() or not has_state(out):  # else the fresh one is whole, and the only one
+            shutil.rmtree(_fresh(out / "state"), ignore_errors=True)
         raise OutputError(
             f"cannot write {out}: {getattr(error, 'strerror', None) or error}; make room, and go on from the last "
             "checkpoint with --resume"

@@ -23,7 +23,7 @@ from wsiseg.cli.main import main
 from wsiseg.errors import DataError, OutputError
 from wsiseg.training import loop, sft
 from wsiseg.training import run as training_run
-from wsiseg.training.run import Average, has_state, load_state, save_state, sole_run
+from wsiseg.training.run import Average, full_disk_told, has_state, load_state, save_state, sole_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,6 +129,24 @@ def test_a_resumed_run_holds_no_file_of_its_state(tmp_path: Path) -> None:
     moments = [optimizer.state[p] for p in module.parameters()]
     again = [resumed[1].state[p] for p in resumed[0].parameters()]
     torch.testing.assert_close(again, moments, rtol=0, atol=0)
+
+
+def test_a_state_that_cannot_take_its_place_is_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one before it has left that place already."""
+    save_state(tmp_path / "state", 1, *begun((True, True)))
+    replace = os.replace
+
+    def refused(source: Path, target: Path) -> None:
+        if target == tmp_path / "state":
+            raise OSError(errno.EACCES, "Permission denied")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(OutputError, match="Permission denied"), full_disk_told(tmp_path):
+        save_state(tmp_path / "state", 2, *begun((True, True)))
+    monkeypatch.undo()
+    assert has_state(tmp_path)
+    assert load_state(tmp_path / "state", *begun((True, True))) == 2
 
 
 def test_two_runs_in_one_folder_are_told_at_once(store: Path, start: Path, tmp_path: Path) -> None:
