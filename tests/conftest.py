@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,13 @@ def shared_data() -> Path:
 def sample_slide() -> Path:
     """The sample slide of the repository: H&E skin, 2220 x 2967 px, one level, 0.499 µm/px."""
     return ROOT / "tests" / "data" / "CMU-1-Small-Region.svs"
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A command that ran in this process has set up its log; the next test would not hear a warning."""
+    logger = logging.getLogger("wsiseg")
+    before = logger.handlers[:], logger.propagate, logger.level
+    yield
+    logger.handlers[:], logger.propagate = before[:2]
+    logger.setLevel(before[2])

@@ -130,7 +130,8 @@ def full_disk_told(out: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         if isinstance(error, OutputError):
             raise
-        shutil.rmtree(_fresh(out / "state"), ignore_errors=True)
+        if (out / "state").exists() or not has_state(out):  # else the fresh one is whole, and the only one
+            shutil.rmtree(_fresh(out / "state"), ignore_errors=True)
         raise OutputError(
             f"cannot write {out}: {getattr(error, 'strerror', None) or error}; make room, and go on from the last "
             "checkpoint with --resume"
@@ -165,8 +166,11 @@ def load_state(folder: Path, module: nn.Module, optimizer: Any, average: Average
     for index, parameter in enumerate(_parameters(optimizer)):
         state = part(f"optimizer.{index}.")
         if state:
-            # Moments live where their weights do; the count of steps stays on the CPU, as AdamW keeps it.
-            optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+            # Moments live where their weights do; the count of steps stays on the CPU, as AdamW keeps it. Copies: what
+            # `load_file` gives is the mapped file, which NFS and Windows let no later checkpoint take away.
+            optimizer.state[parameter] = {
+                k: v.clone() if k == "step" else v.to(parameter.device, copy=True) for k, v in state.items()
+            }
     average.updates = int(numbers["updates"])
     return int(numbers["step"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import json
 import os
@@ -24,10 +25,13 @@ from wsiseg.cli.main import main
 from wsiseg.model.prompt import SPECIAL_TOKENS
 from wsiseg.training.annotate import endpoint as endpoint_module
 from wsiseg.training.annotate.prompts import sentences_of
-from wsiseg.training.annotate.replies import replies_path
+from wsiseg.training.annotate.replies import Reply, replies_path
+from wsiseg.training.annotate.request import Request
+from wsiseg.training.annotate.write import Writers, write_chain
 from wsiseg.training.data.build import questions
 from wsiseg.training.data.chains import read_chains
-from wsiseg.training.data.store import QuadrupletStore, Sample, SourceInfo, write_quadruplets
+from wsiseg.training.data.concepts import concept_named
+from wsiseg.training.data.store import Quadruplet, QuadrupletStore, Sample, SourceInfo, write_quadruplets
 
 ROOT = Path(__file__).parents[2]
 IMAGES = 5
@@ -235,6 +239,19 @@ def test_offline_the_template_writes_and_all_of_it_stands(store: Path) -> None:
     assert "10 chains written" in done.stderr
     assert {s.verdict for chain in read_chains(store).values() for s in chain.statements} == {"holds"}
     assert not replies_path(store).exists()
+
+
+def test_a_full_stop_in_a_name_ends_no_sentence(store: Path) -> None:
+    async def nobody(request: Request) -> Reply:
+        raise AssertionError
+
+    key, disc = concept_named("H. pylori"), QuadrupletStore.open(store).sample(0)
+    sample = dataclasses.replace(disc, layers={key: disc.layers["gland"]}, present=(key,))
+    for present in (True, False):
+        chain = asyncio.run(write_chain(sample, Quadruplet(0, key, "", "", present), Writers(), nobody))
+        assert all(sentence[0].isupper() for sentence in (*(s.text for s in chain.statements), chain.closing))
+        assert {s.verdict for s in chain.statements} == {"holds"}
+        assert "h. pylori" in chain.text
 
 
 def test_what_the_page_tells_people_to_type(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

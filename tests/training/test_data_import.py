@@ -15,7 +15,7 @@ from wsiseg.cli.data import command
 from wsiseg.errors import DataError, SlideError, WsisegError
 from wsiseg.training.data.build import import_folder, import_set, questions
 from wsiseg.training.data.concepts import CONCEPTS
-from wsiseg.training.data.importers import IMPORTERS, NUINSSEG_VAL_ORGANS, find_file, read_image, read_labels
+from wsiseg.training.data.importers import IMPORTERS, NUINSSEG_VAL_ORGANS, SETS, find_file, read_image, read_labels
 from wsiseg.training.data.sources import SOURCES
 from wsiseg.training.examples import View, ask
 
@@ -145,6 +145,21 @@ def test_the_command_line(pairs: Path, tmp_path: Path) -> None:
     assert "fibroblasts" in shown.output
     assert "12 images" in done.output
     assert run.invoke(command, ["import", "folder", str(pairs), "--out", out]).exit_code == 2
+
+
+@pytest.mark.parametrize("name", list(IMPORTERS))
+def test_an_index_of_something_else_is_refused(name: str, pairs: Path, tmp_path: Path) -> None:
+    """As that of a QuPath project; saved by Excel, an index of the set itself begins with a byte order mark."""
+    (pairs / "index.csv").write_text("slide,geojson\na.svs,a.geojson\n")
+    with pytest.raises(DataError, match=r"index\.csv lacks the columns? file\b.*it has: slide, geojson"):
+        import_set(name, pairs, tmp_path / "a.zarr")
+    assert not (tmp_path / "a.zarr").exists()
+    columns = SETS[name].columns if name in SETS else ("file", "cls", "patient", "split")
+    row = dict.fromkeys(columns, "train") | {"file": "a___case-0.png"}  # one of the sets reads the case from it
+    for part in ("images", "masks"):
+        (pairs / part / "case0.png").rename(pairs / part / row["file"])
+    (pairs / "index.csv").write_text(f"{','.join(row)}\n{','.join(row.values())}\n", encoding="utf-8-sig")
+    assert len(import_set(name, pairs, tmp_path / "a.zarr")) == 1
 
 
 @pytest.mark.shared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,14 @@ def test_round_trip_with_sizes_mixed_and_more_than_one_shard(tmp_path: Path) -> 
 def test_contradictions_are_errors_and_leave_nothing(tmp_path: Path, changes: dict, says: str) -> None:
     with pytest.raises(DataError, match=says):
         write_quadruplets(tmp_path / "a.zarr", [make_sample(1, **changes)], INFO)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["image", "zarr.json", ".", "..", "image/x", "a/../b"])
+def test_a_layer_takes_no_name_that_the_store_needs(key: str, tmp_path: Path) -> None:
+    sample = make_sample(1, layers={key: np.ones((20, 30), np.uint16)}, present=(key,))
+    with pytest.raises(DataError, match=re.escape(f"{key!r}: the store needs that name")):
+        write_quadruplets(tmp_path / "a.zarr", [sample], INFO)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -23,7 +23,7 @@ from wsiseg.cli.main import main
 from wsiseg.errors import DataError, OutputError
 from wsiseg.training import loop, sft
 from wsiseg.training import run as training_run
-from wsiseg.training.run import Average, has_state, load_state, save_state, sole_run
+from wsiseg.training.run import Average, full_disk_told, has_state, load_state, save_state, sole_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,22 +98,55 @@ def test_what_is_no_number_reaches_no_checkpoint(
     assert json.loads((tmp_path / "run/state/state.json").read_text())["step"] == 1
 
 
+def begun(learns: tuple[bool, ...]) -> tuple[nn.Module, torch.optim.Optimizer, Average]:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    for part, learning in zip(module, learns, strict=True):
+        part.requires_grad_(learning)
+    return module, torch.optim.AdamW([p for p in module.parameters() if p.requires_grad]), Average(module, 0.9)
+
+
 @pytest.mark.parametrize(("trained", "later"), [((True, True), (True, False)), ((True, False), (True, True))])
 def test_a_state_is_of_the_weights_that_trained(
     trained: tuple[bool, ...], later: tuple[bool, ...], tmp_path: Path
 ) -> None:
     """What trains only from now on has no average, and the moments of what trains would be those of others."""
-
-    def begun(learns: tuple[bool, ...]) -> tuple[nn.Module, torch.optim.Optimizer, Average]:
-        module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-        for part, learning in zip(module, learns, strict=True):
-            part.requires_grad_(learning)
-        return module, torch.optim.AdamW([p for p in module.parameters() if p.requires_grad]), Average(module, 0.9)
-
     save_state(tmp_path / "state", 1, *begun(trained))
     assert load_state(tmp_path / "state", *begun(trained)) == 1
     with pytest.raises(DataError, match="saved by another recipe"):
         load_state(tmp_path / "state", *begun(later))
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc here")
+def test_a_resumed_run_holds_no_file_of_its_state(tmp_path: Path) -> None:
+    """The next checkpoint takes the file away, which NFS and Windows refuse while it is mapped."""
+    module, optimizer, average = begun((True, True))
+    module(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    save_state(tmp_path / "state", 1, module, optimizer, average)
+    resumed = begun((True, True))
+    load_state(tmp_path / "state", *resumed)
+    assert str(tmp_path / "state") not in Path("/proc/self/maps").read_text()
+    moments = [optimizer.state[p] for p in module.parameters()]
+    again = [resumed[1].state[p] for p in resumed[0].parameters()]
+    torch.testing.assert_close(again, moments, rtol=0, atol=0)
+
+
+def test_a_state_that_cannot_take_its_place_is_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one before it has left that place already."""
+    save_state(tmp_path / "state", 1, *begun((True, True)))
+    replace = os.replace
+
+    def refused(source: Path, target: Path) -> None:
+        if target == tmp_path / "state":
+            raise OSError(errno.EACCES, "Permission denied")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(OutputError, match="Permission denied"), full_disk_told(tmp_path):
+        save_state(tmp_path / "state", 2, *begun((True, True)))
+    monkeypatch.undo()
+    assert has_state(tmp_path)
+    assert load_state(tmp_path / "state", *begun((True, True))) == 2
 
 
 def test_two_runs_in_one_folder_are_told_at_once(store: Path, start: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from wsiseg.errors import DataError
 from wsiseg.model import model_folder
 from wsiseg.model.config import PathChatConfig
 from wsiseg.model.folder import build_model, load_folder, save_model
+from wsiseg.training import loop, ssl
 from wsiseg.training.mae import random_mask, shape_target
 from wsiseg.training.recipe import load_recipe
 from wsiseg.training.ssl import SslModel, SslRecipe, build, compare, stain_weight, train
@@ -71,6 +72,26 @@ def test_views_weigh_more_the_more_their_stains_differ() -> None:
 def test_agreement_of_a_single_image_cannot_be_learned_and_is_refused() -> None:
     with pytest.raises(DataError, match="batch_images: 1; "):
         load_recipe(SslRecipe, None, ("batch_images=1",))
+
+
+@pytest.mark.parametrize("images", [0, 1, 2, 6, 7, 8, 12])
+def test_no_image_is_validated_alone(
+    images: int, store: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its consistency is 4, and counted as much as that of a whole batch."""
+    sizes: list[int] = []
+
+    def no_training(stage: loop.Stage, recipe: SslRecipe, out: Path, **options: object) -> Path:
+        sizes.extend(map(len, loop._validation_batches(stage, recipe)))
+        return out
+
+    monkeypatch.setattr(ssl, "fit", no_training)
+    train(
+        SslRecipe(data=str(store), model=str(start), batch_images=6, validation_images=images, workers=0),
+        tmp_path / "run",
+    )
+    assert sum(sizes) == images - (images % 6 == 1)
+    assert 1 not in sizes
 
 
 def test_figures_by_hand() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -112,4 +113,5 @@ def _template(sample: Sample, concept: str, mask: np.ndarray | None) -> list[str
 
 
 def _sentences(text: str) -> list[str]:
-    return [f"{sentence}." for sentence in text.removesuffix(".").split(". ")]
+    """A full stop within a name ends none: what follows it there is lower case, and sentences begin with a capital."""
+    return re.split(r"(?<=\.)\s+(?=[A-Z])", text)

@@ -8,7 +8,7 @@ else stays unknown. The scale is the stated one, or an estimate by the size of c
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -67,12 +67,20 @@ def read_labels(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return mask.astype(np.uint16)
 
 
-def _rows(folder: Path) -> list[Row]:
+def _rows(folder: Path, columns: Sequence[str]) -> list[Row]:
+    path = folder / "index.csv"
     try:
-        with open(folder / "index.csv", newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows, have = list(reader), reader.fieldnames or ()
     except OSError as error:
         raise DataError(f"{folder} has no index.csv, so it is not one of the sets known here") from error
+    if missing := [column for column in columns if column not in have]:
+        many = "s" if len(missing) > 1 else ""
+        raise DataError(
+            f"{path} lacks the column{many} {', '.join(missing)} of this set; it has: {', '.join(have) or 'none'}"
+        )
+    return rows
 
 
 def find_file(folder: Path, name: str) -> Path:
@@ -124,7 +132,7 @@ def make_sample(
 
 def ebhi_seg(folder: Path) -> Iterator[Sample]:
     """Colorectal biopsies, 224 px; gland and lesion epithelium, whose meaning depends on the class."""
-    for row in _rows(folder):
+    for row in _rows(folder, ("file", "cls", "patient", "split")):
         image = read_image(find_file(folder / "images", row["file"]))
         gland = read_labels(find_file(folder / "masks", row["file"]), image.shape)
         grade = row["cls"]
@@ -153,7 +161,7 @@ class PublicSet:
     """A set whose index.csv names images that have one mask each, or none.
 
     concept: what the masks show, None where there are none. label, group, split and background say it of a row
-    of the index. A group (patient, organ, field) is never in two splits.
+    of the index, from its columns. A group (patient, organ, field) is never in two splits.
     """
 
     concept: str | None
@@ -162,9 +170,10 @@ class PublicSet:
     group: Callable[[Row], str]
     split: Callable[[Row], str]
     background: Callable[[Row], bool] = lambda row: False
+    columns: tuple[str, ...] = ("file",)
 
     def samples(self, source: str, folder: Path) -> Iterator[Sample]:
-        for row in _rows(folder):
+        for row in _rows(folder, self.columns):
             image = read_image(find_file(folder / "images", row["file"]))
             layers = {}
             if self.concept is not None:
@@ -201,7 +210,10 @@ _file, _organ, _class = itemgetter("file"), itemgetter("organ"), itemgetter("cls
 # fmt: off
 SETS: dict[str, PublicSet] = {
     # Nuclei of 26 human and mouse organs, 512 px; whole organs are held back for validation.
-    "nuinsseg": PublicSet("nucleus", 0.25, _organ, _organ, _validates(lambda row: row["organ"] in NUINSSEG_VAL_ORGANS)),
+    "nuinsseg": PublicSet(
+        "nucleus", 0.25, _organ, _organ, _validates(lambda row: row["organ"] in NUINSSEG_VAL_ORGANS),
+        columns=("file", "organ"),
+    ),
     # Nuclei of the 2018 Data Science Bowl, 320 × 256 px; organ not stated; 15 % by hash for validation.
     "dsb2018_histology": PublicSet(
         "nucleus", 0.25, _always("histology"), _file, _validates(lambda row: chance(row["file"]) < 0.15)
@@ -222,10 +234,12 @@ SETS: dict[str, PublicSet] = {
     # Bone tumour patches with a class only: absences, and empty background; case 48 validates.
     "osteosarcoma_patches": PublicSet(
         None, 0.8, _class, _osteosarcoma_case, _validates(lambda row: _osteosarcoma_case(row) == "Case-48"),
-        _always(True),
+        _always(True), columns=("file", "cls"),
     ),
     # One colorectal patch per class: what it cannot hold; the background patch is all glass.
-    "nct_crc_samples": PublicSet(None, 0.5, _class, _file, _TRAIN, lambda row: row["cls"] == "BACK"),
+    "nct_crc_samples": PublicSet(
+        None, 0.5, _class, _file, _TRAIN, lambda row: row["cls"] == "BACK", columns=("file", "cls")
+    ),
     # Colon glands, about 775 × 522 px, 0.62 µm per pixel; for tests only.
     "glas": PublicSet("gland", 0.62, _always("colon"), _file, _TEST),
     # Nuclei of seven organs, 1000 px, 0.25 µm per pixel; for tests only.

@@ -31,6 +31,7 @@ FORMAT = "wsiseg-quadruplets"
 VERSION = 1
 SPLITS = ("train", "val", "test")
 _SHARD = 64  # images per file
+_OWN_NAMES = {"image", "zarr.json", ".", ".."}  # in the group of a size, where layers have the names of concepts
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def write_quadruplets(
 
 
 def check(sample: Sample) -> None:
-    """Raise DataError unless shapes, types, split and the present/absent lists agree."""
+    """Raise DataError unless shapes, types, split, names of layers and the present/absent lists are right."""
     where = f"sample {sample.name!r} of {sample.source}"
     if sample.image.ndim != 3 or sample.image.shape[2] != 3 or sample.image.dtype != np.uint8:
         raise DataError(
@@ -251,6 +252,8 @@ def check(sample: Sample) -> None:
             raise DataError(
                 f"{where}: layer {key} is {layer.shape} {layer.dtype}, not {sample.image.shape[:2]} uint16"
             )
+        if not _OWN_NAMES.isdisjoint(key.split("/")):
+            raise DataError(f"{where}: no structure can be called {key!r}: the store needs that name; choose another")
         if not layer.any():
             raise DataError(f"{where}: layer {key} is empty, so it is absent or unknown, not present")
     if sample.mpp is not None and not 0.05 <= sample.mpp <= 50:
