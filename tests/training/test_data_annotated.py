@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from wsiseg.cli.main import main
 from wsiseg.errors import DataError
 from wsiseg.geojson import Annotation, write_geojson
+from wsiseg.review import REVIEW
 from wsiseg.slide import open_slide
 from wsiseg.testing import synthetic_slide
 from wsiseg.training.data.annotated import AnnotatedSlide, read_export, samples_of
@@ -86,6 +87,16 @@ def test_only_what_lies_in_a_region_is_cut_out_and_once(export: Path) -> None:
     entry.annotations[:] = [*regions, *entry.structures]
     names = [sample.name for sample in samples_of([entry, entry], MPP, "mine")]  # as of slide.svs in two folders
     assert len(names) == len(set(names)) == 2 * 5
+
+
+def test_what_a_person_rejected_shows_no_structure(export: Path, caplog: pytest.LogCaptureFixture) -> None:
+    [entry] = read_export(export)
+    rejected = replace(drawn("Gland", shapely.box(100, 600, 300, 700)), metadata={REVIEW: "rejected"})
+    with open(export / "1.geojson", "wb") as file:  # as `wsiseg view` keeps it
+        write_geojson([*entry.annotations, rejected], file)
+    [again] = read_export(export)
+    assert again.annotations == entry.annotations
+    assert "without 1 of 8 annotations that were rejected" in caplog.text
 
 
 def test_without_a_region_the_box_around_all_counts(export: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -27,6 +27,7 @@ from wsiseg.geojson import Annotation, read_geojson
 from wsiseg.mask import l0_origin
 from wsiseg.mask.raster import paint
 from wsiseg.qupath import query_class
+from wsiseg.review import is_kept
 from wsiseg.slide import open_slide
 from wsiseg.tiles.grid import tile_starts
 from wsiseg.training.data.chance import split_of
@@ -112,13 +113,19 @@ def _indexed(path: Path) -> list[AnnotatedSlide]:
 
 
 def _read_drawn(path: Path) -> list[Annotation]:
-    """The annotations of a file. Detections, cells and tiles are a program's, and the class of a cell is its own."""
+    """The annotations of a file that nobody rejected.
+
+    Detections, cells and tiles are a program's, and the class of a cell is its own.
+    """
     found = read_geojson(path)
     drawn = [a for a in found if a.object_type == "annotation"]
     if made := len(found) - len(drawn):
         text = "%s: left out %d of %d objects (detections, cells, tiles): only annotations show a structure"
         _log.warning(text, path, made, len(found))
-    return drawn
+    kept = [a for a in drawn if is_kept(a.metadata)]
+    if rejected := len(drawn) - len(kept):
+        _log.warning("%s: without %d of %d annotations that were rejected", path, rejected, len(drawn))
+    return kept
 
 
 def samples_of(slides: Sequence[AnnotatedSlide], mpp: float, source: str) -> Iterator[Sample]:
