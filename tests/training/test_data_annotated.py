@@ -16,7 +16,7 @@ from wsiseg.errors import DataError
 from wsiseg.geojson import Annotation, write_geojson
 from wsiseg.review import REVIEW
 from wsiseg.slide import open_slide
-from wsiseg.testing import synthetic_slide
+from wsiseg.testing import MARKERS, synthetic_slide
 from wsiseg.training.data.annotated import AnnotatedSlide, read_export, samples_of
 from wsiseg.training.data.store import QuadrupletStore
 
@@ -78,6 +78,24 @@ def test_what_was_drawn_keeps_its_size_wherever_its_corner_lies(sample_slide: Pa
     with open_slide(sample_slide) as slide:  # no edge of it is blanked
         m_corner = (corner - 1) // 2
         assert np.array_equal(sample.image, slide.read_at_mpp(m_corner, m_corner, 200, 150, slide.mpp[0] * 2))
+
+
+@pytest.mark.parametrize("origin", ["qupath", "slide"])
+def test_layers_lie_where_the_origin_of_the_file_puts_them(
+    tmp_path: Path, origin: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bounds = (768, 512)
+    frame = shapely.box(450, 250, 750, 550) - shapely.box(500, 300, 600, 400)
+    [truth] = synthetic_slide(tmp_path / "s.scn", {"olive": [frame]}, l0_bounds_xy=bounds)["olive"]
+    shift = bounds if origin == "qupath" else (0, 0)
+    outline = drawn("Gland", shapely.transform(truth, lambda l0_xy: l0_xy - shift))
+    with open(tmp_path / "s.geojson", "wb") as file:
+        write_geojson([outline, drawn("", shapely.box(9000, 0, 9100, 100))], file, run={"origin": origin})
+    [sample] = samples_of(read_export(tmp_path), 0.5, "mine")
+    painted = (sample.image == MARKERS["olive"]).all(axis=-1)
+    assert painted.any()
+    assert np.array_equal(sample.layers["gland"] > 0, painted)
+    assert "s.scn: 1 of 2 outlines lie outside the slide" in caplog.text
 
 
 def test_only_what_lies_in_a_region_is_cut_out_and_once(export: Path) -> None:
