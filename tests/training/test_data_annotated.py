@@ -126,6 +126,17 @@ def test_without_a_region_the_box_around_all_counts(export: Path, caplog: pytest
     assert sample.image.shape == (230, 250, 3)
 
 
+def test_a_class_that_only_asks_for_a_structure_is_that_structure(
+    sample_slide: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kinds = ["Please outline the nuclei", "outline the large glands", "Cells", "Non-tissue"]
+    annotations = [drawn(kind, shapely.box(100 * x, 100, 100 * x + 80, 180)) for x, kind in enumerate(kinds)]
+    [sample] = samples_of([AnnotatedSlide(sample_slide, annotations, None, "P7")], MPP, "mine")
+    assert sample.layers.keys() == {"nucleus", "outline_the_large_glands", "cells", "non-tissue"}
+    assert "Please outline the nuclei is taken for nuclei" in caplog.text
+    assert caplog.text.count("is taken for") == 1
+
+
 def test_the_command_makes_a_store_with_questions(export: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine.zarr"
     done = CliRunner().invoke(main, ["data", "import", "qupath", str(export), "--mpp", str(MPP), "--out", str(out)])

@@ -33,8 +33,9 @@ from wsiseg.review import is_kept
 from wsiseg.slide import open_slide
 from wsiseg.tiles.grid import tile_starts
 from wsiseg.training.data.chance import split_of
-from wsiseg.training.data.concepts import concept_named
+from wsiseg.training.data.concepts import concept_named, concept_of
 from wsiseg.training.data.importers import make_sample
+from wsiseg.training.data.queries import concept_asked
 from wsiseg.training.data.store import Sample
 
 TILE_PX = 512
@@ -221,7 +222,12 @@ def _concept(annotation: Annotation) -> str:
 
 @cache  # thousands of objects have the same few classes
 def _concept_of(classification: str) -> str:
-    return concept_named(query_class(classification))
+    name = query_class(classification)
+    key = concept_asked(name)  # the class of what `wsiseg segment` found is its query
+    if key is None:
+        return concept_named(name)
+    _log.warning("%s is taken for %s: give it another name if it is not that", name, concept_of(key).name)
+    return key
 
 
 def _is_region(annotation: Annotation) -> bool:

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from wsiseg.model.plain import PLAIN
+from wsiseg.model.plain import PLAIN, asked_for, known_names
 from wsiseg.training.data.absent import NONSENSE
 from wsiseg.training.data.chatter import chatter, no_word, words
 from wsiseg.training.data.concepts import CONCEPTS, concept_of
@@ -303,6 +303,22 @@ def names_of(concepts: Iterable[str]) -> dict[str, dict[str, str]]:
         for concept in map(concept_of, concepts)
         if not concept.held_back and concept is not NONSENSE
     }
+
+
+def concept_asked(text: str) -> str | None:
+    """The key of the structure of a body that `text`, read as a query, only asks for.
+
+    None if it may say more, and of a name alone.
+
+    >>> concept_asked("please outline the cells"), concept_asked("cells"), concept_asked("outline the large cells")
+    ('nucleus', None, None)
+    """
+    asked = text.casefold()
+    known = known_names(names_of(key for key, concept in CONCEPTS.items() if not concept.thing))
+    meant = asked_for(asked, known)
+    if meant is None or " ".join(re.findall(r"\w+", asked)) in known:
+        return None
+    return next(key for key, concept in CONCEPTS.items() if concept.name == meant[0])
 
 
 def _noun_words(concepts: Iterable[str]) -> list[str]:
