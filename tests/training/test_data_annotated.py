@@ -14,8 +14,9 @@ from click.testing import CliRunner
 from wsiseg.cli.main import main
 from wsiseg.errors import DataError
 from wsiseg.geojson import Annotation, write_geojson
+from wsiseg.review import REVIEW
 from wsiseg.slide import open_slide
-from wsiseg.testing import synthetic_slide
+from wsiseg.testing import MARKERS, synthetic_slide
 from wsiseg.training.data.annotated import AnnotatedSlide, read_export, samples_of
 from wsiseg.training.data.store import QuadrupletStore
 
@@ -79,6 +80,24 @@ def test_what_was_drawn_keeps_its_size_wherever_its_corner_lies(sample_slide: Pa
         assert np.array_equal(sample.image, slide.read_at_mpp(m_corner, m_corner, 200, 150, slide.mpp[0] * 2))
 
 
+@pytest.mark.parametrize("origin", ["qupath", "slide"])
+def test_layers_lie_where_the_origin_of_the_file_puts_them(
+    tmp_path: Path, origin: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bounds = (768, 512)
+    frame = shapely.box(450, 250, 750, 550) - shapely.box(500, 300, 600, 400)
+    [truth] = synthetic_slide(tmp_path / "s.scn", {"olive": [frame]}, l0_bounds_xy=bounds)["olive"]
+    shift = bounds if origin == "qupath" else (0, 0)
+    outline = drawn("Gland", shapely.transform(truth, lambda l0_xy: l0_xy - shift))
+    with open(tmp_path / "s.geojson", "wb") as file:
+        write_geojson([outline, drawn("", shapely.box(9000, 0, 9100, 100))], file, run={"origin": origin})
+    [sample] = samples_of(read_export(tmp_path), 0.5, "mine")
+    painted = (sample.image == MARKERS["olive"]).all(axis=-1)
+    assert painted.any()
+    assert np.array_equal(sample.layers["gland"] > 0, painted)
+    assert "s.scn: 1 of 2 outlines lie outside the slide" in caplog.text
+
+
 def test_only_what_lies_in_a_region_is_cut_out_and_once(export: Path) -> None:
     [entry] = read_export(export)
     corner = shapely.box(0, 0, 2900, 100) | shapely.box(0, 0, 100, 2900)
@@ -88,6 +107,16 @@ def test_only_what_lies_in_a_region_is_cut_out_and_once(export: Path) -> None:
     assert len(names) == len(set(names)) == 2 * 5
 
 
+def test_what_a_person_rejected_shows_no_structure(export: Path, caplog: pytest.LogCaptureFixture) -> None:
+    [entry] = read_export(export)
+    rejected = replace(drawn("Gland", shapely.box(100, 600, 300, 700)), metadata={REVIEW: "rejected"})
+    with open(export / "1.geojson", "wb") as file:  # as `wsiseg view` keeps it
+        write_geojson([*entry.annotations, rejected], file)
+    [again] = read_export(export)
+    assert again.annotations == entry.annotations
+    assert "without 1 of 8 annotations that were rejected" in caplog.text
+
+
 def test_without_a_region_the_box_around_all_counts(export: Path, caplog: pytest.LogCaptureFixture) -> None:
     [entry] = read_export(export)
     entry.annotations[:] = entry.structures
@@ -95,6 +124,17 @@ def test_without_a_region_the_box_around_all_counts(export: Path, caplog: pytest
         [sample] = samples_of([entry], MPP, "mine")
     assert "Region*" in caplog.text
     assert sample.image.shape == (230, 250, 3)
+
+
+def test_a_class_that_only_asks_for_a_structure_is_that_structure(
+    sample_slide: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kinds = ["Please outline the nuclei", "outline the large glands", "Cells", "Non-tissue"]
+    annotations = [drawn(kind, shapely.box(100 * x, 100, 100 * x + 80, 180)) for x, kind in enumerate(kinds)]
+    [sample] = samples_of([AnnotatedSlide(sample_slide, annotations, None, "P7")], MPP, "mine")
+    assert sample.layers.keys() == {"nucleus", "outline_the_large_glands", "cells", "non-tissue"}
+    assert "Please outline the nuclei is taken for nuclei" in caplog.text
+    assert caplog.text.count("is taken for") == 1
 
 
 def test_the_command_makes_a_store_with_questions(export: Path, tmp_path: Path) -> None:

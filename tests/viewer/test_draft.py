@@ -163,7 +163,10 @@ def test_another_slide_of_the_same_name_leaves_the_draft_alone(tmp_path: Path, m
         assert Session(one).take_draft()["edits"]["colors"] == {"olive": (1, 2, 3)}
 
 
-def test_what_was_deleted_is_found_anew_and_as_another_object(slide_path: Path, geojson: Path) -> None:
+def test_what_was_deleted_is_found_anew_and_as_another_object(
+    slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with open_slide(slide_path) as slide:
         session = Session(slide)
         olive = segment(slide_path, "olive", model=MODEL)

@@ -13,25 +13,29 @@ import csv
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import shapely
 
+from wsiseg.belonging import misplaced, origin_of
 from wsiseg.errors import DataError, MissingMppError
 from wsiseg.fleet.jobs import IMAGE_SUFFIXES, SLIDE_SUFFIXES
-from wsiseg.geojson import Annotation, read_geojson
+from wsiseg.geojson import Annotation, read_collection
 from wsiseg.mask import l0_origin
 from wsiseg.mask.raster import paint
 from wsiseg.qupath import query_class
+from wsiseg.review import is_kept
 from wsiseg.slide import open_slide
 from wsiseg.tiles.grid import tile_starts
 from wsiseg.training.data.chance import split_of
-from wsiseg.training.data.concepts import concept_named
+from wsiseg.training.data.concepts import concept_named, concept_of
 from wsiseg.training.data.importers import make_sample
+from wsiseg.training.data.queries import concept_asked
 from wsiseg.training.data.store import Sample
 
 TILE_PX = 512
@@ -42,12 +46,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AnnotatedSlide:
-    """A slide with its annotations, in pixels as QuPath counts them; `slide_mpp` None: as the file says."""
+    """A slide with its annotations, in level-0 pixels; `slide_mpp` None: as the file says.
+
+    run: the member `wsiseg` of their GeoJSON, which says where (0, 0) of them lies; QuPath's exports have none.
+    """
 
     slide: Path
     annotations: list[Annotation]
     slide_mpp: float | None
     patient: str
+    run: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def structures(self) -> list[Annotation]:
@@ -84,7 +92,8 @@ def _paired(folder: Path) -> list[AnnotatedSlide]:
                 f"{path} needs the one slide of its name beside it, and there are {len(named)}; "
                 f"or run export.groovy on the QuPath project, which writes {INDEX}"
             )
-        found.append(AnnotatedSlide(named[0], _read_drawn(path), None, named[0].stem))
+        annotations, run = _read_drawn(path)
+        found.append(AnnotatedSlide(named[0], annotations, None, named[0].stem, run))
     return found
 
 
@@ -106,19 +115,26 @@ def _indexed(path: Path) -> list[AnnotatedSlide]:
             slide_mpp = float(stated) if stated else None
         except ValueError:
             raise DataError(f"{path}, line {line}: mpp is {stated!r}, not a number") from None
-        annotations = _read_drawn(folder / (row["geojson"] or ""))
-        found.append(AnnotatedSlide(slide, annotations, slide_mpp, (row.get("patient") or "").strip() or slide.stem))
+        annotations, run = _read_drawn(folder / (row["geojson"] or ""))
+        patient = (row.get("patient") or "").strip() or slide.stem
+        found.append(AnnotatedSlide(slide, annotations, slide_mpp, patient, run))
     return found
 
 
-def _read_drawn(path: Path) -> list[Annotation]:
-    """The annotations of a file. Detections, cells and tiles are a program's, and the class of a cell is its own."""
-    found = read_geojson(path)
+def _read_drawn(path: Path) -> tuple[list[Annotation], dict[str, Any]]:
+    """The annotations of a file that nobody rejected, and its member `wsiseg`.
+
+    Detections, cells and tiles are a program's, and the class of a cell is its own.
+    """
+    found, run = read_collection(path)
     drawn = [a for a in found if a.object_type == "annotation"]
     if made := len(found) - len(drawn):
         text = "%s: left out %d of %d objects (detections, cells, tiles): only annotations show a structure"
         _log.warning(text, path, made, len(found))
-    return drawn
+    kept = [a for a in drawn if is_kept(a.metadata)]
+    if rejected := len(drawn) - len(kept):
+        _log.warning("%s: without %d of %d annotations that were rejected", path, rejected, len(drawn))
+    return kept, run
 
 
 def samples_of(slides: Sequence[AnnotatedSlide], mpp: float, source: str) -> Iterator[Sample]:
@@ -149,7 +165,10 @@ def samples_of(slides: Sequence[AnnotatedSlide], mpp: float, source: str) -> Ite
 
 def _tiles(entry: AnnotatedSlide, name: str, classes: list[str], mpp: float, source: str) -> Iterator[Sample]:
     with open_slide(entry.slide, slide_mpp=entry.slide_mpp) as slide:
-        l0_start, l0_per_m = np.array(l0_origin(slide.l0_bounds, "qupath")), np.array(slide.l0_per_m(mpp))
+        origin = origin_of(entry.run)
+        if warning := misplaced(entry.annotations, entry.run, slide, origin):
+            _log.warning("%s: %s", entry.slide, warning)
+        l0_start, l0_per_m = np.array(l0_origin(slide.l0_bounds, origin)), np.array(slide.l0_per_m(mpp))
 
         def to_m(annotations: Sequence[Annotation]) -> np.ndarray:
             polygons = np.array([annotation.geometry for annotation in annotations], object)
@@ -203,7 +222,12 @@ def _concept(annotation: Annotation) -> str:
 
 @cache  # thousands of objects have the same few classes
 def _concept_of(classification: str) -> str:
-    return concept_named(query_class(classification))
+    name = query_class(classification)
+    key = concept_asked(name)  # the class of what `wsiseg segment` found is its query
+    if key is None:
+        return concept_named(name)
+    _log.warning("%s is taken for %s: give it another name if it is not that", name, concept_of(key).name)
+    return key
 
 
 def _is_region(annotation: Annotation) -> bool:

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from wsiseg.model.plain import PLAIN
+from wsiseg.model.plain import PLAIN, asked_for, known_names
 from wsiseg.training.data.absent import NONSENSE
 from wsiseg.training.data.chatter import chatter, no_word, words
 from wsiseg.training.data.concepts import CONCEPTS, concept_of
@@ -303,6 +303,25 @@ def names_of(concepts: Iterable[str]) -> dict[str, dict[str, str]]:
         for concept in map(concept_of, concepts)
         if not concept.held_back and concept is not NONSENSE
     }
+
+
+def concept_asked(text: str) -> str | None:
+    """The key of the structure of a body that `text`, a query that begins with "outline" or the like, only asks for.
+
+    None if it may say more, and of whatever else is a label.
+
+    >>> concept_asked("outline the cells"), concept_asked("cells, probably"), concept_asked("outline the large cells")
+    ('nucleus', None, None)
+    """
+    asked = text.casefold()
+    verbs = {verb for split in VERBS.values() for verb, _ in split} | {"please"}
+    if asked.split()[:1] and asked.split()[0] not in verbs:
+        return None
+    known = known_names(names_of(key for key, concept in CONCEPTS.items() if not concept.thing))
+    meant = asked_for(asked, known)
+    if meant is None:
+        return None
+    return next(key for key, concept in CONCEPTS.items() if concept.name == meant[0])
 
 
 def _noun_words(concepts: Iterable[str]) -> list[str]:
