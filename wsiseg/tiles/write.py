@@ -58,7 +58,13 @@ def write_store(
     """
     folder = Path(path)
     level = slide.level_for_mpp(grid.spec.mpp)[0]
-    wanted = StoreAttributes.of(grid, level=level, software=f"wsiseg {__version__}", pixels=pixels)
+    wanted = StoreAttributes.of(
+        grid,
+        level=level,
+        software=f"wsiseg {__version__}",
+        pixels=pixels,
+        backend=None if pixels else slide.backend,
+    )
     if folder.is_file():
         raise StoreError(f"{folder} is a file, not a tile store: choose another --out")
     make_folder(folder)
