@@ -81,6 +81,13 @@ def test_a_slide_that_lies_about_its_dimensions_is_refused(
         open_slide(path, backend=backend)
 
 
+@pytest.mark.parametrize("tag", ["TileWidth", "TileLength"])
+def test_tiles_without_a_size_are_one_sentence(sound: Path, tmp_path: Path, tag: str) -> None:
+    path = with_tag(sound, tmp_path / "odd.tif", tag, 0)
+    with pytest.raises(SlideError, match=r"odd\.tif cannot be used: its header is damaged"):
+        open_slide(path, backend="tiffslide")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a named pipe")
 def test_a_slide_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "hangs.svs")
