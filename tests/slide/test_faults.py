@@ -122,10 +122,11 @@ def test_a_slide_with_a_read_under_way_is_not_closed_under_it(sound: Path) -> No
     assert closed == [True]
 
 
-def test_errors_come_through_and_a_timeout_must_be_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("timeout", ["soon", "inf", "-1"])
+def test_errors_come_through_and_a_timeout_must_be_a_number(monkeypatch: pytest.MonkeyPatch, timeout: str) -> None:
     with pytest.raises(ZeroDivisionError):
         patiently("x", lambda: 1 / 0)
-    monkeypatch.setenv("WSISEG_READ_TIMEOUT", "soon")
+    monkeypatch.setenv("WSISEG_READ_TIMEOUT", timeout)
     with pytest.raises(WsisegError, match="must be a number of seconds"):
         patiently("x", lambda: 1)
 
