@@ -25,9 +25,10 @@ def command(slide: str, as_json: bool, slide_mpp: Any, backend: str | None) -> N
     with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
         facts = describe(opened)
     if as_json:
-        import orjson
+        import json
 
-        click.echo(orjson.dumps(facts, option=orjson.OPT_INDENT_2))
+        # Not orjson, which refuses the surrogates of a name on disk that is no text.
+        click.echo(json.dumps(facts, indent=2, ensure_ascii=False).encode("utf-8", "replace"))
     else:
         print_table(facts)
 

@@ -64,3 +64,12 @@ def test_the_list_names_every_part_with_its_licence() -> None:
     for entry in PUBLISHED.values():
         assert entry.name in listed
         assert entry.licence in listed
+
+
+def test_a_folder_without_its_tokenizer_is_one_line(parts: Path) -> None:
+    start = ["--language", parts / "qwen", "--pathology", f"uni={parts / 'uni'}"]
+    models("build", parts / "out", *start, "--sam", parts / "sam.pth")
+    (parts / "out/tokenizer.json").unlink()
+    done = models("show", parts / "out")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == f"wsiseg: error: {parts / 'out'} lacks tokenizer.json; is the folder complete?\n"

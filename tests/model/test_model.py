@@ -139,6 +139,14 @@ def test_tied_embeddings_stay_tied_and_are_stored_once(tmp_path: Path) -> None:
         (lambda folder: (folder / "config.json").write_text('{"nme": "x"}'), "unknown field nme"),
         (lambda folder: (folder / "config.json").write_text('{"tile_size": "big"}'), "tile_size must be int"),
         (lambda folder: _change_config(folder, image={"mean": ["high", 0, 0]}), "image.mean must be float, not 'high'"),
+        (
+            lambda folder: _change_config(folder, pathology={"kind": "dinov2"}),
+            "pathology.arguments .* missing .*'depth'",
+        ),
+        (
+            lambda folder: _change_config(folder, pathology={"kind": "dinov2", "arguments": {"dept": 1}}),
+            "pathology.arguments .* unexpected .*'dept'",
+        ),
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot read the tokenizer"),
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),

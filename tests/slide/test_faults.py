@@ -81,6 +81,13 @@ def test_a_slide_that_lies_about_its_dimensions_is_refused(
         open_slide(path, backend=backend)
 
 
+@pytest.mark.parametrize("tag", ["TileWidth", "TileLength"])
+def test_tiles_without_a_size_are_one_sentence(sound: Path, tmp_path: Path, tag: str) -> None:
+    path = with_tag(sound, tmp_path / "odd.tif", tag, 0)
+    with pytest.raises(SlideError, match=r"odd\.tif cannot be used: its header is damaged"):
+        open_slide(path, backend="tiffslide")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a named pipe")
 def test_a_slide_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "hangs.svs")
@@ -115,10 +122,11 @@ def test_a_slide_with_a_read_under_way_is_not_closed_under_it(sound: Path) -> No
     assert closed == [True]
 
 
-def test_errors_come_through_and_a_timeout_must_be_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("timeout", ["soon", "inf", "-1"])
+def test_errors_come_through_and_a_timeout_must_be_a_number(monkeypatch: pytest.MonkeyPatch, timeout: str) -> None:
     with pytest.raises(ZeroDivisionError):
         patiently("x", lambda: 1 / 0)
-    monkeypatch.setenv("WSISEG_READ_TIMEOUT", "soon")
+    monkeypatch.setenv("WSISEG_READ_TIMEOUT", timeout)
     with pytest.raises(WsisegError, match="must be a number of seconds"):
         patiently("x", lambda: 1)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,14 @@ def test_info_says_what_to_do_about_a_missing_scale(tmp_path: Path) -> None:
         info.command, [str(tmp_path / "a.png"), "--slide-mpp", "0.5,0.25", "--json"]
     )
     assert orjson.loads(supplied.stdout)["mpp"] == [0.5, 0.25]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_info_of_a_name_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"f\xfcnf.png")
+    Image.fromarray(smooth(30, 20)).save(path)
+    result = CliRunner().invoke(info.command, [str(path), "--json"], catch_exceptions=False)
+    assert orjson.loads(result.stdout)["source"] == str(tmp_path / "f?nf.png")
 
 
 def test_info_of_nothing() -> None:

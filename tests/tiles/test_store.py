@@ -219,8 +219,9 @@ def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path, grid: Any) -
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "figures" / "tissue").mkdir(parents=True)  # a name that arrays of a store have, too
     (tmp_path / "figures" / "tissue" / "slide.png").write_text("mine")
+    zarr.create_array(tmp_path / "arrays" / "pixels", shape=(9,), dtype="uint8")[...] = 1
     before = sorted(tmp_path.rglob("*"))
-    for target in (tmp_path, tmp_path / "notes.txt", tmp_path / "figures"):
+    for target in (tmp_path, tmp_path / "notes.txt", tmp_path / "figures", tmp_path / "arrays"):
         assert not is_store(target)
         with pytest.raises(StoreError, match="choose another --out"):
             write_store(SLIDE, grid, target)

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from tests.signals import heed_interrupts
 from wsiseg.cli.main import main
+from wsiseg.errors import StoreError
 from wsiseg.testing import synthetic_slide
 from wsiseg.tiles import GridSpec, TileStore
 
@@ -90,6 +91,31 @@ def test_a_folder_of_slides_becomes_a_folder_of_stores(slide: Path, tmp_path: Pa
         assert not (store.path / "pixels").exists()
     left = [path.name for path in (tmp_path / "stores").rglob("*") if path.name.endswith((".claim", ".tmp"))]
     assert left == []
+
+
+def test_a_store_without_pixels_finds_its_slide_from_any_folder_as_it_was_read_then(
+    slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Trap: with the backend that the content would choose, the slide has another vendor.
+    for name in ("slides", "stores", "elsewhere"):
+        (tmp_path / name).mkdir()
+    shutil.copy(slide, tmp_path / "slides" / "slide.tif")
+    monkeypatch.chdir(tmp_path / "slides")
+    made = tile("slide.tif", "--out", tmp_path / "stores" / "s.zarr", "--no-pixels", "--backend", "image", "--mpp", 1)
+    assert made.exit_code == 0, made.stderr
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    store = TileStore.open(tmp_path / "stores" / "s.zarr")
+    expected = store.tiles([0])
+    for content in (b"no slide", None):  # an empty disk in its place, say, and nothing
+        shutil.copy(slide, tmp_path / "stores" / "slide.tif")
+        if content:
+            (tmp_path / "slides" / "slide.tif").write_bytes(content)
+        else:
+            (tmp_path / "slides" / "slide.tif").unlink()
+        assert (store.tiles([0]) == expected).all()
+    (tmp_path / "stores" / "slide.tif").write_bytes(b"no slide")
+    with pytest.raises(StoreError, match=r"holds no pixels and its slide cannot be read: .*stores/slide\.tif"):
+        store.tiles([0])
 
 
 def test_another_grid_is_refused(slide: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.model.published import small_sam, write_dinov2, write_qwen
 from wsiseg.cli.models import command as models
 from wsiseg.errors import ModelError
 from wsiseg.model import load_model
-from wsiseg.model.base import name_base
+from wsiseg.model.base import find_base, name_base
 from wsiseg.model.build import build_folder
 from wsiseg.model.folder import folder_fingerprint, load_folder, own_tensors, save_changes, save_model, stored_tensors
 from wsiseg.training.sft import SftRecipe, train
@@ -136,3 +136,20 @@ def test_another_base_is_refused_and_a_missing_one_is_asked_for(begun: Path, tmp
     shutil.rmtree(tmp_path / "start")
     with pytest.raises(ModelError, match=r"lies neither in .*copy it there, or build it again from language model"):
         load_folder(run / "model")
+
+
+def test_a_base_that_is_called_as_the_model_itself_is_found_beside_the_run(begun: Path, tmp_path: Path) -> None:
+    # Trap: training calls all that it writes `model`, the base of a second stage too.
+    model = load_folder(begun)
+    set_trainable(model, TuningRecipe(tuning="lora"))
+    base = begun
+    for run in (tmp_path / "sft", tmp_path / "rl"):
+        run.mkdir()
+        name_base(base, run)
+        save_changes(model, changes(model), run / "model", run)
+        base = run / "model"
+    shutil.move(tmp_path / "sft" / "model", tmp_path / "model")
+    assert find_base(tmp_path / "rl" / "model") == tmp_path / "model"
+    shutil.rmtree(tmp_path / "model")
+    with pytest.raises(ModelError, match=r"lies neither in .*copy it there"):
+        find_base(tmp_path / "rl" / "model")

@@ -58,8 +58,10 @@ def find_base(folder: Path) -> Path:
         ModelError: it is missing, in part or as a whole, or it is another one.
     """
     files, lay = base_files(folder), Path(field(read_json(folder / BASE), "folder", folder / BASE))
-    parents = folder.resolve().parents
+    own = folder.resolve()
+    parents = own.parents
     places = list(dict.fromkeys([lay, parents[0] / lay.name, parents[min(1, len(parents) - 1)] / lay.name]))
+    places = [place for place in places if place != own]  # the base of a run's model is mostly called `model`, too
     found = next((place for place in places if (place / next(iter(files))).is_file()), None)
     if found is None:
         sources = "; ".join(f"{part.role} {part.source}" for part in load_config(folder / "config.json").parts)

@@ -233,8 +233,14 @@ def caution(folder: Path) -> str:
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """Hex digest of configuration, tokenizer and weights: two models with the same one answer alike."""
+    """Hex digest of configuration, tokenizer and weights: two models with the same one answer alike.
+
+    Raises:
+        ModelError: one of them is missing.
+    """
     files = [folder / CONFIG, folder / TOKENIZER, *weight_files(folder), *[folder / BASE] * is_partial(folder)]
+    if missing := [path.name for path in files if not path.is_file()]:
+        raise ModelError(f"{folder} lacks {', '.join(missing)}; is the folder complete?")
     # Training may write the folder anew while this process lives.
     written = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
     return _fingerprint_of(folder.resolve(), written)

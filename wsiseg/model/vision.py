@@ -45,9 +45,12 @@ class PathologyTower(nn.Module):
             if config.width != CHANNELS[16] + CHANNELS[32] or config.patch_size != 16:
                 raise ModelError("the efficientnet pathology encoder has 432 channels at stride 16")
         elif config.kind == "dinov2":
-            self.encoder = Dinov2(
-                width=config.width, patch_size=config.patch_size, grid=config.grid, **config.arguments
-            )
+            try:
+                self.encoder = Dinov2(
+                    width=config.width, patch_size=config.patch_size, grid=config.grid, **config.arguments
+                )
+            except TypeError as error:  # of foreign origin: names that it does not have, or not all that it needs
+                raise ModelError(f"pathology.arguments make no dinov2 encoder: {error}") from error
         else:
             raise ModelError(f"pathology encoder must be 'efficientnet' or 'dinov2', not {config.kind!r}")
         self.projector = make_projector(config.width, hidden_size)

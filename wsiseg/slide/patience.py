@@ -86,7 +86,7 @@ def read_timeout_s() -> float:
         seconds = float(said) if said else TIMEOUT_S
     except ValueError:
         seconds = math.nan
-    if not seconds > 0:
+    if not (seconds > 0 and math.isfinite(seconds)):
         raise WsisegError(f"{TIMEOUT_VARIABLE}={said}: it must be a number of seconds, such as 120")
     return seconds
 

@@ -104,13 +104,21 @@ def _header(source: str, handle: Any) -> Header:
         series = handle.ts_tifffile.series[properties["tiffslide.series-index"]]
     except Exception as error:
         raise SlideError(f"tiffslide cannot use {source}: {type(error).__name__}: {error}") from error
-    _check_pixels(source, handle, series)
-    for every in handle.ts_tifffile.series:
-        for level in every.levels:
-            page = level.keyframe
-            page.nodata = WHITE  # tiles that were not scanned, black otherwise
-            if page.compression == tifffile.COMPRESSION.JPEG and not handle.ts_tifffile.is_ndpi:  # cut into pieces
-                page.decode = _refusing_cut_off(page.decode)
+    try:
+        _check_pixels(source, handle, series)
+        for every in handle.ts_tifffile.series:
+            for level in every.levels:
+                page = level.keyframe
+                page.nodata = WHITE  # tiles that were not scanned, black otherwise
+                if page.compression == tifffile.COMPRESSION.JPEG and not handle.ts_tifffile.is_ndpi:  # cut into pieces
+                    page.decode = _refusing_cut_off(page.decode)
+    except SlideError:
+        raise
+    except Exception as error:  # numbers that fit nothing, from tiles of width 0 to offsets that are missing
+        raise SlideError(
+            f"{source} cannot be used: its header is damaged ({type(error).__name__}: {error}); "
+            "copy or download the slide again"
+        ) from error
     mpp_x, mpp_y = properties["tiffslide.mpp-x"], properties["tiffslide.mpp-y"]
     if handle.ts_tifffile.is_ome:
         ome_x, ome_y = ome_mpp(handle.ts_tifffile.ome_metadata or "", handle.dimensions)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from wsiseg.errors import StoreError
 from wsiseg.files import atomic_write
+from wsiseg.slide.source import is_url
 from wsiseg.strict import record_of
 from wsiseg.tiles.grid import Grid, GridSpec, SlideIdentity
 
@@ -24,6 +25,7 @@ class StoreAttributes:
     level: of the slide, that the pixels were read from. pixels: whether the store holds them.
     left_out: the tiles that could not be decoded, and have none.
     grid_fingerprint: of `Grid`, corners included.
+    backend: which one reads the slide again; None in a store with pixels, and in one of an earlier version.
     """
 
     spec: GridSpec
@@ -37,12 +39,17 @@ class StoreAttributes:
     pixels: bool = True
     complete: bool = False
     left_out: tuple[int, ...] = ()
+    backend: str | None = None
 
     @classmethod
-    def of(cls, grid: Grid, *, level: int, software: str, pixels: bool = True) -> StoreAttributes:
+    def of(
+        cls, grid: Grid, *, level: int, software: str, pixels: bool = True, backend: str | None = None
+    ) -> StoreAttributes:
+        source = grid.slide.source
         return cls(
             spec=grid.spec,
-            slide=grid.slide,
+            # Absolute: who opens the store may be working in another folder.
+            slide=grid.slide if is_url(source) else replace(grid.slide, source=os.path.abspath(source)),
             m_width=grid.m_width,
             m_height=grid.m_height,
             tiles=len(grid),
@@ -50,10 +57,14 @@ class StoreAttributes:
             grid_fingerprint=grid.fingerprint,
             software=software,
             pixels=pixels,
+            backend=backend,
         )
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": KIND, "format": FORMAT, **asdict(self)}
+        said = {"kind": KIND, "format": FORMAT, **asdict(self)}
+        if self.backend is None:
+            del said["backend"]
+        return said
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:
@@ -101,7 +112,8 @@ def parse_attributes(raw: object) -> StoreAttributes:
     if raw.get("format") != FORMAT:
         raise StoreError(f"tile store of format {raw.get('format')!r}; this wsiseg reads format {FORMAT}")
     try:
-        attributes = record_of(StoreAttributes, {k: v for k, v in raw.items() if k not in ("kind", "format")})
+        own = {key: value for key, value in raw.items() if key not in ("kind", "format")}
+        attributes = record_of(StoreAttributes, {"backend": None} | own)
     except ValueError as error:
         raise StoreError(f"tile store attributes: {error}") from error
     sizes = ("slide.l0_width", "slide.l0_height", "slide.mpp_x", "slide.mpp_y", "m_width", "m_height")

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsiseg.errors import StoreError
+from wsiseg.errors import SlideError, StoreError
 from wsiseg.slide.source import is_url
 from wsiseg.tiles.ahead import read_ahead
 from wsiseg.tiles.attributes import StoreAttributes, explain_difference, read_attributes
@@ -143,7 +143,11 @@ class TileStore:
         for source in (identity.source, beside):
             if not is_url(source) and not Path(source).exists():
                 continue
-            slide = open_slide(source, slide_mpp=(identity.mpp_x, identity.mpp_y))
+            try:
+                slide = open_slide(source, backend=self.attributes.backend, slide_mpp=(identity.mpp_x, identity.mpp_y))
+            except SlideError as error:  # here; it may lie in the other place
+                reason = str(error)
+                continue
             if replace(SlideIdentity.of(slide), source=identity.source) == identity:
                 return slide
             slide.close()

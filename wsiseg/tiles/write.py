@@ -1,7 +1,7 @@
 """Write the tiles of a slide into a store, and finish one that was begun.
 
-A store is built in three steps, each whole or absent: the arrays' metadata, sealed by the group's
-`zarr.json`; one shard after another; `complete` in the group. Killed anywhere, the next run goes on from what
+A store is built in three steps, each whole or absent: the arrays' metadata, begun with a mark and sealed by the
+group's `zarr.json`; one shard after another; `complete` in the group. Killed anywhere, the next run goes on from what
 is whole, and the finished store is the same byte for byte.
 """
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from wsiseg.slide import Slide
 
 ARRAYS = ("pixels", "m_xy", "tissue")
+BEGUN = ".begun.tmp"  # lies beside arrays until the group's zarr.json says whose they are
 
 
 def write_store(
@@ -58,7 +59,13 @@ def write_store(
     """
     folder = Path(path)
     level = slide.level_for_mpp(grid.spec.mpp)[0]
-    wanted = StoreAttributes.of(grid, level=level, software=f"wsiseg {__version__}", pixels=pixels)
+    wanted = StoreAttributes.of(
+        grid,
+        level=level,
+        software=f"wsiseg {__version__}",
+        pixels=pixels,
+        backend=None if pixels else slide.backend,
+    )
     if folder.is_file():
         raise StoreError(f"{folder} is a file, not a tile store: choose another --out")
     make_folder(folder)
@@ -154,6 +161,7 @@ def _write_skeleton(folder: Path, grid: Grid, attributes: StoreAttributes) -> No
 
     tiles, size = len(grid), grid.spec.tile_size
     try:
+        (folder / BEGUN).touch()
         for name in ARRAYS:  # what an interrupted run left
             shutil.rmtree(folder / name, ignore_errors=True)
         if attributes.pixels:
@@ -186,9 +194,10 @@ def _write_skeleton(folder: Path, grid: Grid, attributes: StoreAttributes) -> No
 
 
 def _is_leftover(entry: Path) -> bool:
-    """Whether an interrupted run left this; a folder of the user's may be called `tissue` or `pixels`, too."""
+    """Whether an interrupted run left this; a folder or array of the user's may be called `tissue` or `pixels`, too."""
     if entry.name in ARRAYS and entry.is_dir():
-        return all(part.name in ("zarr.json", "c") or part.suffix == ".partial" for part in entry.iterdir())
+        ours = entry.with_name(BEGUN).exists()
+        return ours and all(part.name in ("zarr.json", "c") or part.suffix == ".partial" for part in entry.iterdir())
     return entry.name.startswith(".") and entry.suffix == ".tmp"
 
 

@@ -237,6 +237,7 @@ NORM = "model.norm.weight"
         (lambda p: edit_sam(p, lambda s: s.pop("mask_decoder.iou_token.weight")), "MedSAM .*missing: .*iou_token"),
         (lambda p: edit_sam(p, lambda s: s.pop("image_encoder.pos_embed")), "not a SAM checkpoint"),
         (lambda p: (p / "medsam_vit_b.pth").write_bytes(b"<html>"), r"damaged, or no checkpoint .*weights$"),
+        (lambda p: (p / "medsam_vit_b.pth").write_text("Repository not found"), "is not loaded: .*no checkpoint"),
         (lambda p: torch.save({"a": Path()}, p / "medsam_vit_b.pth"), "is not loaded: .*holds more than weights"),
     ],
 )
