@@ -49,7 +49,8 @@ def test_an_empty_query_is_refused(query: str | list[str]) -> None:
     [
         ({"threshold": 0.0}, "threshold 0.0 must be above 0 and at most 1"),
         ({"threshold": 7.0}, "threshold 7.0 must be above 0 and at most 1"),
-        ({"batch_size": 0}, "batch_size 0 must be at least 1"),
+        ({"batch_size": 2.5}, "batch_size 2.5 must be a whole number from 1"),
+        ({"batch_size": 0}, "batch_size 0 must be a whole number from 1"),
         ({"mpp": 0.0}, "mpp 0.0 must be above 0"),
         ({"min_area_um2": np.nan}, "min_area_um2 nan must be 0 or more"),
         ({"simplify_um": -1.0}, "simplify_um -1.0 must be 0 or more"),
@@ -73,6 +74,7 @@ def test_a_picture_in_memory_is_told_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("box", "said"),
     [
+        (("0", 0, 1, 1), "the region '0',0,1,1 has no area"),
         ((0, 0, 0, 9), "has no area"),
         ((0, 0, 9), "x, y, width and height"),
         ((5,), "x, y, width and height"),

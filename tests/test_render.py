@@ -120,7 +120,7 @@ def test_the_scale_bar_is_of_the_scale_that_the_outlines_were_made_with(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("width_um", "bar_um"), [(1100, 200), (80, 20), (79, 10), (50_000, 10_000), (3, 0.5)]
+    ("width_um", "bar_um"), [(1100, 200), (80, 20), (79, 10), (50_000, 10_000), (3, 0.5), (2500 * 0.16, 100)]
 )
 def test_scale_bars_are_round(width_um: float, bar_um: float) -> None:
     assert scale_bar_um(width_um) == pytest.approx(bar_um)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import get_args
 
 import numpy as np
@@ -53,7 +55,7 @@ def check_parameters(
         (min_area_um2 >= 0, f"min_area_um2 {min_area_um2} must be 0 or more"),
         (simplify_um is None or simplify_um >= 0, f"simplify_um {simplify_um} must be 0 or more"),
         (origin in get_args(Origin), f"origin {origin!r} must be {' or '.join(get_args(Origin))}"),
-        (batch_size >= 1, f"batch_size {batch_size} must be at least 1"),
+        (batch_size >= 1 and batch_size == int(batch_size), f"batch_size {batch_size} must be a whole number from 1"),
         (on_bad_tile in get_args(OnBadTile), f"on_bad_tile {on_bad_tile!r} must be {' or '.join(get_args(OnBadTile))}"),
     ]
     for kept, said in rules:
@@ -126,7 +128,8 @@ def l0_region_of(region: Box, opened: Slide | TileStore, origin: Origin) -> Box:
     """`region` in level-0 pixels of the whole slide. QueryError if it holds nothing of it."""
     if isinstance(opened, TileStore):
         raise StoreError(f"{opened.path} is a tile store: a region can only be asked of a slide")
-    if not (len(region) == 4 and np.isfinite(region).all() and min(region[2:]) > 0):
+    is_box = len(region) == 4 and all(isinstance(value, Real) and math.isfinite(value) for value in region)
+    if not (is_box and min(region[2:]) > 0):
         raise QueryError(f"the region {_said(region)} has no area: give x, y, width and height in pixels")
     l0_dx, l0_dy = l0_origin(opened.l0_bounds, origin)
     l0_box = (region[0] + l0_dx, region[1] + l0_dy, *region[2:])
@@ -136,7 +139,7 @@ def l0_region_of(region: Box, opened: Slide | TileStore, origin: Origin) -> Box:
 
 
 def _said(region: Box) -> str:
-    return ",".join(f"{value:g}" for value in region)
+    return ",".join(f"{value:g}" if isinstance(value, Real) else repr(value) for value in region)
 
 
 def check_source(opened: Slide | TileStore, skipped: int, total: int) -> None:

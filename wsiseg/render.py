@@ -81,8 +81,9 @@ def scale_bar_um(width_um: float) -> float:
     >>> scale_bar_um(1100)
     200.0
     """
-    power = 10.0 ** math.floor(math.log10(width_um / 4))
-    return max(step * power for step in (1, 2, 5) if step * power <= width_um / 4)
+    quarter = width_um / 4 * (1 + 1e-9)  # 2,500 px of 0.16 µm are a bit less than 400 µm
+    power = 10.0 ** math.floor(math.log10(quarter))
+    return max(step * power for step in (1, 2, 5) if step * power <= quarter)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

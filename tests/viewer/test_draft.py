@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+import shapely
 from starlette.testclient import TestClient
 
 from tests.viewer.conftest import HOME, MODEL, PORT, TOKEN, events, header
 from wsiseg.errors import ViewerError
 from wsiseg.geojson import Annotation, read_collection, write_geojson
+from wsiseg.mask.shapes import rings_of
 from wsiseg.pipeline import segment
 from wsiseg.slide import Slide, open_slide
 from wsiseg.testing import disk, synthetic_slide
@@ -177,3 +179,30 @@ def test_what_was_deleted_is_found_anew_and_as_another_object(
         assert session.add(olive) == 0
         ids = [annotation.id for annotation in session.annotations]
         assert len(set(ids)) == len(ids)
+
+
+def test_an_outline_that_was_moved_is_compared_where_it_is_now(
+    slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with open_slide(slide_path) as slide:
+        session = Session(slide)
+        olive = segment(slide_path, "olive", model=MODEL)
+        session.add(olive)
+        rings, _, _ = rings_of(np.array([session.annotations[0].geometry], object))
+        away = Edits(rings={0: [np.add(shapely.get_coordinates(ring), (0, 5000)) for ring in rings]})
+        session.keep_draft(away, page="a")
+        assert session.add(olive) == 1  # where it was
+        assert session.add(olive) == 0
+        session.save(away, page="a")
+        assert session.add(olive) == 0
+
+
+def test_the_run_of_a_query_between_two_changes_is_kept(slide_path: Path, geojson: Path) -> None:
+    with open_slide(slide_path) as slide:
+        session = Session(slide, geojson)
+        session.keep_draft(Edits(review={0: "accepted"}), page="a")
+        session.add(segment(slide_path, "orange", model=MODEL))
+        session.take_draft(page="b")  # loaded anew
+        session.save(Edits(review={0: "accepted"}), page="b")
+        assert read_collection(geojson)[1]["queries"] == ["olive", "orange"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -80,6 +81,21 @@ def apply(annotations: Sequence[Annotation], edits: Edits, mpp: tuple[float, flo
             annotation = replace(annotation, metadata={**others, **decided})
         color = edits.colors.get(annotation.classification, annotation.color)
         yield annotation if color == annotation.color else replace(annotation, color=color)
+
+
+def as_seen(annotations: Sequence[Annotation], edits: Edits) -> list[Annotation]:
+    """Those that are not deleted, with their changed outlines: what a new one is compared with.
+
+    A change that leaves no area is left out.
+    """
+    seen = []
+    for i in sorted(set(range(len(annotations))) - edits.deleted):
+        annotation = annotations[i]
+        if i in edits.rings:
+            with suppress(ViewerError):
+                annotation = _with_outline(annotation, edits.rings[i], None)
+        seen.append(annotation)
+    return seen
 
 
 def is_of_outline(measurement: str) -> bool:

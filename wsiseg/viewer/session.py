@@ -25,7 +25,7 @@ from wsiseg.result import Result
 from wsiseg.slide import Slide
 from wsiseg.viewer.deepzoom import OVERLAP_PX, TILE_PX, DeepZoom
 from wsiseg.viewer.draft import Draft, basis_of, draft_of, draft_path, read_draft, write_draft
-from wsiseg.viewer.edits import Edits, apply, is_of_outline
+from wsiseg.viewer.edits import Edits, apply, as_seen, is_of_outline
 from wsiseg.viewer.packing import pack
 
 _SAME = 0.5  # shared part of the larger of two outlines, from which they outline the same thing
@@ -134,15 +134,13 @@ class Session:
         """Take in what a query found, and return how many of it are new.
 
         The same outline found again (a query that was asked twice, or on a region that overlaps an earlier one)
-        is one object, the earlier one; one that was deleted is found anew, as another object.
+        is one object, the earlier one; one that was deleted or moved is found anew, as another object.
         """
         with self._lock:
             edits = self._draft.edits if self._draft is not None and self._drafter is not None else self.edits
-            there = [annotation for i, annotation in enumerate(self.annotations) if i not in edits.deleted]
-            known = {annotation.id for annotation in there}
-            new = [annotation for annotation in result.annotations if annotation.id not in known]
+            new = not_outlined(list(result.annotations), as_seen(self.annotations, edits))
             taken = {annotation.id for annotation in self.annotations}
-            new = [replace(one, id=uuid4()) if one.id in taken else one for one in not_outlined(new, there)]
+            new = [replace(one, id=uuid4()) if one.id in taken else one for one in new]
             self.annotations = [*self.annotations, *new]
             self.run = merged_run(self.run, result.run)
             if new:
@@ -205,9 +203,11 @@ class Session:
             draft = self._draft
             if draft is None or (draft.found and len(self.annotations) > self._written):
                 raise ViewerError("there are no earlier changes that could be taken up any more")
-            self.annotations, self.run = [*self.annotations, *draft.found], draft.run
+            if self._drafter is None and len(self.annotations) == self._written:  # else this session knows more
+                self.run = draft.run
+            self.annotations = [*self.annotations, *draft.found]
             self._unsaved = True
-            self._draft, self._drafter = Draft([], draft.run, draft.edits), page
+            self._draft, self._drafter = Draft([], self.run, draft.edits), page
         return {"edits": draft.edits.to_json(), "found": len(draft.found)}
 
     def drop_draft(self) -> None:
