@@ -47,6 +47,13 @@ def test_every_slide_has_its_geojson_and_the_run_its_two_files(
     assert {row["status"] for row in rows} == {"done"}
 
 
+def test_a_carriage_return_ends_no_row_of_the_summary(jobs: list[Job], tmp_path: Path) -> None:
+    run([replace(jobs[0], label="case\r1")], tmp_path, SETTINGS, model=MODEL)
+    table = (tmp_path / "summary.csv").read_bytes()
+    assert table.count(b"\n") == 1 + len(QUERIES)
+    assert table.count(b"\r") == table.count(b'"case\r1"') == len(QUERIES)
+
+
 def test_what_was_not_found_is_told_with_the_slide(jobs: list[Job], tmp_path: Path) -> None:
     strict = replace(SETTINGS, min_area_um2=1e9)
     for settings in (strict, replace(strict, format="asap")):  # the second one is made of the first
