@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import logging
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.fleet.slides import MODEL, NAMES, QUERIES, SETTINGS, Report, TellingModel, outlines, small_slides
-from wsiseg.errors import FleetError, ModelError, SlideError
+from wsiseg.errors import FleetError, ModelError, OutputError, SlideError
 from wsiseg.fleet import Job, Settings, jobs_in_folder, read_manifest, read_run, run, tile_slide, work
+from wsiseg.formats import asap
 from wsiseg.qupath import check_dialect
 from wsiseg.testing import FakeModel
 from wsiseg.tiles import GridSpec
@@ -105,6 +108,24 @@ def test_another_format_is_made_of_the_geojson_that_is_there(
         assert (after.polygons, after.area_um2, after.tiles) == (before.polygons, before.area_um2, before.tiles)
     run(jobs, tmp_path / "out", replace(asap, threshold=0.6), model=telling)
     assert len(telling.pids()) > asked
+
+
+def test_a_format_that_could_not_be_written_is_made_of_the_geojson_later(
+    jobs: list[Job], telling: TellingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (first,) = run(jobs[:1], tmp_path, SETTINGS, model=telling)
+    asked, as_asap = len(telling.pids()), replace(SETTINGS, format="asap")
+    monkeypatch.setattr(asap, "write", full_disk)
+    with pytest.raises(OutputError, match="No space left on device"):
+        run(jobs[:1], tmp_path, as_asap, model=telling)
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "run.json").read_text())["slides"][0]["status"] == "pending"
+    (second,) = run(jobs[:1], tmp_path, as_asap, model=telling)
+    assert (second.status, second.polygons, second.tiles) == ("done", first.polygons, first.tiles)
+    assert len(telling.pids()) == asked
 
 
 def test_a_store_of_other_tiles_is_another_slide(jobs: list[Job], telling: TellingModel, tmp_path: Path) -> None:

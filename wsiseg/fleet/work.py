@@ -94,8 +94,8 @@ def segment_slide(
             return tell_failed(
                 job, out, settings, sentence(error), slide_fingerprint=slide_fingerprint, seconds=seconds
             )
-        _write(out, job, settings, known, result)
         geojson_stays = there is not None and output_name(job, settings) != output_name(job, plain)  # no detections
+        _write(out, job, settings, known, result, geojson_stays)
         polygons, area_um2 = (known.polygons, known.area_um2) if there else _count(result, job.queries)
         record = Record(
             source=job.source,
@@ -243,11 +243,14 @@ def _segment(
     return result
 
 
-def _write(out: Path, job: Job, settings: Settings, known: Record, result: Result) -> None:
+def _write(out: Path, job: Job, settings: Settings, known: Record, result: Result, geojson_stays: bool) -> None:
     target = output_path(out, job, settings)
     make_folder(target.parent)
-    # The record goes before the output that it speaks of is replaced: killed in between, the slide is done again.
-    write_record(out, job, Record(job.source, written={**known.written, output_name(job, settings): ""}))
+    # The record goes before the output that it speaks of is replaced: killed in between, the slide is done again, of
+    # its GeoJSON if that stays.
+    written = {**known.written, output_name(job, settings): ""}
+    earlier = asdict(replace(known, fingerprint="", written=written)) if geojson_stays else {}
+    write_record(out, job, Record(job.source, written=written, earlier=earlier))
     for path in (target, record_path(out, job)):
         remove_leftovers(path)
     result.write(target, settings.format)
