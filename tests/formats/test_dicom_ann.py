@@ -72,7 +72,7 @@ def test_outlines_of_a_dicom_slide_refer_to_its_finest_level(found: Result, tmp_
     long = [replace(found.annotations[0], classification=f"{'very ' * 15}olive")]
     Result(long, [], made).write(tmp_path / "long.dcm")
     outlines, _ = pydicom.dcmread(tmp_path / "long.dcm").AnnotationGroupSequence
-    assert outlines.AnnotationGroupLabel == ("very " * 13)[:64].strip()  # as many as DICOM has room for
+    assert outlines.AnnotationGroupLabel == f"{'very ' * 5}very...{'very ' * 5}olive"  # as many as DICOM has room for
     np.testing.assert_allclose(np.subtract(polygons(outlines)[0].bounds, [7, 5, 7, 5]), shell.bounds, atol=1e-3)
 
 
@@ -98,6 +98,20 @@ def test_measurements_classes_and_colours_are_kept(found: Result, tmp_path: Path
     members = [found.annotations[0], *more]
     assert [color.to_rgb() for color in colors] == [pytest.approx(a.color, abs=1) for a in members]
     assert {group.algorithm_type.value for group in groups[1:]} == {"MANUAL"}
+
+
+def test_what_dicom_has_no_room_for_is_still_told_apart(found: Result, tmp_path: Path) -> None:
+    texture = "ROI: 20x: haematoxylin: Haralick information measure of correlation"
+    glands = "the malignant epithelial glands of the colon in the mucosa,"
+    measurements = {f"{texture} {i}": float(i) for i in (1, 2)}
+    classes = [f"{glands} {how}" for how in ("invasive", "in situ")]
+    more = [replace(found.annotations[0], classification=name, measurements=measurements) for name in classes]
+    Result(more, [], found.run).write(tmp_path / "out.dcm")
+    groups = highdicom.ann.annread(tmp_path / "out.dcm").get_annotation_groups()
+    for concepts in ([group.annotated_property_type for group in groups], groups[0].get_measurements()[0]):
+        assert len({concept.value for concept in concepts}) == len({concept.meaning for concept in concepts}) == 2
+    apart = {dicom_ann._own_code(f"{texture} {i} {texture}").value for i in range(9)}  # though none is seen
+    assert len(apart) == 9
 
 
 def test_what_a_person_moved_is_half_the_models(found: Result, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from wsiseg.belonging import place_of
 from wsiseg.errors import OutputError
 from wsiseg.geojson import Annotation, safe_polygons
 from wsiseg.mask.shapes import rings_of
-from wsiseg.qupath import clean_class, clean_name
+from wsiseg.qupath import clean_class, clean_text
 from wsiseg.review import EDITED
 from wsiseg.slide.dicom import files_of_series, series_uid
 from wsiseg.tiles import TileStore, is_store
@@ -118,7 +118,7 @@ def _groups(
     label = _long_string(name) or "no class"
     shared: dict[str, Any] = {
         "annotated_property_category": codes.SCT.SpatialAndRelationalConcept,
-        "annotated_property_type": _own_code(label),
+        "annotated_property_type": _own_code(name or label),
         "graphic_type": "POLYGON",
         "display_color": highdicom.color.CIELabColor.from_rgb(*members[0].color),
         **_algorithm(members, run),
@@ -160,7 +160,7 @@ def _measurements(members: list[Annotation], owner: np.ndarray) -> list[Measurem
         values = np.full(len(owner), np.nan)
         values[first_part] = [a.measurements.get(key, np.nan) for a in members]
         values[np.isinf(values)] = np.nan
-        name, unit = _KNOWN.get(key) or (_own_code(_long_string(key) or "unnamed"), codes.UCUM.NoUnits)
+        name, unit = _KNOWN.get(key) or (_own_code(key), codes.UCUM.NoUnits)
         found.append(Measurements(name, values, unit))
     return found
 
@@ -181,10 +181,16 @@ def _algorithm(members: list[Annotation], run: Mapping[str, Any]) -> dict[str, A
     return {"algorithm_type": kind, "algorithm_identification": identification}
 
 
-def _own_code(meaning: str) -> Code:
-    return Code(hashlib.sha256(meaning.encode()).hexdigest()[:16], SCHEME, meaning)
+def _own_code(text: str) -> Code:
+    """Of the whole text, so that no two have one code, even if they are the same once they are cut."""
+    digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    return Code(digest[:16], SCHEME, _long_string(text) or "unnamed")
 
 
 def _long_string(text: str) -> str:
-    """As DICOM's LO: one line of at most 64 characters, in which a backslash would begin another value."""
-    return clean_name(text.replace("\\", "/"))[:64].strip()
+    """As DICOM's LO: one line of at most 64 characters, in which a backslash would begin another value.
+
+    What is longer loses its middle: names of measurements, and queries, often differ at their ends.
+    """
+    line = " ".join(clean_text(text.replace("\\", "/")).split())
+    return line if len(line) <= 64 else f"{line[:30].rstrip()}...{line[-31:].lstrip()}"
