@@ -18,6 +18,7 @@ from wsiseg.errors import FleetError, ModelError, OutputError, SlideError
 from wsiseg.fleet import Job, Settings, jobs_in_folder, read_manifest, read_run, run, tile_slide, work
 from wsiseg.formats import asap
 from wsiseg.qupath import check_dialect
+from wsiseg.result import Result
 from wsiseg.testing import FakeModel
 from wsiseg.tiles import GridSpec
 
@@ -167,6 +168,25 @@ def test_a_broken_slide_is_told_and_the_others_are_done(slides: Path, whole: dic
     (folder / "bad.svs").unlink()
     records = {r.source: r for r in run(jobs, tmp_path / "out", SETTINGS, model=MODEL)}
     assert [r.status for r in records.values()] == ["done", "done", "failed", "done"]
+
+
+def test_outlines_that_a_format_cannot_take_end_no_run(
+    jobs: list[Job], whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Result.write
+
+    def picky(self: Result, path: Path, name: str) -> None:
+        if path == tmp_path / "a.tif.geojson":
+            raise ValueError("no such outlines")
+        write(self, path, name)
+
+    monkeypatch.setattr(Result, "write", picky)
+    first, *others = run(jobs, tmp_path, SETTINGS, model=MODEL)
+    assert (first.status, first.reason) == ("failed", "ValueError: no such outlines")
+    assert {record.status for record in others} == {"done"}
+    monkeypatch.undo()
+    run(jobs, tmp_path, SETTINGS, model=MODEL)
+    assert outlines(tmp_path) == whole
 
 
 def test_slides_that_were_moved_are_kept(telling: TellingModel, tmp_path: Path) -> None:

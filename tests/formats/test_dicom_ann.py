@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,6 +133,47 @@ def test_corners_that_single_precision_cannot_tell_apart_are_one() -> None:
 def test_nothing_found_is_a_file_without_groups(found: Result, tmp_path: Path) -> None:
     Result([], [], found.run).write(tmp_path / "out.dcm")
     assert len(highdicom.ann.annread(tmp_path / "out.dcm").AnnotationGroupSequence) == 0
+
+
+@pytest.fixture
+def copied(found: Result, tmp_path: Path) -> Result:
+    """The same outlines on a copy of the slide, whose header may be changed."""
+    shutil.copytree(Path(found.run["slide"]["source"]).parent, tmp_path / "series")
+    slide = {**found.run["slide"], "source": str(tmp_path / "series" / "level0.dcm")}
+    return Result(found.annotations, [], {**found.run, "slide": slide})
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_what_a_header_should_not_say_is_left_empty(copied: Result, tmp_path: Path) -> None:
+    image = pydicom.dcmread(copied.run["slide"]["source"])
+    odd = {"PatientSex": "U", "PatientBirthDate": "1900", "StudyDate": "notadate", "StudyTime": "noon"}
+    for keyword, value in odd.items():
+        setattr(image, keyword, value)
+    del image.Modality
+    image.save_as(image.filename)
+    copied.write(tmp_path / "out.dcm")
+    file = pydicom.dcmread(tmp_path / "out.dcm")
+    assert not any(file[keyword].value for keyword in odd)
+    assert file.PatientID == "4711"
+
+
+def test_a_slide_without_identifiers_is_refused_before_the_model_is_asked(copied: Result) -> None:
+    image = pydicom.dcmread(copied.run["slide"]["source"])
+    del image.StudyInstanceUID
+    image.save_as(image.filename)
+    with pytest.raises(OutputError, match=r"level0\.dcm has no StudyInstanceUID, by which DICOM annotations refer"):
+        dicom_ann.check_source(image.filename)
+
+
+def test_what_else_highdicom_may_not_like_is_told_before_the_model_is_asked(
+    found: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dicom_ann, "_MAY_BE_EMPTY", {})
+    message = r"\.dcm, whose header is unusual: .* no attribute 'FrameOfReferenceUID'"
+    with pytest.raises(OutputError, match=message):
+        dicom_ann.check_source(found.run["slide"]["source"])
+    with pytest.raises(OutputError, match=message):
+        found.write(tmp_path / "out.dcm")
 
 
 def test_other_slides_are_refused(result: Result, found: Result, tmp_path: Path) -> None:

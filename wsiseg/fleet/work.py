@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from wsiseg import formats
-from wsiseg.errors import ModelError, SlideError, WsisegError
+from wsiseg.errors import ModelError, OutputError, SlideError, WsisegError
 from wsiseg.files import make_folder, remove_leftovers
 from wsiseg.fleet.claim import claimed
 from wsiseg.fleet.jobs import Job
@@ -69,6 +69,12 @@ def segment_slide(
     with claimed(claim_path(out, job)):
         begin = time.monotonic()
         known, slide_fingerprint, fingerprint = last_done(out, job), "", ""
+
+        def failed(error: Exception) -> Record:
+            seconds = round(time.monotonic() - begin, 2)
+            reason = sentence(error)
+            return tell_failed(job, out, settings, reason, slide_fingerprint=slide_fingerprint, seconds=seconds)
+
         try:
             slide_fingerprint = content_fingerprint(job, settings)
             if job.slide_fingerprint not in (None, slide_fingerprint):
@@ -90,12 +96,14 @@ def segment_slide(
             with under_way(job.name):
                 result = there or _segment(job, out, settings, model, slide_fingerprint, progress)
         except Exception as error:
-            seconds = round(time.monotonic() - begin, 2)
-            return tell_failed(
-                job, out, settings, sentence(error), slide_fingerprint=slide_fingerprint, seconds=seconds
-            )
+            return failed(error)
         geojson_stays = there is not None and output_name(job, settings) != output_name(job, plain)  # no detections
-        _write(out, job, settings, known, result, geojson_stays)
+        try:
+            _write(out, job, settings, known, result, geojson_stays)
+        except OutputError:  # of the folder or its disk: a slide that the format is not for was refused above
+            raise
+        except Exception as error:
+            return failed(error)
         polygons, area_um2 = (known.polygons, known.area_um2) if there else _count(result, job.queries)
         record = Record(
             source=job.source,
