@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import logging
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.fleet.slides import MODEL, NAMES, QUERIES, SETTINGS, Report, TellingModel, outlines, small_slides
-from wsiseg.errors import FleetError, ModelError, SlideError
+from wsiseg.errors import FleetError, ModelError, OutputError, SlideError
 from wsiseg.fleet import Job, Settings, jobs_in_folder, read_manifest, read_run, run, tile_slide, work
+from wsiseg.formats import asap
 from wsiseg.qupath import check_dialect
+from wsiseg.result import Result
 from wsiseg.testing import FakeModel
 from wsiseg.tiles import GridSpec
 
@@ -45,6 +49,13 @@ def test_every_slide_has_its_geojson_and_the_run_its_two_files(
     rows = list(csv.DictReader((tmp_path / "summary.csv").open()))
     assert [(row["label"], row["query"]) for row in rows] == [(f"case {i}", q) for i in range(3) for q in QUERIES]
     assert {row["status"] for row in rows} == {"done"}
+
+
+def test_a_carriage_return_ends_no_row_of_the_summary(jobs: list[Job], tmp_path: Path) -> None:
+    run([replace(jobs[0], label="case\r1")], tmp_path, SETTINGS, model=MODEL)
+    table = (tmp_path / "summary.csv").read_bytes()
+    assert table.count(b"\n") == 1 + len(QUERIES)
+    assert table.count(b"\r") == table.count(b'"case\r1"') == len(QUERIES)
 
 
 def test_what_was_not_found_is_told_with_the_slide(jobs: list[Job], tmp_path: Path) -> None:
@@ -100,6 +111,24 @@ def test_another_format_is_made_of_the_geojson_that_is_there(
     assert len(telling.pids()) > asked
 
 
+def test_a_format_that_could_not_be_written_is_made_of_the_geojson_later(
+    jobs: list[Job], telling: TellingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (first,) = run(jobs[:1], tmp_path, SETTINGS, model=telling)
+    asked, as_asap = len(telling.pids()), replace(SETTINGS, format="asap")
+    monkeypatch.setattr(asap, "write", full_disk)
+    with pytest.raises(OutputError, match="No space left on device"):
+        run(jobs[:1], tmp_path, as_asap, model=telling)
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "run.json").read_text())["slides"][0]["status"] == "pending"
+    (second,) = run(jobs[:1], tmp_path, as_asap, model=telling)
+    assert (second.status, second.polygons, second.tiles) == ("done", first.polygons, first.tiles)
+    assert len(telling.pids()) == asked
+
+
 def test_a_store_of_other_tiles_is_another_slide(jobs: list[Job], telling: TellingModel, tmp_path: Path) -> None:
     store = tmp_path / "stores" / "a.zarr"
     store.parent.mkdir()
@@ -139,6 +168,25 @@ def test_a_broken_slide_is_told_and_the_others_are_done(slides: Path, whole: dic
     (folder / "bad.svs").unlink()
     records = {r.source: r for r in run(jobs, tmp_path / "out", SETTINGS, model=MODEL)}
     assert [r.status for r in records.values()] == ["done", "done", "failed", "done"]
+
+
+def test_outlines_that_a_format_cannot_take_end_no_run(
+    jobs: list[Job], whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Result.write
+
+    def picky(self: Result, path: Path, name: str) -> None:
+        if path == tmp_path / "a.tif.geojson":
+            raise ValueError("no such outlines")
+        write(self, path, name)
+
+    monkeypatch.setattr(Result, "write", picky)
+    first, *others = run(jobs, tmp_path, SETTINGS, model=MODEL)
+    assert (first.status, first.reason) == ("failed", "ValueError: no such outlines")
+    assert {record.status for record in others} == {"done"}
+    monkeypatch.undo()
+    run(jobs, tmp_path, SETTINGS, model=MODEL)
+    assert outlines(tmp_path) == whole
 
 
 def test_slides_that_were_moved_are_kept(telling: TellingModel, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def test_outlines_of_a_dicom_slide_refer_to_its_finest_level(found: Result, tmp_
     long = [replace(found.annotations[0], classification=f"{'very ' * 15}olive")]
     Result(long, [], made).write(tmp_path / "long.dcm")
     outlines, _ = pydicom.dcmread(tmp_path / "long.dcm").AnnotationGroupSequence
-    assert outlines.AnnotationGroupLabel == ("very " * 13)[:64].strip()  # as many as DICOM has room for
+    assert outlines.AnnotationGroupLabel == f"{'very ' * 5}very...{'very ' * 5}olive"  # as many as DICOM has room for
     np.testing.assert_allclose(np.subtract(polygons(outlines)[0].bounds, [7, 5, 7, 5]), shell.bounds, atol=1e-3)
 
 
@@ -100,6 +101,20 @@ def test_measurements_classes_and_colours_are_kept(found: Result, tmp_path: Path
     assert {group.algorithm_type.value for group in groups[1:]} == {"MANUAL"}
 
 
+def test_what_dicom_has_no_room_for_is_still_told_apart(found: Result, tmp_path: Path) -> None:
+    texture = "ROI: 20x: haematoxylin: Haralick information measure of correlation"
+    glands = "the malignant epithelial glands of the colon in the mucosa,"
+    measurements = {f"{texture} {i}": float(i) for i in (1, 2)}
+    classes = [f"{glands} {how}" for how in ("invasive", "in situ")]
+    more = [replace(found.annotations[0], classification=name, measurements=measurements) for name in classes]
+    Result(more, [], found.run).write(tmp_path / "out.dcm")
+    groups = highdicom.ann.annread(tmp_path / "out.dcm").get_annotation_groups()
+    for concepts in ([group.annotated_property_type for group in groups], groups[0].get_measurements()[0]):
+        assert len({concept.value for concept in concepts}) == len({concept.meaning for concept in concepts}) == 2
+    apart = {dicom_ann._own_code(f"{texture} {i} {texture}").value for i in range(9)}  # though none is seen
+    assert len(apart) == 9
+
+
 def test_what_a_person_moved_is_half_the_models(found: Result, tmp_path: Path) -> None:
     found.annotations[0].metadata[EDITED] = "true"
     found.write(tmp_path / "out.dcm")
@@ -118,6 +133,47 @@ def test_corners_that_single_precision_cannot_tell_apart_are_one() -> None:
 def test_nothing_found_is_a_file_without_groups(found: Result, tmp_path: Path) -> None:
     Result([], [], found.run).write(tmp_path / "out.dcm")
     assert len(highdicom.ann.annread(tmp_path / "out.dcm").AnnotationGroupSequence) == 0
+
+
+@pytest.fixture
+def copied(found: Result, tmp_path: Path) -> Result:
+    """The same outlines on a copy of the slide, whose header may be changed."""
+    shutil.copytree(Path(found.run["slide"]["source"]).parent, tmp_path / "series")
+    slide = {**found.run["slide"], "source": str(tmp_path / "series" / "level0.dcm")}
+    return Result(found.annotations, [], {**found.run, "slide": slide})
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_what_a_header_should_not_say_is_left_empty(copied: Result, tmp_path: Path) -> None:
+    image = pydicom.dcmread(copied.run["slide"]["source"])
+    odd = {"PatientSex": "U", "PatientBirthDate": "1900", "StudyDate": "notadate", "StudyTime": "noon"}
+    for keyword, value in odd.items():
+        setattr(image, keyword, value)
+    del image.Modality
+    image.save_as(image.filename)
+    copied.write(tmp_path / "out.dcm")
+    file = pydicom.dcmread(tmp_path / "out.dcm")
+    assert not any(file[keyword].value for keyword in odd)
+    assert file.PatientID == "4711"
+
+
+def test_a_slide_without_identifiers_is_refused_before_the_model_is_asked(copied: Result) -> None:
+    image = pydicom.dcmread(copied.run["slide"]["source"])
+    del image.StudyInstanceUID
+    image.save_as(image.filename)
+    with pytest.raises(OutputError, match=r"level0\.dcm has no StudyInstanceUID, by which DICOM annotations refer"):
+        dicom_ann.check_source(image.filename)
+
+
+def test_what_else_highdicom_may_not_like_is_told_before_the_model_is_asked(
+    found: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dicom_ann, "_MAY_BE_EMPTY", {})
+    message = r"\.dcm, whose header is unusual: .* no attribute 'FrameOfReferenceUID'"
+    with pytest.raises(OutputError, match=message):
+        dicom_ann.check_source(found.run["slide"]["source"])
+    with pytest.raises(OutputError, match=message):
+        found.write(tmp_path / "out.dcm")
 
 
 def test_other_slides_are_refused(result: Result, found: Result, tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ class Record:
     written: SHA-256 of each file of outlines when it was written, by its name in the output folder; "" while it is.
     geojson: the fingerprint that the same outlines have as GeoJSON, where a run wrote them so; of that other formats
     are made.
-    earlier: of a slide that failed, the record of the outlines that are there from before.
+    earlier: of a slide that failed, or whose GeoJSON is being put into another format, the record of the outlines that
+    are there from before.
     """
 
     source: str

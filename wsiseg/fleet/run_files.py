@@ -112,7 +112,8 @@ def _run(jobs: Sequence[Job], records: Sequence[Record], settings: Settings) -> 
 def _summary(jobs: Sequence[Job], records: Sequence[Record], settings: Settings) -> str:
     """One row for each slide and query."""
     text = io.StringIO(newline="")
-    table = csv.DictWriter(text, SUMMARY_COLUMNS, lineterminator="\n")
+    # With "\n" as its end of a row, csv would leave a lone "\r", at which other readers end one, without quotes.
+    table = csv.DictWriter(text, SUMMARY_COLUMNS, lineterminator="\r\n")
     table.writeheader()
     for job, record in zip(jobs, records, strict=True):
         for query in job.queries:
@@ -132,7 +133,7 @@ def _summary(jobs: Sequence[Job], records: Sequence[Record], settings: Settings)
                     "reason": record.reason,
                 }
             )
-    return text.getvalue()
+    return text.getvalue().replace("\r\n", "\n")
 
 
 def _inner(name: str) -> str:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from wsiseg import formats
-from wsiseg.errors import ModelError, SlideError, WsisegError
+from wsiseg.errors import ModelError, OutputError, SlideError, WsisegError
 from wsiseg.files import make_folder, remove_leftovers
 from wsiseg.fleet.claim import claimed
 from wsiseg.fleet.jobs import Job
@@ -69,6 +69,12 @@ def segment_slide(
     with claimed(claim_path(out, job)):
         begin = time.monotonic()
         known, slide_fingerprint, fingerprint = last_done(out, job), "", ""
+
+        def failed(error: Exception) -> Record:
+            seconds = round(time.monotonic() - begin, 2)
+            reason = sentence(error)
+            return tell_failed(job, out, settings, reason, slide_fingerprint=slide_fingerprint, seconds=seconds)
+
         try:
             slide_fingerprint = content_fingerprint(job, settings)
             if job.slide_fingerprint not in (None, slide_fingerprint):
@@ -90,12 +96,14 @@ def segment_slide(
             with under_way(job.name):
                 result = there or _segment(job, out, settings, model, slide_fingerprint, progress)
         except Exception as error:
-            seconds = round(time.monotonic() - begin, 2)
-            return tell_failed(
-                job, out, settings, sentence(error), slide_fingerprint=slide_fingerprint, seconds=seconds
-            )
-        _write(out, job, settings, known, result)
+            return failed(error)
         geojson_stays = there is not None and output_name(job, settings) != output_name(job, plain)  # no detections
+        try:
+            _write(out, job, settings, known, result, geojson_stays)
+        except OutputError:  # of the folder or its disk: a slide that the format is not for was refused above
+            raise
+        except Exception as error:
+            return failed(error)
         polygons, area_um2 = (known.polygons, known.area_um2) if there else _count(result, job.queries)
         record = Record(
             source=job.source,
@@ -243,11 +251,14 @@ def _segment(
     return result
 
 
-def _write(out: Path, job: Job, settings: Settings, known: Record, result: Result) -> None:
+def _write(out: Path, job: Job, settings: Settings, known: Record, result: Result, geojson_stays: bool) -> None:
     target = output_path(out, job, settings)
     make_folder(target.parent)
-    # The record goes before the output that it speaks of is replaced: killed in between, the slide is done again.
-    write_record(out, job, Record(job.source, written={**known.written, output_name(job, settings): ""}))
+    # The record goes before the output that it speaks of is replaced: killed in between, the slide is done again, of
+    # its GeoJSON if that stays.
+    written = {**known.written, output_name(job, settings): ""}
+    earlier = asdict(replace(known, fingerprint="", written=written)) if geojson_stays else {}
+    write_record(out, job, Record(job.source, written=written, earlier=earlier))
     for path in (target, record_path(out, job)):
         remove_leftovers(path)
     result.write(target, settings.format)

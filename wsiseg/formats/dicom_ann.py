@@ -8,7 +8,8 @@ stand at the first part of an outline; ids, names and what the model said have n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,13 +21,14 @@ from highdicom.ann import AnnotationGroup, Measurements, MicroscopyBulkSimpleAnn
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import VLWholeSlideMicroscopyImageStorage
+from pydicom.valuerep import DA, TM
 
 from wsiseg import __version__
 from wsiseg.belonging import place_of
 from wsiseg.errors import OutputError
 from wsiseg.geojson import Annotation, safe_polygons
 from wsiseg.mask.shapes import rings_of
-from wsiseg.qupath import clean_class, clean_name
+from wsiseg.qupath import clean_class, clean_text
 from wsiseg.review import EDITED
 from wsiseg.slide.dicom import files_of_series, series_uid
 from wsiseg.tiles import TileStore, is_store
@@ -38,10 +40,19 @@ _KNOWN = {
     "Area µm^2": (codes.SCT.Area, codes.UCUM.SquareMicrometer),
     "Perimeter µm": (codes.SCT.Perimeter, codes.UCUM.Micrometer),
 }
-_MAY_BE_EMPTY = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
-    "StudyTime", "ReferringPhysicianName", "FrameOfReferenceUID",
-)  # fmt: skip
+_MAY_BE_EMPTY: dict[str, Callable[[Any], object]] = {
+    "PatientID": str,
+    "PatientName": str,
+    "PatientBirthDate": DA,
+    "PatientSex": highdicom.PatientSexValues,
+    "AccessionNumber": str,
+    "StudyID": str,
+    "StudyDate": DA,
+    "StudyTime": TM,
+    "ReferringPhysicianName": str,
+    "FrameOfReferenceUID": str,
+}
+"""What highdicom wants of a header, and what it makes of that: a ValueError of what the standard does not know."""
 
 
 def write(annotations: Sequence[Annotation], run: Mapping[str, Any], file: IO[bytes]) -> None:
@@ -61,26 +72,37 @@ def write(annotations: Sequence[Annotation], run: Mapping[str, Any], file: IO[by
     groups: list[AnnotationGroup] = []
     for name, members in classes.items():
         groups += _groups(name, members, run, np.array(place.l0_origin), first=len(groups) + 1)
-    MicroscopyBulkSimpleAnnotations(
-        source_images=[image],
-        annotation_coordinate_type="2D",
-        annotation_groups=groups,
-        series_instance_uid=highdicom.UID(),
-        series_number=1,
-        sop_instance_uid=highdicom.UID(),
-        instance_number=1,
-        manufacturer="wsiseg",
-        manufacturer_model_name="wsiseg",
-        software_versions=__version__,
-        device_serial_number=__version__,
-        series_description="wsiseg",
-        specific_character_set="ISO_IR 192",
-    ).save_as(file)
+    _save(place.source, image, groups, file)
 
 
 def check_source(source: str | Path) -> None:
-    """OutputError if `source`, a slide or a store of its tiles, is no DICOM slide."""
-    _finest(TileStore.open(source).grid.slide.source if is_store(source) else str(source))
+    """OutputError if `source`, a slide or a store of its tiles, is no DICOM slide that annotations can refer to."""
+    slide = TileStore.open(source).grid.slide.source if is_store(source) else str(source)
+    _save(slide, _finest(slide), [], io.BytesIO())  # highdicom has rules of its own for what it copies of a header
+
+
+def _save(source: str, image: pydicom.Dataset, groups: Sequence[AnnotationGroup], file: IO[bytes]) -> None:
+    """image: the header of `_finest`."""
+    try:
+        MicroscopyBulkSimpleAnnotations(
+            source_images=[image],
+            annotation_coordinate_type="2D",
+            annotation_groups=groups,
+            series_instance_uid=highdicom.UID(),
+            series_number=1,
+            sop_instance_uid=highdicom.UID(),
+            instance_number=1,
+            manufacturer="wsiseg",
+            manufacturer_model_name="wsiseg",
+            software_versions=__version__,
+            device_serial_number=__version__,
+            series_description="wsiseg",
+            specific_character_set="ISO_IR 192",
+        ).save_as(file)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise OutputError(
+            f"DICOM annotations cannot refer to {source}, whose header is unusual: {error}; choose another format"
+        ) from error
 
 
 def _finest(source: str) -> pydicom.Dataset:
@@ -101,10 +123,18 @@ def _finest(source: str) -> pydicom.Dataset:
     if not levels:
         raise OutputError(f"{source} is DICOM, but not a whole slide: choose another format")
     image = max(levels, key=lambda level: int(level.TotalPixelMatrixColumns))
+    for keyword in ("StudyInstanceUID", "SOPInstanceUID"):
+        if not image.get(keyword):
+            raise OutputError(
+                f"{source} has no {keyword}, by which DICOM annotations refer to a slide: choose another format"
+            )
     image.decode()  # from the slide's character set, once and for all
     image.SOPInstanceUID = image.get("SOPInstanceUIDOfConcatenationSource", image.SOPInstanceUID)
-    for keyword in _MAY_BE_EMPTY:
-        if keyword not in image:
+    image.Modality = "SM"
+    for keyword, kind in _MAY_BE_EMPTY.items():
+        try:
+            kind(image[keyword].value)
+        except (KeyError, ValueError):
             setattr(image, keyword, "")
     return image
 
@@ -118,7 +148,7 @@ def _groups(
     label = _long_string(name) or "no class"
     shared: dict[str, Any] = {
         "annotated_property_category": codes.SCT.SpatialAndRelationalConcept,
-        "annotated_property_type": _own_code(label),
+        "annotated_property_type": _own_code(name or label),
         "graphic_type": "POLYGON",
         "display_color": highdicom.color.CIELabColor.from_rgb(*members[0].color),
         **_algorithm(members, run),
@@ -160,7 +190,7 @@ def _measurements(members: list[Annotation], owner: np.ndarray) -> list[Measurem
         values = np.full(len(owner), np.nan)
         values[first_part] = [a.measurements.get(key, np.nan) for a in members]
         values[np.isinf(values)] = np.nan
-        name, unit = _KNOWN.get(key) or (_own_code(_long_string(key) or "unnamed"), codes.UCUM.NoUnits)
+        name, unit = _KNOWN.get(key) or (_own_code(key), codes.UCUM.NoUnits)
         found.append(Measurements(name, values, unit))
     return found
 
@@ -181,10 +211,16 @@ def _algorithm(members: list[Annotation], run: Mapping[str, Any]) -> dict[str, A
     return {"algorithm_type": kind, "algorithm_identification": identification}
 
 
-def _own_code(meaning: str) -> Code:
-    return Code(hashlib.sha256(meaning.encode()).hexdigest()[:16], SCHEME, meaning)
+def _own_code(text: str) -> Code:
+    """Of the whole text, so that no two have one code, even if they are the same once they are cut."""
+    digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    return Code(digest[:16], SCHEME, _long_string(text) or "unnamed")
 
 
 def _long_string(text: str) -> str:
-    """As DICOM's LO: one line of at most 64 characters, in which a backslash would begin another value."""
-    return clean_name(text.replace("\\", "/"))[:64].strip()
+    """As DICOM's LO: one line of at most 64 characters, in which a backslash would begin another value.
+
+    What is longer loses its middle: names of measurements, and queries, often differ at their ends.
+    """
+    line = " ".join(clean_text(text.replace("\\", "/")).split())
+    return line if len(line) <= 64 else f"{line[:30].rstrip()}...{line[-31:].lstrip()}"

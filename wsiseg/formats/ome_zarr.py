@@ -147,6 +147,9 @@ def _channel(classes: int) -> dict[str, Any]:
 
 def _image_label(annotations: Sequence[Annotation]) -> dict[str, Any]:
     """Colour and properties of the outlines, numbered from 1."""
+    label: dict[str, Any] = {"source": {"image": "../../"}}
+    if not annotations:  # empty lists are against the specification
+        return label
     columns = columns_of(annotations, ("label-value", "id", "name", "class"))
     properties = [
         {
@@ -160,7 +163,7 @@ def _image_label(annotations: Sequence[Annotation]) -> dict[str, Any]:
         for number, a in enumerate(annotations, start=1)
     ]
     colors = [{"label-value": number, "rgba": [*a.color, 255]} for number, a in enumerate(annotations, start=1)]
-    return {"source": {"image": "../../"}, "colors": colors, "properties": properties}
+    return label | {"colors": colors, "properties": properties}
 
 
 def _paint(
