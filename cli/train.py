@@ -57,6 +57,7 @@ def command(
     The run's folder holds the resolved recipe, metrics.jsonl, TensorBoard scalars, a state to resume from
     exactly, and the trained model.
     """
+    from wsiseg.errors import DataError
     from wsiseg.training.recipe import load_recipe
     from wsiseg.training.run import has_state
 
@@ -65,6 +66,8 @@ def command(
             raise click.UsageError("--out is missing: the folder of the run")
         out = Path()
     recipe_class, train = map(_import, STAGES[stage])
+    if resume and not has_state(out) and not (out / "recipe.yaml").is_file():
+        raise DataError(f"{out} holds no run to resume; leave --resume out to start one")
     if resume and config is None and (out / "recipe.yaml").is_file():
         config = out / "recipe.yaml"
     if resume and config == out / "recipe.yaml" and not has_state(out):

@@ -98,7 +98,6 @@ def _fit(stage: Stage, recipe: Recipe, out: Path, resume: bool, report: Report |
     )
     module, main = stage.module, accelerator.is_main_process
     if main:
-        save_recipe(recipe, out / "recipe.yaml")
         keep_make(stage.model, recipe, out)
         if say:
             say(table(module, recipe, accelerator.num_processes))
@@ -109,6 +108,8 @@ def _fit(stage: Stage, recipe: Recipe, out: Path, resume: bool, report: Report |
     prepared, optimizer = accelerator.prepare(module, optimizer)
     average = Average(module, recipe.ema)
     step = load_state(out / "state", module, optimizer, average) if resume else 0
+    if main:  # only now: the recipe of a run that was refused stays as it was
+        save_recipe(recipe, out / "recipe.yaml")
     if main and resume:
         save_averaged(out, module, stage.model, average)  # it may have been killed before it came to that
     turns = range(step * recipe.accumulation, recipe.steps * recipe.accumulation)

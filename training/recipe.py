@@ -92,11 +92,14 @@ def load_recipe(recipe_class: type[R], path: str | Path | None, overrides: tuple
     path: of a file, or the name of a recipe that comes with wsiseg where no file has it.
 
     Raises:
-        DataError: the file is missing or no mapping; or keys or values are wrong, in which case every one of
-            them is named, with its line in the file and the nearest right word.
+        DataError: the file is missing, no mapping, or of another stage than is `fixed`; or keys or values are wrong,
+            in which case every one of them is named, with its line in the file and the nearest right word.
     """
     given: dict[str, tuple[str, Any]] = {}  # key → where it was given, value
     wrong = _read(_find(Path(path)), given) if path is not None else []
+    meant, asked = given.get("stage", ("", None))[1], fixed.get("stage")
+    if meant and asked and meant != asked:
+        raise DataError(f"{path} is a recipe of --stage {meant}, not {asked}")
     for override in overrides:
         wrong += _override(override, given)
     given |= {key: (f"{key} as an option", value) for key, value in fixed.items() if value is not None}

@@ -142,11 +142,15 @@ def load_state(folder: Path, module: nn.Module, optimizer: Any, average: Average
     """Undo of `save_state`; returns the step to go on from.
 
     Raises:
-        DataError: the state does not fit the recipe.
+        DataError: the state is damaged, or does not fit the recipe.
     """
     _recover_state(folder)
-    numbers = json.loads((folder / "state.json").read_text())
-    tensors = load_file(folder / "state.safetensors")
+    try:
+        numbers = json.loads((folder / "state.json").read_text())
+        step, updates = int(numbers["step"]), int(numbers["updates"])
+        tensors = load_file(folder / "state.safetensors")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise DataError(f"{folder} is damaged, or was not copied whole: {error}".splitlines()[0]) from error
 
     def part(prefix: str) -> dict[str, torch.Tensor]:
         return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
@@ -171,8 +175,8 @@ def load_state(folder: Path, module: nn.Module, optimizer: Any, average: Average
             optimizer.state[parameter] = {
                 k: v.clone() if k == "step" else v.to(parameter.device, copy=True) for k, v in state.items()
             }
-    average.updates = int(numbers["updates"])
-    return int(numbers["step"])
+    average.updates = updates
+    return step
 
 
 def _frozen(module: nn.Module) -> set[str]:

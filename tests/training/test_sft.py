@@ -104,6 +104,10 @@ def test_a_resumed_run_is_the_uninterrupted_run(store: Path, start: Path, tmp_pa
         train(recipe, tmp_path / "cut", report=kill)
     with pytest.raises(DataError, match="--resume"):
         train(recipe, tmp_path / "cut")
+    asked = (tmp_path / "cut" / "recipe.yaml").read_bytes()
+    with pytest.raises(DataError, match="another recipe"):
+        train(dataclasses.replace(recipe, frozen=("image_encoder.",)), tmp_path / "cut", resume=True)
+    assert (tmp_path / "cut" / "recipe.yaml").read_bytes() == asked
     again = train(recipe, tmp_path / "cut", resume=True)
 
     def losses(run: Path) -> dict[int, float]:
@@ -113,6 +117,11 @@ def test_a_resumed_run_is_the_uninterrupted_run(store: Path, start: Path, tmp_pa
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     one, two = load_folder(whole).state_dict(), load_folder(again).state_dict()
     assert all(torch.equal(one[key], two[key]) for key in one)
+    state = tmp_path / "cut" / "state"
+    for name in ("state.safetensors", "state.json"):  # as an incomplete copy leaves them
+        (state / name).write_bytes((state / name).read_bytes()[:10])
+        with pytest.raises(DataError, match="damaged, or was not copied whole"):
+            train(dataclasses.replace(recipe, steps=9), tmp_path / "cut", resume=True)
 
 
 def test_training_learns_the_discs(store: Path, start: Path, tmp_path: Path) -> None:

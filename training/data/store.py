@@ -115,6 +115,8 @@ class QuadrupletStore:
         try:
             group = zarr.open_group(path, mode="r")
         except (FileNotFoundError, ValueError, KeyError) as error:
+            if not Path(path).exists():
+                raise DataError(f"there is no {path}, seen from {Path.cwd()}") from error
             raise DataError(f"{path} is not a quadruplet store; make one with: wsiseg data import") from error
         about: dict[str, Any] = dict(group.attrs)
         if about.get("format") != FORMAT:

@@ -7,11 +7,13 @@ It is no Lyapunov function of this algorithm (docs/so-grpo.md §6): whether it f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from wsiseg.model.pathchat import PathChatSegR1
@@ -19,6 +21,8 @@ from wsiseg.training.rl.policy import log_distribution, read_answers, read_promp
 from wsiseg.training.rl.prompts import Views
 from wsiseg.training.rl.recipe import RlRecipe
 from wsiseg.training.rl.rollout import Group
+
+_log = logging.getLogger(__name__)
 
 
 def save_policy(model: PathChatSegR1, folder: Path, step: int) -> None:
@@ -41,7 +45,12 @@ def kl_to_final(
     final = [_distribution(model, group, views, recipe) for group in groups]
     distances = {}
     for path in sorted(folder.glob("step-*.safetensors")):
-        with _swapped(model, path):
+        try:
+            policy = load_file(path)
+        except (OSError, SafetensorError) as error:
+            _log.warning("%s is left out: it is damaged (%s)", path, error)
+            continue
+        with _swapped(model, policy):
             total = tokens = 0.0
             for group, p in zip(groups, final, strict=True):
                 q = _distribution(model, group, views, recipe)
@@ -57,12 +66,12 @@ def _distribution(model: PathChatSegR1, group: Group, views: Views, recipe: RlRe
 
 
 @contextmanager
-def _swapped(model: PathChatSegR1, path: Path) -> Iterator[None]:
-    """Inside the block the model speaks with the saved policy."""
+def _swapped(model: PathChatSegR1, policy: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Inside the block the model speaks with these weights."""
     own = {name: p for name, p in model.vlm.named_parameters() if p.requires_grad}
     kept = {name: p.detach().clone() for name, p in own.items()}
     try:
-        for name, value in load_file(path).items():
+        for name, value in policy.items():
             own[name].copy_(value)
         torch.clear_autocast_cache()  # in bf16 it holds the weights of the policy before
         yield
