@@ -148,3 +148,18 @@ def test_a_store_is_reviewed_and_survives_a_kill(store: Path, start: Start, open
     again = open_page(start()[0])
     assert text(again, "#position") == "4 of 12"  # the first that is undecided
     assert text(again, "#progress-count") == "3 of 12 decided"
+
+
+def test_what_was_corrected_stays_when_its_part_is_accepted(store: Path, start: Start, open_page: Any) -> None:
+    page = open_page(start()[0])
+    page.fill("#chain-text", "Two glands, seen anew.")
+    page.click("#chain-accept")  # leaves the box, which keeps the chain
+    wait_for(page, "#live", "chain corrected")
+    for key in ("e", "Space", "Space"):
+        page.keyboard.press(key)
+    page.click("#mask-accept")  # with the brush still at hand
+    wait_for(page, "#live", "mask corrected")
+    assert page.input_value("#chain-text") == "Two glands, seen anew."
+    review = Review(QuadrupletStore.open(store), NAME)
+    assert [review.describe()["states"][0][part] for part in ("mask", "chain")] == ["corrected", "corrected"]
+    assert review.labels(0)[36, 48]

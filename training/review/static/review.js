@@ -122,12 +122,13 @@ function both(verdict) {
   });
 }
 
-// One part; the same verdict again takes it back.
+// One part, but what is corrected is accepted already; the same verdict again takes it back.
 function one(part, verdict) {
   return inTurn(async () => {
     if (verdict === "rejected" && part === "mask") brush.close();
     await keep();
-    await decide({ [part]: states[at][part] === verdict ? "" : verdict });
+    const stays = verdict === "accepted" && states[at][part] === "corrected";
+    if (!stays) await decide({ [part]: states[at][part] === verdict ? "" : verdict });
     announce(`${part} ${states[at][part] || "undecided"}`);
   });
 }
