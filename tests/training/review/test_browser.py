@@ -163,3 +163,19 @@ def test_what_was_corrected_stays_when_its_part_is_accepted(store: Path, start: 
     review = Review(QuadrupletStore.open(store), NAME)
     assert [review.describe()["states"][0][part] for part in ("mask", "chain")] == ["corrected", "corrected"]
     assert review.labels(0)[36, 48]
+
+
+def test_strokes_too_old_to_be_undone_are_kept(store: Path, start: Start, open_page: Any) -> None:
+    page = open_page(start()[0])
+    page.keyboard.press("e")
+    page.wait_for_selector("#brush-hint:not([hidden])")
+    for _ in range(42):
+        for key in ("Space", "Space", "ArrowRight"):
+            page.keyboard.press(key)
+    for _ in range(41):  # one more than there are steps
+        page.keyboard.press("Control+z")
+    page.wait_for_selector("#banner:has-text('Earlier strokes cannot be undone')")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#brush-hint", state="hidden")
+    assert text(page, "#mask-state") == "corrected"
+    assert Review(QuadrupletStore.open(store), NAME).labels(0)[36, 48]

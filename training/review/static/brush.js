@@ -13,11 +13,12 @@ export class Brush {
   }
 
   get isChanged() {
-    return this.isOpen && this.labels.past.length > 0;
+    return this.isOpen && this.labels.values.some((label, p) => label !== this.before[p]);
   }
 
   open({ width, height, values, color }) {
     this.labels = new Labels(width, height, values.slice(), color);
+    this.before = values;
     this.radius ||= Math.max(2, Math.round(Math.max(width, height) / 60));
     Object.assign(this, { x: width / 2, y: height / 2, isDown: false, erases: false });
     this.draw();

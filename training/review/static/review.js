@@ -146,7 +146,11 @@ function toggleBrush() {
 
 function undo() {
   return inTurn(async () => {
-    if (brush.isOpen) return brush.undo() || escape();
+    if (brush.isOpen) {
+      if (brush.undo()) return;
+      if (brush.isChanged) return banner("Earlier strokes cannot be undone: Escape gives up the painting");
+      return escape();
+    }
     const [index, changes] = await post("undo");
     if (index === null) return banner("Nothing was decided since the page's command was started");
     took(changes);
