@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.browser import needs_chromium, text
-from tests.training.review.conftest import discs
+from tests.training.review.conftest import bytes_of, discs, grown
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.review.session import Review
 
@@ -179,3 +179,23 @@ def test_strokes_too_old_to_be_undone_are_kept(store: Path, start: Start, open_p
     page.wait_for_selector("#brush-hint", state="hidden")
     assert text(page, "#mask-state") == "corrected"
     assert Review(QuadrupletStore.open(store), NAME).labels(0)[36, 48]
+
+
+def test_a_question_that_cannot_be_read_blocks_no_other(store: Path, start: Start, chromium: Any) -> None:
+    review = Review(QuadrupletStore.open(store), NAME)
+    for question in (0, 2):
+        review.correct_mask(question, bytes_of(grown(question // 2)))
+    for mask in (store.with_suffix(".review") / "masks").iterdir():
+        mask.unlink()
+    page = chromium.new_page()  # the browser says by itself what it could not load
+    page.goto(start()[0])
+    page.wait_for_selector("#banner:has-text('Question 1 cannot be shown: cannot read the corrected mask')")
+    wait_for(page, "#position", "2 of 12")
+    page.keyboard.press("n")
+    wait_for(page, "#position", "4 of 12")
+    page.wait_for_selector("#banner:has-text('Question 3 cannot be shown')")
+    page.keyboard.press("p")
+    wait_for(page, "#position", "2 of 12")
+    page.keyboard.press("p")  # around
+    wait_for(page, "#position", "12 of 12")
+    page.close()
