@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.browser import needs_chromium, text
+from tests.browser import hold, needs_chromium, text
 from tests.training.review.conftest import bytes_of, discs, grown
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.review.session import Review
@@ -199,3 +199,14 @@ def test_a_question_that_cannot_be_read_blocks_no_other(store: Path, start: Star
     page.keyboard.press("p")  # around
     wait_for(page, "#position", "12 of 12")
     page.close()
+
+
+def test_a_key_held_down_uses_the_brush_once(start: Start, open_page: Any) -> None:
+    page = open_page(start()[0])
+    page.keyboard.press("e")
+    page.wait_for_selector("#brush-hint:not([hidden])")
+    hold(page, "x")
+    assert text(page, "#live") == "Erases"
+    hold(page, "Space")
+    assert text(page, "#live") == "Erasing"
+    page.keyboard.press("Escape")

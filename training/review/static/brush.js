@@ -83,7 +83,8 @@ export class Brush {
   }
 
   // Whether the key was for the brush.
-  key({ key, shiftKey }) {
+  key({ key, shiftKey, repeat }) {
+    if (repeat && [" ", "x", "i", "Delete", "Backspace"].includes(key)) return true; // held down, these act once
     const { labels } = this;
     const step = shiftKey ? 1 : Math.max(1, this.radius / 2);
     const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
