@@ -131,11 +131,12 @@ def test_what_was_not_saved_outlives_the_server(slide_path, geojson, running_vie
     click_slide(page, 300, 300)
     page.keyboard.press("a")
     page.fill("#classes [type=color]", "#102030")
-    (draft,) = geojson.parent.glob(".olive.geojson.*.draft.geojson")
     for _ in range(WAIT_MS // 100):
-        if draft.exists() and b"[16,32,48]" in draft.read_bytes():
+        drafts = list(geojson.parent.glob(".olive.geojson.*.draft.geojson"))
+        if drafts and b"[16,32,48]" in drafts[0].read_bytes():
             break
         page.wait_for_timeout(100)
+    (draft,) = drafts
     page.evaluate("() => { window.fetch = () => Promise.reject(); }")  # the server is dead, which every change tells
     for key in "ra":
         page.keyboard.press(key)
