@@ -62,3 +62,9 @@ def open_page(chromium: Any) -> Iterator[Open]:
 
 def text(page: Any, selector: str) -> str:
     return page.locator(selector).inner_text()
+
+
+def hold(page: Any, key: str) -> None:
+    for _ in range(4):  # all but the first say that they are repeated
+        page.keyboard.down(key)
+    page.keyboard.up(key)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import shapely
 
-from tests.browser import WAIT_MS, needs_chromium, text
+from tests.browser import WAIT_MS, hold, needs_chromium, text
 from tests.viewer.page import click_slide, colors_at, on_stage, settled
 from wsiseg.geojson import read_collection, write_geojson
 from wsiseg.qupath import check_dialect
@@ -163,11 +163,6 @@ def test_all_is_done_without_a_mouse(slide_path, geojson, running_view, open_pag
     page = open_page(running_view(slide_path, geojson))
     press = page.keyboard.press
 
-    def hold(key: str) -> None:
-        for _ in range(3):  # all but the first say that they are repeated
-            page.keyboard.down(key)
-        page.keyboard.up(key)
-
     # Everything that can be pressed can be reached, and has a name.
     press("Tab")
     names = []
@@ -206,7 +201,7 @@ def test_all_is_done_without_a_mouse(slide_path, geojson, running_view, open_pag
         )
         assert text(page, "#live") == ("Undone" if code == "KeyZ" else "Point added")
     press("Enter")
-    hold("a")
+    hold(page, "a")
     assert text(page, "#object-state") == "accepted"
     for _ in range(2):
         press("Delete")  # the second time nothing: the next one lies out of sight
@@ -217,7 +212,7 @@ def test_all_is_done_without_a_mouse(slide_path, geojson, running_view, open_pag
     press("n")  # goes on from where it was, not from the first one
     assert "object 2 of 3" in text(page, "#live")
     press("u")  # only undecided
-    hold("Delete")
+    hold(page, "Delete")
     for key in "nan":
         press(key)
     page.wait_for_selector("#banner:has-text('nothing to step through')")
@@ -233,3 +228,22 @@ def test_all_is_done_without_a_mouse(slide_path, geojson, running_view, open_pag
     (changed,) = [a for a in after if "edited" in a.metadata]
     assert changed.id == doubtful.id
     assert changed.metadata["review"] == "accepted"
+
+
+def test_a_key_held_down_changes_one_point(slide_path, geojson, running_view, open_page) -> None:
+    page = open_page(running_view(slide_path, geojson))
+    click_slide(page, 300, 300)
+    page.keyboard.press("e")
+
+    def points() -> int:
+        page.keyboard.press(".")
+        return int(re.fullmatch(r"Point \d+ of (\d+)", text(page, "#live"))[1])
+
+    before = points()
+    hold(page, "i")
+    assert points() == before + 1
+    hold(page, "Delete")
+    hold(page, "Backspace")
+    assert points() == before - 1
+    hold(page, ".")
+    assert text(page, "#live").startswith("Point 9 of")  # this one only chooses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.server
+import json
 import threading
 import uuid
 from collections.abc import Iterator
@@ -87,3 +88,30 @@ def test_an_outline_that_was_moved_far_is_found_again_where_it_was(scripts) -> N
         }"""
     )
     assert found == [-1, 0, 2, 0, -1]
+
+
+def test_a_class_may_have_any_name(scripts) -> None:
+    names = ["constructor", "__proto__", "toString"]
+    squares = [Annotation(uuid.uuid4(), shapely.box(0, 0, 9, 9), name, name, (1, 2, 3)) for name in names]
+    block = pack(squares, {name: i for i, name in enumerate(names)})
+    read, kept, again = scripts.evaluate(
+        """async (packed) => {
+            const { Store } = await import("/store.js");
+            const opened = (colors) => {
+                const store = new Store();
+                store.add(Uint8Array.from(atob(packed), (c) => c.charCodeAt(0)).buffer);
+                store.restore({ deleted: [], review: {}, rings: {}, colors });
+                return store;
+            };
+            const shown = (store) => store.classes.map(({ color }) => [...color]);
+            const store = opened({});
+            const read = shown(store);
+            store.classes.forEach((_, i) => store.recolor(i, [i, i, i]));
+            const kept = JSON.stringify(store.edits().colors);
+            return [read, kept, shown(opened(JSON.parse(kept)))];
+        }""",
+        base64.b64encode(block).decode(),
+    )
+    assert read == [[1, 2, 3]] * 3
+    assert json.loads(kept) == {name: [i, i, i] for i, name in enumerate(names)}
+    assert again == [[i, i, i] for i in range(3)]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.browser import needs_chromium, text
-from tests.training.review.conftest import discs
+from tests.browser import hold, needs_chromium, text
+from tests.training.review.conftest import bytes_of, discs, grown
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.review.session import Review
 
@@ -148,3 +148,65 @@ def test_a_store_is_reviewed_and_survives_a_kill(store: Path, start: Start, open
     again = open_page(start()[0])
     assert text(again, "#position") == "4 of 12"  # the first that is undecided
     assert text(again, "#progress-count") == "3 of 12 decided"
+
+
+def test_what_was_corrected_stays_when_its_part_is_accepted(store: Path, start: Start, open_page: Any) -> None:
+    page = open_page(start()[0])
+    page.fill("#chain-text", "Two glands, seen anew.")
+    page.click("#chain-accept")  # leaves the box, which keeps the chain
+    wait_for(page, "#live", "chain corrected")
+    for key in ("e", "Space", "Space"):
+        page.keyboard.press(key)
+    page.click("#mask-accept")  # with the brush still at hand
+    wait_for(page, "#live", "mask corrected")
+    assert page.input_value("#chain-text") == "Two glands, seen anew."
+    review = Review(QuadrupletStore.open(store), NAME)
+    assert [review.describe()["states"][0][part] for part in ("mask", "chain")] == ["corrected", "corrected"]
+    assert review.labels(0)[36, 48]
+
+
+def test_strokes_too_old_to_be_undone_are_kept(store: Path, start: Start, open_page: Any) -> None:
+    page = open_page(start()[0])
+    page.keyboard.press("e")
+    page.wait_for_selector("#brush-hint:not([hidden])")
+    for _ in range(42):
+        for key in ("Space", "Space", "ArrowRight"):
+            page.keyboard.press(key)
+    for _ in range(41):  # one more than there are steps
+        page.keyboard.press("Control+z")
+    page.wait_for_selector("#banner:has-text('Earlier strokes cannot be undone')")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#brush-hint", state="hidden")
+    assert text(page, "#mask-state") == "corrected"
+    assert Review(QuadrupletStore.open(store), NAME).labels(0)[36, 48]
+
+
+def test_a_question_that_cannot_be_read_blocks_no_other(store: Path, start: Start, chromium: Any) -> None:
+    review = Review(QuadrupletStore.open(store), NAME)
+    for question in (0, 2):
+        review.correct_mask(question, bytes_of(grown(question // 2)))
+    for mask in (store.with_suffix(".review") / "masks").iterdir():
+        mask.unlink()
+    page = chromium.new_page()  # the browser says by itself what it could not load
+    page.goto(start()[0])
+    page.wait_for_selector("#banner:has-text('Question 1 cannot be shown: cannot read the corrected mask')")
+    wait_for(page, "#position", "2 of 12")
+    page.keyboard.press("n")
+    wait_for(page, "#position", "4 of 12")
+    page.wait_for_selector("#banner:has-text('Question 3 cannot be shown')")
+    page.keyboard.press("p")
+    wait_for(page, "#position", "2 of 12")
+    page.keyboard.press("p")  # around
+    wait_for(page, "#position", "12 of 12")
+    page.close()
+
+
+def test_a_key_held_down_uses_the_brush_once(start: Start, open_page: Any) -> None:
+    page = open_page(start()[0])
+    page.keyboard.press("e")
+    page.wait_for_selector("#brush-hint:not([hidden])")
+    hold(page, "x")
+    assert text(page, "#live") == "Erases"
+    hold(page, "Space")
+    assert text(page, "#live") == "Erasing"
+    page.keyboard.press("Escape")

@@ -13,11 +13,12 @@ export class Brush {
   }
 
   get isChanged() {
-    return this.isOpen && this.labels.past.length > 0;
+    return this.isOpen && this.labels.values.some((label, p) => label !== this.before[p]);
   }
 
   open({ width, height, values, color }) {
     this.labels = new Labels(width, height, values.slice(), color);
+    this.before = values;
     this.radius ||= Math.max(2, Math.round(Math.max(width, height) / 60));
     Object.assign(this, { x: width / 2, y: height / 2, isDown: false, erases: false });
     this.draw();
@@ -82,7 +83,8 @@ export class Brush {
   }
 
   // Whether the key was for the brush.
-  key({ key, shiftKey }) {
+  key({ key, shiftKey, repeat }) {
+    if (repeat && [" ", "x", "i", "Delete", "Backspace"].includes(key)) return true; // held down, these act once
     const { labels } = this;
     const step = shiftKey ? 1 : Math.max(1, this.radius / 2);
     const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };

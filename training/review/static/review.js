@@ -1,7 +1,7 @@
 // Puts the page of `wsiseg data review` together. Every decision is saved when it is made: there is nothing to save.
 
 import { bindKeys } from "../static/keys.js";
-import { post, request } from "../static/http.js";
+import { post, request, SILENT } from "../static/http.js";
 import { $, announce, banner, bindClicks, fatal, toggleTheme } from "../static/page.js";
 import { Scale } from "../static/scale.js";
 import { Stage } from "../static/stage.js";
@@ -48,16 +48,29 @@ async function step(by) {
   await keep();
   const among = chosen();
   if (!among.length) return banner({ undecided: "Nothing is left to decide", disagreed: "Nobody disagrees with you", changed: "Nothing has changed" }[$("filter").value]);
-  const next = by > 0 ? among.find((i) => i > at) ?? among[0] : among.findLast((i) => i < at) ?? among.at(-1);
-  if (by > 0 && next <= at) banner(states.every(isDecided) ? "All is decided" : "From the beginning");
-  return show(next);
+  if (by < 0) among.reverse();
+  const ahead = among.filter((i) => (i - at) * by > 0);
+  if (by > 0 && !ahead.length) banner(states.every(isDecided) ? "All is decided" : "From the beginning");
+  return showFirst([...ahead, ...among.slice(0, among.length - ahead.length)]);
+}
+
+// The first of these that can be shown. What cannot be read is told, and blocks no other.
+async function showFirst(indices) {
+  for (const index of indices) {
+    try {
+      return await show(index);
+    } catch (error) {
+      if (index === indices.at(-1) || error.message === SILENT) throw error;
+      banner(`Question ${index + 1} cannot be shown: ${error.message}`, true);
+    }
+  }
 }
 
 async function show(index) {
   const before = question?.image;
   await reload(index);
   const { image, width, height, mpp, query } = question;
-  if (image !== before) {
+  if (image !== before || !stage.view()) {
     const slide = { width, height, shown: [0, 0, width, height], origin: [0, 0] };
     await stage.open(slide, { type: "image", url: `questions/${index}/image`, buildPyramid: false });
     scale = new Scale($("scale-bar"), $("place"), { mpp: mpp && [mpp, mpp] });
@@ -94,6 +107,7 @@ function took(changes) {
 
 // Keep what is being changed: a mask that was painted, a chain that was typed. If that fails, both stay as they are.
 async function keep() {
+  if (!question) return; // none could be read
   const text = $("chain-text").value.trim();
   if (brush.isOpen) {
     if (brush.isChanged) {
@@ -122,12 +136,13 @@ function both(verdict) {
   });
 }
 
-// One part; the same verdict again takes it back.
+// One part, but what is corrected is accepted already; the same verdict again takes it back.
 function one(part, verdict) {
   return inTurn(async () => {
     if (verdict === "rejected" && part === "mask") brush.close();
     await keep();
-    await decide({ [part]: states[at][part] === verdict ? "" : verdict });
+    const stays = verdict === "accepted" && states[at][part] === "corrected";
+    if (!stays) await decide({ [part]: states[at][part] === verdict ? "" : verdict });
     announce(`${part} ${states[at][part] || "undecided"}`);
   });
 }
@@ -145,7 +160,11 @@ function toggleBrush() {
 
 function undo() {
   return inTurn(async () => {
-    if (brush.isOpen) return brush.undo() || escape();
+    if (brush.isOpen) {
+      if (brush.undo()) return;
+      if (brush.isChanged) return banner("Earlier strokes cannot be undone: Escape gives up the painting");
+      return escape();
+    }
     const [index, changes] = await post("undo");
     if (index === null) return banner("Nothing was decided since the page's command was started");
     took(changes);
@@ -339,6 +358,7 @@ window.addEventListener("beforeunload", (event) => {
 document.title = `${review.store} · wsiseg review`;
 $("store-name").textContent = review.store;
 $("reviewer").textContent = review.name;
-const first = states.findIndex((state) => !isDecided(state));
-await show(Math.max(first, 0)).catch(fatal);
+const first = Math.max(states.findIndex((state) => !isDecided(state)), 0);
+const all = [...states.keys()];
+await showFirst([...all.slice(first), ...all.slice(0, first)]).catch(fatal);
 document.documentElement.dataset.ready = "yes"; // for those who drive the page by script

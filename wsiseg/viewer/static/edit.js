@@ -77,7 +77,8 @@ export class Editor {
   }
 
   // Whether the key was for the editor.
-  key({ key, shiftKey }, view) {
+  key({ key, shiftKey, repeat }, view) {
+    if (repeat && ["i", "Delete", "Backspace"].includes(key)) return true; // held down, these act once
     const step = (shiftKey ? 10 : 1) / Math.min(view.scale, 1);
     const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
     const ring = this.rings[this.ring];

@@ -10,7 +10,7 @@ export class Store extends EventTarget {
     super();
     this.shapes = new Shapes();
     this.classes = []; // { name, key, color, opacity, visible }; key is the name as files have it
-    this.colors = {}; // by key: those that a person chose
+    this.colors = Object.create(null); // by key, which may be "constructor": those that a person chose
     this.isRecolored = false; // since the last save
     this.classOf = new Uint32Array(0);
     this.probability = new Float32Array(0);
@@ -51,8 +51,8 @@ export class Store extends EventTarget {
       if (this.state[o] !== DELETED) this.state[o] = REVIEWS.indexOf(decision);
     }
     for (const o of objects) this.shapes.change(o, rings[o]?.map((ring) => ring.flat()) ?? null);
-    this.colors = colors;
-    for (const style of this.classes) style.color = colors[style.key] ?? style.color;
+    this.colors = Object.assign(Object.create(null), colors);
+    for (const style of this.classes) style.color = this.colors[style.key] ?? style.color;
     this.tell("styled");
     this.tell("changed", { objects: [...objects] });
   }
