@@ -116,7 +116,7 @@ class QuadrupletStore:
             group = zarr.open_group(path, mode="r")
         except (FileNotFoundError, ValueError, KeyError) as error:
             if not Path(path).exists():
-                raise DataError(f"there is no {path}, seen from {Path.cwd()}") from error
+                raise DataError(f"there is no {path} in {Path.cwd()}; wsiseg data import makes a store") from error
             raise DataError(f"{path} is not a quadruplet store; make one with: wsiseg data import") from error
         about: dict[str, Any] = dict(group.attrs)
         if about.get("format") != FORMAT:
