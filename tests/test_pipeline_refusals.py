@@ -50,6 +50,7 @@ def test_an_empty_query_is_refused(query: str | list[str]) -> None:
         ({"threshold": 0.0}, "threshold 0.0 must be above 0 and at most 1"),
         ({"threshold": 7.0}, "threshold 7.0 must be above 0 and at most 1"),
         ({"batch_size": 2.5}, "batch_size 2.5 must be a whole number from 1"),
+        ({"batch_size": np.inf}, "batch_size inf must be a whole number from 1"),
         ({"batch_size": 0}, "batch_size 0 must be a whole number from 1"),
         ({"mpp": 0.0}, "mpp 0.0 must be above 0"),
         ({"min_area_um2": np.nan}, "min_area_um2 nan must be 0 or more"),

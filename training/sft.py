@@ -255,8 +255,11 @@ def train(
     words = model.config.words and with_words_of(f"{model.config.words} {training_words()}", asked_for)
     own = sorted(asked_for - CONCEPTS.keys())  # before ours, of which "cells" may be another
     names = model.config.names and names_of(own) | model.config.names | names_of(CONCEPTS)
-    shown = {concept_of(key).name for record in store.records if record.split == "train" for key in record.present}
-    outlines = tuple(dict.fromkeys((*model.config.outlines, *sorted(shown))))
+    drawn = (one for one in store.records if one.split == "train" and recipe.source_weights.get(one.source, 1))
+    shown = {concept_of(key).name for record in drawn for key in record.present}
+    outlines = model.config.outlines
+    if outlines or model.config.untrained or not recipe.model:  # else nobody knows what the model learnt before
+        outlines = tuple(dict.fromkeys((*outlines, *sorted(shown))))
     model.config = replace(
         model.config, untrained=(), shots_in_context=reads_shots, words=words, names=names, outlines=outlines
     )

@@ -227,6 +227,8 @@ def test_a_model_that_reads_plainly_learns_the_names_of_what_it_is_trained_on(
     save_model(model, tmp_path / "reads")
     recipe = dataclasses.replace(RECIPE, data=str(store), model=str(tmp_path / "reads"), steps=1, validate_every=1)
     trained = load_folder(train(recipe, tmp_path / "run"))
+    unknown = dataclasses.replace(recipe, model=str(start))
+    assert load_folder(train(unknown, tmp_path / "unknown")).config.outlines == ()
     assert trained.config.plain("Find the cyrpts") == "outline the crypts"
     assert trained.config.plain("Find every rim") == "outline the rims"  # of an earlier training
     shown = {key for record in QuadrupletStore.open(store).records if record.split == "train" for key in record.present}

@@ -310,12 +310,12 @@ def concept_asked(text: str) -> str | None:
 
     None if it may say more, and of whatever else is a label.
 
-    >>> concept_asked("outline the cells"), concept_asked("cells, probably"), concept_asked("outline the large cells")
+    >>> concept_asked("pick out the cells"), concept_asked("cells, probably"), concept_asked("outline the large cells")
     ('nucleus', None, None)
     """
     asked = text.casefold()
-    verbs = {verb for split in VERBS.values() for verb, _ in split} | {"please"}
-    if asked.split()[:1] and asked.split()[0] not in verbs:
+    first = {verb.split()[0] for split in VERBS.values() for verb, _ in split}
+    if not asked.split() or asked.split()[0] not in first | {"can", "circle", "could", "count", "please", "where"}:
         return None
     known = known_names(names_of(key for key, concept in CONCEPTS.items() if not concept.thing))
     meant = asked_for(asked, known)

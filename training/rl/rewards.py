@@ -81,12 +81,12 @@ REFUSAL = re.compile(r"\b(no|not|nothing|none|cannot|absent)\b")
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a chain, in lower case; a decimal point ends none, nor does that of an abbreviation.
+    """The sentences of a chain, in lower case; a decimal point ends none, nor does that of an initial.
 
-    >>> sentences("Two H. pylori, 2.5 µm long. They are curved.")
-    ['two h. pylori, 2.5 µm long.', 'they are curved.']
+    >>> sentences("Two H. pylori, 2.5 µm long. p53 is not seen.")
+    ['two h. pylori, 2.5 µm long.', 'p53 is not seen.']
     """
-    return [s.strip().lower() for s in re.split(r"(?<=[.!?])\s+(?![a-z])", text.strip()) if s.strip()]
+    return [s.strip() for s in re.split(r"(?<=[.!?])(?<!\b[a-z]\.)\s+", text.strip().lower()) if s.strip()]
 
 
 def emission_reward(text: str, ending: Ending, bonus: float = 0.1, penalty: float = 0.1) -> float:

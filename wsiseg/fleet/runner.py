@@ -205,7 +205,7 @@ def _on_cluster(
             failure = future.exception()
             if isinstance(failure, ClaimHeldError):
                 # Whoever is not the last has died over it. Dask, to which each trial is a new task, cannot know.
-                holders[job.name].add(failure.claim)
+                holders[job.name] |= {failure.claim} - {""}  # "": given back, or not written yet
                 if len(holders[job.name]) > MAX_DEATHS:
                     yield job, tell_failed(job, out, settings, reason)
                     continue

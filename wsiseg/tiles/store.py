@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -138,7 +138,9 @@ class TileStore:
         from wsiseg.slide import open_slide
 
         identity = self.grid.slide
-        beside = str(self.path.parent / Path(identity.source).name)
+        written_on_windows = bool(PureWindowsPath(identity.source).drive)
+        name = (PureWindowsPath if written_on_windows else Path)(identity.source).name
+        beside = str(self.path.parent / name)
         reason = f"it lies neither at {identity.source} nor at {beside}"
         for source in (identity.source, beside):
             if not is_url(source) and not Path(source).exists():
