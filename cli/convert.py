@@ -44,7 +44,7 @@ def command(
     wsiseg convert corrected.geojson --slide slide.svs --format asap > out.xml
     """
     from wsiseg import formats
-    from wsiseg.belonging import slide_facts, take_scale
+    from wsiseg.belonging import slide_facts, source_of, take_scale
     from wsiseg.files import check_apart
     from wsiseg.geojson import read_collection
     from wsiseg.slide import open_slide
@@ -57,9 +57,7 @@ def command(
     check_apart(out, slide)
     tell_if_large(geojson)
     annotations, run = read_collection(geojson)
-    made_from = run.get("slide")
-    if isinstance(made_from, dict) and isinstance(made_from.get("source"), str):
-        check_apart(out, made_from["source"])
+    check_apart(out, source_of(run))
     if slide is not None:
         with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
             warn_if_misplaced(annotations, run, opened, origin)

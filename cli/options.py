@@ -84,10 +84,15 @@ origin_of_file_option = click.option(
 )
 
 
-def tell(text: str) -> None:
-    """Say on stderr what was done; nothing under `--quiet`."""
+def is_quiet() -> bool:
+    """Whether the command was given `--quiet`."""
     context = click.get_current_context(silent=True)
-    if context is None or not (context.find_root().obj or {}).get("quiet"):
+    return context is not None and bool((context.find_root().obj or {}).get("quiet"))
+
+
+def tell(text: str) -> None:
+    """Say on stderr what is done or was; nothing under `--quiet`."""
+    if not is_quiet():
         click.echo(text, err=True)
 
 
@@ -96,10 +101,8 @@ LARGE_BYTES = 20 << 20  # of a GeoJSON that takes some seconds to read
 
 def tell_if_large(geojson: Path) -> None:
     """Say on stderr that GEOJSON is now read, if that takes long enough to wonder; a million outlines take a minute."""
-    if click.get_current_context().find_root().obj["quiet"] or not geojson.is_file():
-        return
-    if (size := geojson.stat().st_size) > LARGE_BYTES:
-        click.echo(f"wsiseg: reading {geojson} ({size >> 20:,} MB) …", err=True)
+    if geojson.is_file() and (size := geojson.stat().st_size) > LARGE_BYTES:
+        tell(f"wsiseg: reading {geojson} ({size >> 20:,} MB) …")
 
 
 def warn_if_misplaced(
@@ -199,8 +202,7 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
 
     On a stderr that is no terminal only the final state is printed.
     """
-    context = click.get_current_context(silent=True)
-    if context is not None and (context.find_root().obj or {}).get("quiet"):
+    if is_quiet():
         yield None
         return
     from rich.console import Console

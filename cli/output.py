@@ -36,27 +36,31 @@ def write_stdout(write: Callable[[IO[bytes]], None]) -> None:
     Raises:
         OutputError: the disk of stdout, or the temporary folder, is full.
     """
-    stdout = sys.stdout.buffer
-    stdout.flush()
-    status = os.fstat(1)
     try:
         with tempfile.TemporaryFile(prefix="wsiseg-") as whole:
             write(whole)
             whole.seek(0)
-            try:
-                shutil.copyfileobj(whole, stdout)
-                stdout.flush()
-            except BrokenPipeError:
-                raise
-            except BaseException:  # Ctrl-C and SIGTERM, too
-                if stat.S_ISREG(status.st_mode):
-                    os.ftruncate(1, status.st_size)
-                discard_stdout()
-                raise
+            _copy_to_stdout(whole)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise OutputError(f"cannot write the result to stdout: {error.strerror or error}") from error
+
+
+def _copy_to_stdout(whole: IO[bytes]) -> None:
+    stdout = sys.stdout.buffer
+    stdout.flush()
+    status = os.fstat(1)
+    try:
+        shutil.copyfileobj(whole, stdout)
+        stdout.flush()
+    except BrokenPipeError:
+        raise
+    except BaseException:  # Ctrl-C and SIGTERM, too
+        if stat.S_ISREG(status.st_mode):
+            os.ftruncate(1, status.st_size)
+        discard_stdout()
+        raise
 
 
 def discard_stdout() -> None:

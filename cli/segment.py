@@ -19,6 +19,7 @@ from wsiseg.cli.options import (
     example_mpp_option,
     example_option,
     format_option,
+    is_quiet,
     on_bad_tile_option,
     origin_option,
     progress_bar,
@@ -272,7 +273,7 @@ def segment_many(
     if shard != (1, 1):
         whose = " (this SLURM array task's; --shard 1/1 does all)" if of_array else ""
         tell(f"wsiseg: part {shard[0]} of {shard[1]}{whose}: {len(mine)} of {len(jobs)} slides")
-    with live_table(len(mine), quiet=ctx.find_root().obj["quiet"]) as table:
+    with live_table(len(mine), quiet=is_quiet()) as table:
         try:
             records = fleet.run(jobs, out, settings, scheduler=scheduler, shard=shard, report=table)
         except KeyboardInterrupt:

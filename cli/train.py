@@ -57,9 +57,8 @@ def command(
     The run's folder holds the resolved recipe, metrics.jsonl, TensorBoard scalars, a state to resume from
     exactly, and the trained model.
     """
-    from wsiseg.errors import DataError
     from wsiseg.training.recipe import load_recipe
-    from wsiseg.training.run import has_state
+    from wsiseg.training.run import has_state, no_run
 
     if out is None:
         if not dry_run:
@@ -67,7 +66,7 @@ def command(
         out = Path()
     recipe_class, train = map(_import, STAGES[stage])
     if resume and not has_state(out) and not (out / "recipe.yaml").is_file():
-        raise DataError(f"{out} holds no run to resume; leave --resume out to start one")
+        raise no_run(out)
     if resume and config is None and (out / "recipe.yaml").is_file():
         config = out / "recipe.yaml"
     if resume and config == out / "recipe.yaml" and not has_state(out):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,10 +32,8 @@ def sample_slide() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
+def _fresh_log() -> None:
     """A command that ran in this process has set up its log; the next test would not hear a warning."""
     logger = logging.getLogger("wsiseg")
-    before = logger.handlers[:], logger.propagate, logger.level
-    yield
-    logger.handlers[:], logger.propagate = before[:2]
-    logger.setLevel(before[2])
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)

@@ -108,10 +108,10 @@ def _fit(stage: Stage, recipe: Recipe, out: Path, resume: bool, report: Report |
     prepared, optimizer = accelerator.prepare(module, optimizer)
     average = Average(module, recipe.ema)
     step = load_state(out / "state", module, optimizer, average) if resume else 0
-    if main:  # only now: the recipe of a run that was refused stays as it was
-        save_recipe(recipe, out / "recipe.yaml")
-    if main and resume:
-        save_averaged(out, module, stage.model, average)  # it may have been killed before it came to that
+    if main:
+        save_recipe(recipe, out / "recipe.yaml")  # only now: that of a run that was refused stays as it was
+        if resume:
+            save_averaged(out, module, stage.model, average)  # it may have been killed before it came to that
     turns = range(step * recipe.accumulation, recipe.steps * recipe.accumulation)
     batches = loader(stage.examples, stage.collate, recipe, recipe.batch_images, turns, accelerator)
     held_out = _validation_batches(stage, recipe)

@@ -98,6 +98,11 @@ def has_state(out: Path) -> bool:
     return (out / "state").exists() or (_fresh(out / "state") / "state.json").exists()
 
 
+def no_run(out: Path) -> DataError:
+    """The error for `--resume` where there is nothing to resume."""
+    return DataError(f"{out} holds no run to resume; leave --resume out to start one")
+
+
 def _fresh(folder: Path) -> Path:
     return folder.with_name(folder.name + ".new")
 

@@ -16,7 +16,8 @@ from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prototypes import prototypes
 from wsiseg.training.batch import Batch, Collate, Reading, look, read
 from wsiseg.training.data.concepts import CONCEPTS, concept_of
-from wsiseg.training.data.queries import names_of, training_words, with_words_of
+from wsiseg.training.data.names import names_of
+from wsiseg.training.data.queries import training_words, with_words_of
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import ExampleStream
 from wsiseg.training.loop import Report, Say, Stage, fit, plan, this_process

@@ -18,11 +18,12 @@ from wsiseg.model.folder import CONFIG, TOKENIZER, build_model, load_folder
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prompt import PromptTokenizer
 from wsiseg.training.data.concepts import CONCEPTS
-from wsiseg.training.data.queries import names_of, sample_query, training_words
+from wsiseg.training.data.names import names_of
+from wsiseg.training.data.queries import sample_query, training_words
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import ExampleStream
 from wsiseg.training.recipe import Recipe
-from wsiseg.training.run import has_state
+from wsiseg.training.run import has_state, no_run
 from wsiseg.training.tokenizer import train_tokenizer
 
 
@@ -42,7 +43,7 @@ def begin(
     if begun and not resume:
         raise DataError(f"{out} holds a run already; add --resume to continue it, or choose another --out")
     if resume and not begun:
-        raise DataError(f"{out} holds no run to resume; leave --resume out to start one")
+        raise no_run(out)
     if resume and is_partial(out):  # the state holds only what training changes
         model = load_folder(find_base(out))
         model.config = load_config(out / CONFIG)

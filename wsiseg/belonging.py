@@ -46,6 +46,13 @@ def slide_facts(slide: SlideIdentity) -> dict[str, Any]:
     }
 
 
+def source_of(run: Mapping[str, Any]) -> str | None:
+    """Path or URL of the slide that such a file was made of; None where it does not say."""
+    facts = run.get("slide")
+    source = facts.get("source") if isinstance(facts, Mapping) else None
+    return source if isinstance(source, str) else None
+
+
 def place_of(run: Mapping[str, Any]) -> Place:
     """Where the outlines lie whose file has the member `wsiseg` `run`.
 

@@ -68,13 +68,18 @@ def class_color(name: str) -> Color:
     return round(r * 255), round(g * 255), round(b * 255)
 
 
+def without_surrogates(text: str) -> str:
+    """Lone surrogates, which no file can hold, become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def clean_text(text: str, limit: int = MAX_TEXT) -> str:
     """Text that any reader takes, at most `limit` long: no lone surrogates, no control characters.
 
     Line breaks (all kinds become one) and tabs stay. Marks that turn the direction of writing go: they would turn
     what stands beside the text, too. What is too long ends in "…", at a space if there is one nearby.
     """
-    text = text.encode("utf-8", "replace").decode("utf-8")
+    text = without_surrogates(text)
     text = re.sub(r"\r\n?|[\u2028\u2029]", "\n", text)
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]", "", text)
     if len(text) <= limit:

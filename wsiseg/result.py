@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, overload
 import orjson
 
 from wsiseg import formats
+from wsiseg.belonging import source_of
 from wsiseg.errors import WsisegError
 from wsiseg.files import atomic_write, check_apart
 from wsiseg.geojson import Annotation, write_geojson
@@ -101,19 +102,15 @@ class Result:
         Raises:
             OutputError: that fails, a package is missing, the format is not for this slide, or `path` is the slide.
         """
-        check_apart(path, self._source())
+        check_apart(path, source_of(self.run))
         formats.write(self.annotations, self.run, path, format)
 
     def write_reasoning(self, path: str | os.PathLike[str]) -> None:
         """Write `reasoning` as JSON lines, one a tile. OutputError if that fails."""
-        check_apart(path, self._source())
+        check_apart(path, source_of(self.run))
         with atomic_write(path) as file:
             for tile in self.reasoning:
                 file.write(orjson.dumps(vars(tile), list) + b"\n")
-
-    def _source(self) -> str | None:
-        source: str | None = self.run.get("slide", {}).get("source")
-        return source
 
     def to_geojson(self) -> dict[str, Any]:
         """The GeoJSON as Python values."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -40,10 +39,7 @@ def test_a_folder_is_its_slides_by_suffix_in_order(tmp_path: Path) -> None:
     assert job == Job(str(tmp_path / "b.svs"), "b.svs", ("q",), 0.5)
 
 
-def test_a_link_to_a_folder_is_left_out_and_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("wsiseg"), "propagate", True)
+def test_a_link_to_a_folder_is_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path, "slides/a.svs", "archive/b.svs")
     (tmp_path / "slides" / "c.svs").symlink_to(tmp_path / "archive" / "b.svs")
     (tmp_path / "slides" / "more").symlink_to(tmp_path / "archive")
@@ -57,7 +53,6 @@ def test_a_link_to_a_folder_is_left_out_and_told(
 def test_a_subfolder_that_cannot_be_read_is_left_out_and_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("wsiseg"), "propagate", True)
     touch(tmp_path, "a/b.svs", "a/lost+found/c.svs", "d.svs")
     scandir = os.scandir
 

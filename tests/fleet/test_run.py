@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import errno
 import json
-import logging
 import os
 import shutil
 from dataclasses import replace
@@ -143,9 +142,8 @@ def test_a_store_of_other_tiles_is_another_slide(jobs: list[Job], telling: Telli
 
 
 def test_queries_that_will_be_lost_are_told_before(
-    jobs: list[Job], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    jobs: list[Job], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("wsiseg"), "propagate", True)
     run([replace(job, queries=QUERIES[:1]) for job in jobs], tmp_path, SETTINGS, model=MODEL)
     run(jobs, tmp_path, SETTINGS, model=MODEL)
     assert "are replaced" not in caplog.text

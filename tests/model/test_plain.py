@@ -15,7 +15,8 @@ from wsiseg.model.asking import ASKING
 from wsiseg.model.config import PathChatConfig, load_config, paper
 from wsiseg.model.plain import PLAIN, asked_for, known_names
 from wsiseg.training.data.concepts import CONCEPTS
-from wsiseg.training.data.queries import CLINICAL, names_of, nouns, sample_noisy_query, sample_query
+from wsiseg.training.data.names import names_of
+from wsiseg.training.data.queries import CLINICAL, nouns, sample_noisy_query, sample_query
 
 NAMES = names_of(CONCEPTS)
 

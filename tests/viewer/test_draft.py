@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from wsiseg.errors import ViewerError
 from wsiseg.geojson import Annotation, read_collection, write_geojson
 from wsiseg.mask.shapes import rings_of
 from wsiseg.pipeline import segment
+from wsiseg.result import Result
 from wsiseg.slide import Slide, open_slide
 from wsiseg.testing import disk, synthetic_slide
 from wsiseg.viewer import Asking, Session
@@ -165,37 +166,38 @@ def test_another_slide_of_the_same_name_leaves_the_draft_alone(tmp_path: Path, m
         assert Session(one).take_draft()["edits"]["colors"] == {"olive": (1, 2, 3)}
 
 
-def test_what_was_deleted_is_found_anew_and_as_another_object(
+@pytest.fixture
+def found(
     slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> Iterator[tuple[Session, Result]]:
+    """A session without a file that has what a query found, and that once more."""
     monkeypatch.chdir(tmp_path)
     with open_slide(slide_path) as slide:
         session = Session(slide)
         olive = segment(slide_path, "olive", model=MODEL)
         assert session.add(olive) == len(olive.annotations) > 0
-        session.keep_draft(Edits(frozenset([0])), page="a")
-        assert session.add(olive) == 1
-        session.save(Edits(frozenset([0])), page="a")
-        assert session.add(olive) == 0
-        ids = [annotation.id for annotation in session.annotations]
-        assert len(set(ids)) == len(ids)
+        yield session, olive
 
 
-def test_an_outline_that_was_moved_is_compared_where_it_is_now(
-    slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with open_slide(slide_path) as slide:
-        session = Session(slide)
-        olive = segment(slide_path, "olive", model=MODEL)
-        session.add(olive)
-        rings, _, _ = rings_of(np.array([session.annotations[0].geometry], object))
-        away = Edits(rings={0: [np.add(shapely.get_coordinates(ring), (0, 5000)) for ring in rings]})
-        session.keep_draft(away, page="a")
-        assert session.add(olive) == 1  # where it was
-        assert session.add(olive) == 0
-        session.save(away, page="a")
-        assert session.add(olive) == 0
+def test_what_was_deleted_is_found_anew_and_as_another_object(found: tuple[Session, Result]) -> None:
+    session, olive = found
+    session.keep_draft(Edits(frozenset([0])), page="a")
+    assert session.add(olive) == 1
+    session.save(Edits(frozenset([0])), page="a")
+    assert session.add(olive) == 0
+    ids = [annotation.id for annotation in session.annotations]
+    assert len(set(ids)) == len(ids)
+
+
+def test_an_outline_that_was_moved_is_compared_where_it_is_now(found: tuple[Session, Result]) -> None:
+    session, olive = found
+    rings, _, _ = rings_of(np.array([session.annotations[0].geometry], object))
+    away = Edits(rings={0: [np.add(shapely.get_coordinates(ring), (0, 5000)) for ring in rings]})
+    session.keep_draft(away, page="a")
+    assert session.add(olive) == 1  # where it was
+    assert session.add(olive) == 0
+    session.save(away, page="a")
+    assert session.add(olive) == 0
 
 
 def test_the_run_of_a_query_between_two_changes_is_kept(slide_path: Path, geojson: Path) -> None:

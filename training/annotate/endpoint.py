@@ -19,7 +19,7 @@ import httpx
 
 from wsiseg import __version__
 from wsiseg.errors import EndpointError
-from wsiseg.qupath import clean_text
+from wsiseg.qupath import clean_text, without_surrogates
 from wsiseg.training.annotate.limits import Pace
 from wsiseg.training.annotate.replies import Reply
 from wsiseg.training.annotate.request import RefusedError, Request
@@ -145,7 +145,7 @@ class Endpoint:
         usage = answer.get("usage")
         usage = usage if isinstance(usage, dict) else {}
         return Reply(
-            text.encode("utf-8", "replace").decode(),
+            without_surrogates(text),
             _count(usage.get("prompt_tokens"), request.expected_tokens()),
             _count(usage.get("completion_tokens"), len(text) // 4 + 1),
             datetime.now(UTC).isoformat(timespec="seconds"),

@@ -35,7 +35,7 @@ from wsiseg.tiles.grid import tile_starts
 from wsiseg.training.data.chance import split_of
 from wsiseg.training.data.concepts import concept_named, concept_of
 from wsiseg.training.data.importers import make_sample
-from wsiseg.training.data.queries import concept_asked
+from wsiseg.training.data.names import concept_asked
 from wsiseg.training.data.store import Sample
 
 TILE_PX = 512

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from wsiseg.model.plain import PLAIN, asked_for, known_names
+from wsiseg.model.plain import PLAIN
 from wsiseg.training.data.absent import NONSENSE
 from wsiseg.training.data.chatter import chatter, no_word, words
 from wsiseg.training.data.concepts import CONCEPTS, concept_of
@@ -293,35 +293,6 @@ def training_words() -> str:
 def with_words_of(words: str, concepts: Iterable[str]) -> str:
     """`words` of `training_words` and those for these concepts, whoever has named them."""
     return _in_order({*words.split(), *_noun_words(concepts)})
-
-
-def names_of(concepts: Iterable[str]) -> dict[str, dict[str, str]]:
-    """What these concepts may be called, and by which name of training to ask for them (see `wsiseg.model.plain`)."""
-    return {
-        concept.name: {text: text for text in (concept.name, *(noun.text for noun in nouns(concept, "train")))}
-        | dict.fromkeys(concept.also, concept.name)
-        for concept in map(concept_of, concepts)
-        if not concept.held_back and concept is not NONSENSE
-    }
-
-
-def concept_asked(text: str) -> str | None:
-    """The key of the structure of a body that `text`, a query that begins with "outline" or the like, only asks for.
-
-    None if it may say more, and of whatever else is a label.
-
-    >>> concept_asked("pick out the cells"), concept_asked("cells, probably"), concept_asked("outline the large cells")
-    ('nucleus', None, None)
-    """
-    asked = text.casefold()
-    first = {verb.split()[0] for split in VERBS.values() for verb, _ in split}
-    if not asked.split() or asked.split()[0] not in first | {"can", "circle", "could", "count", "please", "where"}:
-        return None
-    known = known_names(names_of(key for key, concept in CONCEPTS.items() if not concept.thing))
-    meant = asked_for(asked, known)
-    if meant is None:
-        return None
-    return next(key for key, concept in CONCEPTS.items() if concept.name == meant[0])
 
 
 def _noun_words(concepts: Iterable[str]) -> list[str]:

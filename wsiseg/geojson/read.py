@@ -23,7 +23,7 @@ from shapely.errors import GEOSException
 
 from wsiseg.errors import GeoJSONError
 from wsiseg.geojson.write import Annotation
-from wsiseg.qupath import OBJECT_TYPES, Color, class_color, clean_class, clean_name
+from wsiseg.qupath import OBJECT_TYPES, Color, class_color, clean_class, clean_name, without_surrogates
 
 _PROPERTIES = {
     "objectType", "name", "color", "classification", "isLocked", "measurements", "metadata", "childObjects", "id",
@@ -140,7 +140,7 @@ def _parsed(data: bytes) -> Any:
 def _sound(value: Any) -> Any:
     """Without lone surrogates, which no file could hold; orjson refuses them, Python's parser does not."""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
+        return without_surrogates(value)
     if isinstance(value, list):
         return [_sound(item) for item in value]
     if isinstance(value, dict):

@@ -28,6 +28,7 @@ from wsiseg import __version__
 from wsiseg.files import write_all
 from wsiseg.inference import Segmenter, TileMask
 from wsiseg.inference.shots import Shot
+from wsiseg.qupath import without_surrogates
 from wsiseg.tiles import Grid
 from wsiseg.tiles.shard import decode_chunk, encode_chunk
 
@@ -76,7 +77,12 @@ class Journal:
         chunks = {q: [_encoded(mask.probability) for mask in answers] for q, answers in masks.items()}
         said = {
             q: [
-                [float(mask.seg_probability), mask.seg_position, _sound(mask.reasoning), chunk and len(chunk)]
+                [
+                    float(mask.seg_probability),
+                    mask.seg_position,
+                    without_surrogates(mask.reasoning),
+                    chunk and len(chunk),
+                ]
                 for mask, chunk in zip(masks[q], chunks[q], strict=True)
             ]
             for q in masks
@@ -183,11 +189,6 @@ def rounded(mask: TileMask) -> TileMask:
     if mask.probability is None:
         return mask
     return replace(mask, probability=_to_float(_to_byte(mask.probability)))
-
-
-def _sound(text: str) -> str:
-    """Without lone surrogates, which no file can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _to_byte(probability: np.ndarray) -> np.ndarray:

@@ -89,8 +89,9 @@ def as_seen(annotations: Sequence[Annotation], edits: Edits) -> list[Annotation]
     A change that leaves no area is left out.
     """
     seen = []
-    for i in sorted(set(range(len(annotations))) - edits.deleted):
-        annotation = annotations[i]
+    for i, annotation in enumerate(annotations):
+        if i in edits.deleted:
+            continue
         if i in edits.rings:
             with suppress(ViewerError):
                 annotation = _with_outline(annotation, edits.rings[i], None)

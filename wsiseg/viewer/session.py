@@ -137,8 +137,7 @@ class Session:
         is one object, the earlier one; one that was deleted or moved is found anew, as another object.
         """
         with self._lock:
-            edits = self._draft.edits if self._draft is not None and self._drafter is not None else self.edits
-            new = not_outlined(list(result.annotations), as_seen(self.annotations, edits))
+            new = not_outlined(list(result.annotations), as_seen(self.annotations, self._latest))
             taken = {annotation.id for annotation in self.annotations}
             new = [replace(one, id=uuid4()) if one.id in taken else one for one in new]
             self.annotations = [*self.annotations, *new]
@@ -214,6 +213,11 @@ class Session:
         with self._lock:
             self._drop_draft()
 
+    @property
+    def _latest(self) -> Edits:
+        """The changes that the page shows: not those that an ended session has left."""
+        return self._draft.edits if self._draft is not None and self._drafter is not None else self.edits
+
     def _check_turn(self, page: str, after: int | None) -> None:
         """Two pages would take back what the other one did. ViewerError: it is not the turn of `page`."""
         if after is not None and after != self._saves:
@@ -235,7 +239,7 @@ class Session:
         if self._draft is not None and self._drafter is None:
             return  # the file holds what a session that ended has left, until a person says what becomes of it
         with suppress(OutputError):
-            self._write_draft(self._draft.edits if self._draft else self.edits)
+            self._write_draft(self._latest)
 
     def _drop_draft(self) -> None:
         self._draft = self._drafter = None
