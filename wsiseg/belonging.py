@@ -113,5 +113,5 @@ def misplaced(annotations: Sequence[Annotation], run: Mapping[str, Any], slide: 
         return ""
     return (
         f"{outside:,} of {len(annotations):,} outlines lie outside the slide: "
-        "they are of another slide, or --origin is not theirs"
+        f"they are of another slide, or do not count from the origin {origin!r}"
     )

@@ -187,6 +187,21 @@ def test_outlines_that_a_format_cannot_take_end_no_run(
     assert outlines(tmp_path) == whole
 
 
+def test_an_output_that_cannot_be_replaced_fails_its_slide_before_the_work(
+    jobs: list[Job], telling: TellingModel, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    (out / "a.tif.geojson").mkdir(parents=True)
+    first, *others = run(jobs, out, SETTINGS, model=telling)
+    assert (first.status, first.reason) == ("failed", f"cannot write {out / 'a.tif.geojson'}: it is a folder")
+    assert {record.status for record in others} == {"done"}
+    asked = len(telling.pids())
+    (out / "a.tif.geojson").rmdir()
+    run(jobs, out, SETTINGS, model=telling)
+    assert outlines(out) == whole
+    assert len(telling.pids()) > asked == 2 * (len(telling.pids()) - asked)
+
+
 def test_slides_that_were_moved_are_kept(telling: TellingModel, tmp_path: Path) -> None:
     folder, out = small_slides(tmp_path / "slides"), tmp_path / "out"
     run(jobs_in_folder(folder, QUERIES), out, SETTINGS, model=telling)

@@ -179,11 +179,13 @@ def test_a_slide_without_a_scale_is_told_where_it_is_set(export: Path, tmp_path:
         ("name\nx\n", "columns"),
         ("slide,geojson\ngone.svs,1.geojson\n", "line 2: there is no slide 'gone.svs'"),
         ("slide,geojson,mpp\n1.geojson,1.geojson,wide\n", "line 2: mpp is 'wide'"),
+        ("geojson,slide\n1.geojson\n", "line 2: there is no slide ''"),
+        ("slide,geojson,patient\n1.geojson,1.geojson,Müller\n", "cannot read .*index.csv.*utf-8"),
     ],
 )
 def test_a_wrong_index_is_named(export: Path, index: str | None, says: str) -> None:
     (export / "index.csv").unlink()
     if index is not None:
-        (export / "index.csv").write_text(index)
+        (export / "index.csv").write_text(index, encoding="latin-1")
     with pytest.raises(DataError, match=says):
         read_export(export)

@@ -162,6 +162,19 @@ def test_an_index_of_something_else_is_refused(name: str, pairs: Path, tmp_path:
     assert len(import_set(name, pairs, tmp_path / "a.zarr")) == 1
 
 
+@pytest.mark.parametrize(
+    ("index", "says"),
+    [
+        ("file,cls,patient,split\nb.png\n", "row 2: one of file, cls, patient, split is empty"),
+        ("file,Größe\n", "no CSV in UTF-8"),
+    ],
+)
+def test_a_damaged_index_is_told_as_that(index: str, says: str, pairs: Path, tmp_path: Path) -> None:
+    (pairs / "index.csv").write_text(index, encoding="latin-1")
+    with pytest.raises(DataError, match=says):
+        import_set("ebhi_seg", pairs, tmp_path / "a.zarr")
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize("name", list(IMPORTERS))
 def test_a_public_set_reads_and_never_asks_for_both(shared_data: Path, name: str) -> None:

@@ -70,6 +70,14 @@ def test_a_layer_takes_no_name_that_the_store_needs(key: str, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("names", [("tumor", "tumor/stroma"), ("tumor/stroma", "tumor")])
+def test_a_structure_cannot_lie_within_another(names: tuple[str, str], tmp_path: Path) -> None:
+    layers = dict.fromkeys(names, np.ones((20, 30), np.uint16))
+    with pytest.raises(DataError, match="cannot be called 'tumor' and 'tumor/stroma' in one store"):
+        write_quadruplets(tmp_path / "a.zarr", [make_sample(1, layers=layers, present=names)], INFO)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_patient_is_in_one_split(tmp_path: Path) -> None:
     samples = [make_sample(1, group="p"), make_sample(3, group="p", split="val")]
     with pytest.raises(DataError, match="two splits"):

@@ -100,8 +100,9 @@ def _paired(folder: Path) -> list[AnnotatedSlide]:
 def _indexed(path: Path) -> list[AnnotatedSlide]:
     folder = path.parent
     try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError) as error:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, restval=""))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read {path}: {error}") from error
     if not rows or not rows[0].keys() >= _COLUMNS:
         raise DataError(f"{path} must have the columns {', '.join(sorted(_COLUMNS))}, and a line for every slide")

@@ -71,15 +71,19 @@ def _rows(folder: Path, columns: Sequence[str]) -> list[Row]:
     path = folder / "index.csv"
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, restval="")
             rows, have = list(reader), reader.fieldnames or ()
     except OSError as error:
         raise DataError(f"{folder} has no index.csv, so it is not one of the sets known here") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no CSV in UTF-8: {error}") from error
     if missing := [column for column in columns if column not in have]:
         many = "s" if len(missing) > 1 else ""
         raise DataError(
             f"{path} lacks the column{many} {', '.join(missing)} of this set; it has: {', '.join(have) or 'none'}"
         )
+    if short := [line for line, row in enumerate(rows, start=2) if not all(row[column] for column in columns)]:
+        raise DataError(f"{path}, row {short[0]}: one of {', '.join(columns)} is empty")
     return rows
 
 

@@ -269,6 +269,7 @@ class _SizeWriter:
         self._group, self._size = group.create_group(_folder(size)), size
         self._waiting: list[Sample] = []
         self._written = 0
+        self._names: set[str] = set()
 
     def add(self, sample: Sample) -> int:
         row = self._written + len(self._waiting)
@@ -289,12 +290,16 @@ class _SizeWriter:
     def close(self) -> None:
         if self._waiting:
             self.flush()
-        for name in list(self._group.array_keys()):  # layers that the last images lack
+        for name in self._names:  # layers that the last images lack
             self._array(name, "", (), self._written)
 
     def _array(self, name: str, dtype: str, channels: tuple[int, ...], length: int) -> zarr.Array:
         shape = (length, *self._size, *channels)
-        if name not in self._group:
+        if name not in self._names:
+            for other in self._names:
+                if other.startswith(f"{name}/") or name.startswith(f"{other}/"):
+                    raise DataError(f"structures cannot be called {other!r} and {name!r} in one store: rename one")
+            self._names.add(name)
             self._group.create_array(
                 name,
                 shape=shape,

@@ -64,7 +64,7 @@ def segment_slide(
 
     Raises:
         ClaimHeldError: another process is at work on it.
-        OutputError: the output folder cannot be written; the next slide will fare no better.
+        OutputError: no record can be written, or the disk is full; the next slide will fare no better.
     """
     with claimed(claim_path(out, job)):
         begin = time.monotonic()
@@ -90,6 +90,9 @@ def segment_slide(
                 return record
             check_as_written(out, output_name(job, settings), known)
             formats.check_source(settings.format, job.source)
+            target = output_path(out, job, settings)
+            make_folder(target.parent)
+            formats.check_path(settings.format, target)
             plain = replace(settings, format=formats.DEFAULT)
             as_geojson = work_fingerprint(job, plain, slide_fingerprint, model)
             there = _outlines_there(job, out, plain, known, as_geojson)
@@ -100,7 +103,7 @@ def segment_slide(
         geojson_stays = there is not None and output_name(job, settings) != output_name(job, plain)  # no detections
         try:
             _write(out, job, settings, known, result, geojson_stays)
-        except OutputError:  # of the folder or its disk: a slide that the format is not for was refused above
+        except OutputError:  # of the disk: what is wrong with this slide's output alone was refused above
             raise
         except Exception as error:
             return failed(error)
@@ -253,7 +256,6 @@ def _segment(
 
 def _write(out: Path, job: Job, settings: Settings, known: Record, result: Result, geojson_stays: bool) -> None:
     target = output_path(out, job, settings)
-    make_folder(target.parent)
     # The record goes before the output that it speaks of is replaced: killed in between, the slide is done again, of
     # its GeoJSON if that stays.
     written = {**known.written, output_name(job, settings): ""}
