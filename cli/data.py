@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from wsiseg.cli.data_annotate import annotate_command
-from wsiseg.cli.options import progress_bar, tell
+from wsiseg.cli.options import Finite, progress_bar, tell
 from wsiseg.cli.review import review_command
 from wsiseg.errors import DataError
 
@@ -26,7 +26,7 @@ command.add_command(review_command)
 @click.option("--label", help="For `folder`: what the masks outline, for example gland.")
 @click.option(
     "--mpp",
-    type=click.FloatRange(0, 50, min_open=True),
+    type=Finite(0, 50, min_open=True),
     help="For `folder`: microns per pixel of the images. For `qupath`: those at which slides are cut, 0.5 by default.",
 )
 def import_command(name: str, path: str, out: str, label: str | None, mpp: float | None) -> None:
@@ -105,11 +105,11 @@ def _few(words: list[str]) -> str:
 @click.argument("path", metavar="STORE", type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="The store to write.")
 @click.option(
-    "--val", type=click.FloatRange(0, 1, max_open=True), default=0.2, show_default=True, help="Share to validate."
+    "--val", type=Finite(0, 1, max_open=True), default=0.2, show_default=True, help="Share to validate."
 )
 @click.option(
     "--test",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=Finite(0, 1, max_open=True),
     help="Share to test; without it, images that are for tests stay so and no others become so.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another one, another division.")
@@ -119,11 +119,13 @@ def split_command(path: str, out: str, val: float, test: float | None, seed: int
     Images of one group (patient, slide, field), and groups that share an image, stay together. The same seed gives the
     same division.
     """
+    from wsiseg.files import check_writable
     from wsiseg.training.data.split import split_store
     from wsiseg.training.data.stats import parts
     from wsiseg.training.data.store import QuadrupletStore
 
     shares = {"val": val} | ({} if test is None else {"test": test})
+    check_writable(out, replaces=lambda _: False)  # all images are compared first
     store = QuadrupletStore.open(path)
     with progress_bar("looking for images in two groups") as advance:
         divided = split_store(store, out, shares, seed=seed, progress=advance)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wsiseg.cli.options import progress_bar, tell, told_when_stopped
+from wsiseg.cli.options import Finite, progress_bar, tell, told_when_stopped
 from wsiseg.errors import EndpointError
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from wsiseg.training.annotate.run import Estimate, Report
 
 _TOKENS = click.IntRange(min=1)
-_AMOUNT = click.FloatRange(min=0, min_open=True)
-_PRICE = (click.FloatRange(min=0), click.FloatRange(min=0))
+_AMOUNT = Finite(min=0, min_open=True)
+_PRICE = (Finite(min=0), Finite(min=0))
 
 
 @click.command("annotate")
@@ -102,6 +102,11 @@ def annotate_command(
     with told_when_stopped("the same command goes on from here"), progress_bar("annotating") as advance:
         report = annotate(store, asked, writers, server, budget, at_once=concurrency, progress=advance)
     _tell(report, budget)
+    if report.failed:
+        raise EndpointError(
+            f"{report.failed} of {report.questions} questions failed, the last one: {report.reason}; "
+            "the same command tries them again"
+        )
 
 
 def _prices(*given: tuple[str | None, tuple[float, float] | None]) -> dict[str, Price]:

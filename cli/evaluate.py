@@ -59,6 +59,8 @@ def command(
 
     if example_mpp and not example_files:
         raise click.UsageError("--example-mpp is for an --example.")
+    if json_path == "-":
+        raise click.UsageError("--json needs the name of a file: the table goes to stdout.")
     if json_path:
         check_writable(json_path)
     stores = open_stores(data)

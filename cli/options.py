@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -51,6 +52,16 @@ class SlideMpp(click.ParamType):
         if len(numbers) > 2 or not all(0 < number < float("inf") for number in numbers):
             self.fail(f"{value!r} is not one or two positive numbers, such as 0.25 or 0.25,0.26", param, ctx)
         return numbers[0] if len(numbers) == 1 else numbers
+
+
+class Finite(click.FloatRange):
+    """A number in a range. `FloatRange` alone takes NaN for one, since it is neither below nor above."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 slide_mpp_option = click.option(
@@ -181,7 +192,7 @@ example_option = click.option(
 )
 example_mpp_option = click.option(
     "--example-mpp",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     help="Microns per pixel of the example images, if the files do not say.",
 )
 

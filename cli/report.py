@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from wsiseg.cli.options import (
     tell_if_large,
     warn_if_misplaced,
 )
+from wsiseg.cli.output import write_stdout
 
 
 @click.command("report")
 @click.argument("slide")
 @click.argument("geojson", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="HTML file to write.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="HTML file, or - for stdout."
+)
 @origin_of_file_option
 @slide_mpp_option
 @backend_option
@@ -40,8 +44,13 @@ def command(slide: str, geojson: Path, out: Path, origin: Any, slide_mpp: Any, b
     tell_if_large(geojson)
     annotations, run = read_collection(geojson)
     origin = origin or origin_of(run)
-    with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened, atomic_write(out) as file:
+    with open_slide(slide, backend=backend, slide_mpp=slide_mpp) as opened:
         warn_if_misplaced(annotations, run, opened, origin)
         take_scale(opened, run)
-        write_report(opened, annotations, run, file, origin=origin)
+        write = partial(write_report, opened, annotations, run, origin=origin)
+        if out == Path("-"):
+            write_stdout(write)
+            return
+        with atomic_write(out) as file:
+            write(file)
     tell(f"wsiseg: reported on {len(annotations):,} annotations in {out}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsiseg.cli.options import (
+    Finite,
     backend_option,
     device_option,
     example_mpp_option,
@@ -74,7 +75,7 @@ class Region(click.ParamType):
 @slide_mpp_option
 @click.option(
     "--mpp",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     help="Microns per pixel at which the model looks; by default its own choice for the query.",
 )
 @backend_option
@@ -86,7 +87,7 @@ class Region(click.ParamType):
 )
 @click.option(
     "--threshold",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Finite(0, 1, min_open=True),
     default=0.5,
     show_default=True,
     help="Probability from which a pixel belongs to an outline.",
@@ -94,7 +95,7 @@ class Region(click.ParamType):
 @click.option(
     "--min-area",
     "min_area_um2",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=10.0,
     show_default=True,
     help="Drop smaller outlines and fill smaller holes, in µm².",
@@ -102,7 +103,7 @@ class Region(click.ParamType):
 @click.option(
     "--simplify",
     "simplify_um",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     help="How far outlines may move to save points, in µm; by default a quarter of a model pixel.",
 )
 @click.option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsiseg.cli.options import (
+    Finite,
     backend_option,
     on_bad_tile_option,
     progress_bar,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     "--mpp",
     default=0.5,
     show_default=True,
-    type=click.FloatRange(0, 1000, min_open=True),
+    type=Finite(0, 1000, min_open=True),
     help="Microns per pixel of the patches; the bundled model is made for 0.35 (cells) and 1.1 (tissue).",
 )
 @click.option(
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     "--min-tissue",
     default=0.02,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=Finite(0, 1),
     help="Keep patches with at least this part of tissue; 0 keeps all.",
 )
 @click.option("--no-pixels", is_flag=True, help="Keep only where the patches lie; the slide is read again at use.")

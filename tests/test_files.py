@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from wsiseg.errors import OutputError, SlideError
-from wsiseg.files import atomic_folder, atomic_write, check_writable, remove_leftovers
+from wsiseg.files import atomic_folder, atomic_write, check_writable, make_folder, remove_leftovers
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -107,8 +108,8 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
         with atomic_folder(target, replaces=lambda folder: (folder / "a").exists()) as folder:
             (folder / "a").write_text(text)
 
-    (tmp_path / ".out.0a.tmp").mkdir()  # of a process that was killed
-    os.utime(tmp_path / ".out.0a.tmp", (0, 0))
+    (tmp_path / ".out.0123abcd.tmp").mkdir()  # of a process that was killed
+    os.utime(tmp_path / ".out.0123abcd.tmp", (0, 0))
     write("old")
     assert os.listdir(tmp_path) == ["out"]
     rename = os.replace
@@ -141,14 +142,36 @@ def test_a_link_keeps_pointing_at_its_file(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_long_ago_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    old, young, other = (tmp_path / name for name in (".a[1].csv.0a.tmp", ".a[1].csv.0b.tmp", ".a1.csv.0c.tmp"))
-    for path in (old, young, other):
+    names = [f".a[1].csv.{8 * digit}.tmp" for digit in "01"] + [".a1.csv.22222222.tmp", ".a[1].csv.v2.33333333.tmp"]
+    old, young, *others = (tmp_path / name for name in names)
+    for path in (old, young, *others):
         path.touch()
     os.utime(old, (0, 0))
     remove_leftovers(tmp_path / "a[1].csv", older_s=3600)
-    assert set(tmp_path.iterdir()) == {young, other}
+    assert set(tmp_path.iterdir()) == {young, *others}
     remove_leftovers(tmp_path / "a[1].csv")
-    assert set(tmp_path.iterdir()) == {other}
+    assert set(tmp_path.iterdir()) == set(others)
+
+
+def test_a_folder_in_which_another_process_still_writes_is_no_leftover(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "out", replaces=lambda _: True) as other:
+        (other / "large").touch()
+        os.utime(other, (0, 0))  # that does not move while one large file is written
+        os.utime(other / "large", (time.time() + 60,) * 2)
+        with atomic_folder(tmp_path / "out", replaces=lambda _: True):
+            pass
+        assert (other / "large").exists()
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/run", "gs://bucket", "https://host/a/b"])
+def test_results_are_not_written_to_a_folder_named_after_a_url(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="looks like a URL"):
+        make_folder(Path(url))
+    assert not list(tmp_path.iterdir())
+    make_folder(Path("a:b/c"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

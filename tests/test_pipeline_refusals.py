@@ -75,6 +75,7 @@ def test_a_picture_in_memory_is_told_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("box", "said"),
     [
+        ((-50, 0, 50, 50), "lies outside the slide"),  # it touches its edge
         (("0", 0, 1, 1), "the region '0',0,1,1 has no area"),
         ((0, 0, 0, 9), "has no area"),
         ((0, 0, 9), "x, y, width and height"),

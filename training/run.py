@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from wsiseg.errors import DataError, OutputError
-from wsiseg.files import atomic_write
+from wsiseg.files import atomic_write, make_folder
 from wsiseg.fleet.claim import ClaimHeldError, claimed
 from wsiseg.training.recipe import Recipe
 
@@ -118,7 +118,7 @@ def sole_run(out: Path, main: bool) -> Iterator[None]:
     if not main:
         yield
         return
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with ExitStack() as stack:
         try:
             stack.enter_context(claimed(out / ".claim"))
@@ -199,9 +199,12 @@ class Figures:
         """step: that the run goes on from; what a killed run wrote of later ones is forgotten, but not at W&B.
 
         Raises:
-            DataError: the recipe names a W&B project, and the package is missing, or nobody is logged in.
+            DataError: a package is missing; or the recipe names a W&B project, and nobody is logged in.
         """
-        from torch.utils.tensorboard import SummaryWriter
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise DataError('training needs tensorboard: pip install "wsiseg[train]"') from error
 
         self._wandb = _at_wandb(out, step, recipe) if recipe.wandb else None
 

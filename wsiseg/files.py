@@ -6,6 +6,7 @@ import errno
 import glob
 import gzip
 import os
+import re
 import secrets
 import shutil
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import IO, cast
 
 from wsiseg.errors import OutputError, WsisegError
+
+_TOKEN_BYTES = 4
 
 
 @contextmanager
@@ -107,7 +110,9 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: Callable[[Path], bo
 
 
 def make_folder(folder: Path) -> None:
-    """With those above it, unless it is there. OutputError if that fails."""
+    """With those above it, unless it is there. OutputError if that fails, or it is a URL."""
+    if re.match(r"[a-z][a-z0-9+.-]+:[\\/]", str(folder)) and not folder.exists():
+        raise OutputError(f"{folder} looks like a URL, and results are written to a folder: give one of this machine")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -119,10 +124,16 @@ def remove_leftovers(path: Path, *, older_s: float = 0.0) -> None:
 
     older_s: only what nobody has touched for so many seconds; 0 is for who knows that nobody else is writing.
     """
-    for leftover in path.parent.glob(f".{glob.escape(path.name[:200])}.*.tmp"):
+    token = "[0-9a-f]" * (2 * _TOKEN_BYTES)  # of `_beside`; `*` would be the leftovers of "name.v2", too
+    for leftover in path.parent.glob(f".{glob.escape(path.name[:200])}.{token}.tmp"):
         with suppress(OSError):  # another process removes it too, or it is somebody else's
-            if not older_s or time.time() - leftover.stat().st_mtime > older_s:
+            if not older_s or time.time() - _last_touched(leftover) > older_s:
                 _remove(leftover)
+
+
+def _last_touched(path: Path) -> float:
+    """Seconds since the epoch; of a folder, also what lies in it counts."""
+    return max(part.stat().st_mtime for part in (path, *path.rglob("*")))
 
 
 def _remove(path: Path) -> None:
@@ -199,4 +210,4 @@ def no_room(what: str, folder: Path, error: OSError) -> OutputError:
 
 def _beside(target: Path) -> Path:
     """A new hidden name in the same folder."""
-    return target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+    return target.with_name(f".{target.name[:200]}.{secrets.token_hex(_TOKEN_BYTES)}.tmp")

@@ -73,7 +73,8 @@ def segment(
 
     Args:
         source: path or URL of a slide, a plain image, or a tile store written by `wsiseg tile`.
-        query: plain words. Each of several becomes a class of its own, over the same tiles, read once.
+        query: plain words. Each of several becomes a class of its own; those that the model looks at in one scale
+            share their tiles, which are read once.
         model: a model, or the name or folder of one; None is the bundled one.
         slide_mpp: microns per level-0 pixel, x and y, where the file does not say.
         backend: openslide, tiffslide or image; None chooses by content.
@@ -99,7 +100,8 @@ def segment(
         weights: of a model that is loaded here: "full", "8bit" or "4bit", see `wsiseg.load_model`.
         first_pass: look from twice as far away first, and ask only tiles in which that finds something: cheaper
             where the structure is rare, and some of it may be missed (docs/speed.md says how much).
-        deterministic: the same bytes on the same device, on one thread and without `cache`.
+        deterministic: the same bytes on the same device with the same `batch_size`, on one thread and without
+            `cache`.
         work: a folder for answers as they come. A killed call leaves them there, and the same call goes on from
             them, to the same result; the caller removes the folder when the result is safe. None keeps nothing.
         progress: called with (tiles done, tiles in all). hear: called with what the model said about each tile,
@@ -173,7 +175,8 @@ def segment(
                 outlines = _touching(region, outlined(canvases[q], grid, separate=q in apart))
                 add = partial(found.add, queries.index(q))
                 said[q] = annotate(q, outlines, said[q], grid, segmenter, examples, origin, add)
-        check_source(opened, len(skipped), total)
+        whole = region is None and not any(one.left_out for one in passes)
+        check_source(opened, len(skipped), total, whole=whole)
     chosen = {
         "threshold": threshold,
         "min_area_um2": min_area_um2,

@@ -133,7 +133,7 @@ def l0_region_of(region: Box, opened: Slide | TileStore, origin: Origin) -> Box:
         raise QueryError(f"the region {_said(region)} has no area: give x, y, width and height in pixels")
     l0_dx, l0_dy = l0_origin(opened.l0_bounds, origin)
     l0_box = (region[0] + l0_dx, region[1] + l0_dy, *region[2:])
-    if not box_of(l0_box).intersects(shapely.box(0, 0, *opened.dimensions)):
+    if not box_of(l0_box).intersection(shapely.box(0, 0, *opened.dimensions)).area > 0:  # touching holds no pixel
         raise QueryError(f"the region {_said(region)} lies outside the slide")
     return l0_box
 
@@ -142,12 +142,15 @@ def _said(region: Box) -> str:
     return ",".join(f"{value:g}" if isinstance(value, Real) else repr(value) for value in region)
 
 
-def check_source(opened: Slide | TileStore, skipped: int, total: int) -> None:
-    """Raises SlideError unless the slide that was read is still the one that was opened, and some of it was read."""
+def check_source(opened: Slide | TileStore, skipped: int, total: int, *, whole: bool) -> None:
+    """Raises SlideError unless the slide that was read is still the one that was opened, and some of it was read.
+
+    whole: whether all of its tissue was to be read; a few tiles may all be damaged.
+    """
     if isinstance(opened, TileStore):
         if skipped == total > 0:
             raise StoreError(f"{opened.path} holds no tile that could be read: mend the slide and tile it again")
         return
-    if skipped == total > 0:
+    if whole and skipped == total > 0:
         raise SlideError(f"no tile of {opened.source} can be read: copy or download the slide again")
     check_unchanged(opened, all_read=not skipped)

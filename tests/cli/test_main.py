@@ -63,6 +63,9 @@ def test_version() -> None:
         (["info", "x.svs", "-v"], "No such option '-v'. It goes before the command: `wsiseg -v info …`"),
         (["segment", "x.svs", "--query", "q", "--origin", "moon"], "Invalid value for '--origin'"),
         (["segment", "x.svs", "--query", "q", "--slide-mpp", "0,1"], "not one or two positive numbers"),
+        (["segment", "x.svs", "--query", "q", "--mpp", "nan"], "'nan' is not a finite number"),
+        (["data", "import", "folder", ".", "--out", "a", "--label", "b", "--mpp", "nan"], "not a finite number"),
+        (["evaluate", "tiny", "x.zarr", "--json", "-"], "--json needs the name of a file"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(args: list[str], said: str) -> None:

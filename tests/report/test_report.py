@@ -70,6 +70,7 @@ def test_the_page_stands_alone_and_tells_areas_and_counts(slide_path: Path, geoj
     shown = report(slide_path, geojson, "--out", tmp_path / "r.html")
     assert shown.exit_code == 0, shown.output
     assert shown.stdout == ""
+    assert report(slide_path, geojson, "--out", "-").stdout_bytes == (tmp_path / "r.html").read_bytes()
     page = Reader((tmp_path / "r.html").read_text())
     assert "script" not in page.tags
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)

@@ -90,6 +90,13 @@ def test_a_slide_of_which_nothing_can_be_read_is_an_error(sound: Path, tmp_path:
         wsiseg.segment(path, "olive", model=MODEL, on_bad_tile="skip")
 
 
+def test_where_only_damaged_tiles_were_asked_the_slide_is_not_called_unreadable(broken: Path) -> None:
+    """As in a region; a first pass leaves tiles out, too."""
+    result = wsiseg.segment(broken, "olive", model=MODEL, on_bad_tile="skip", region=(640, 384, 1, 1))
+    assert result.run["skipped_tiles"]
+    assert result.reasoning == list(result.annotations) == []
+
+
 def test_a_slide_that_changes_or_vanishes_while_it_is_read_is_an_error(
     broken: Path, sound: Path, tmp_path: Path
 ) -> None:

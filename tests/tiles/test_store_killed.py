@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -75,6 +76,23 @@ def test_a_second_writer_is_turned_away(tmp_path: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode == 0
     TileStore.open(store)
+
+
+def test_a_disk_without_locks_and_a_leftover_that_stays_keep_nobody_from_writing(
+    tmp_path: Path, uninterrupted: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    store = tmp_path / "slide.zarr"
+    write_store(SLIDE, grid(), store)
+    (store / ".zarr.json.0123abcd.tmp").touch()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    write_store(SLIDE, grid(), store)
+    assert content(store).items() > uninterrupted.items()
 
 
 def test_a_full_disk_is_one_clear_error_and_loses_nothing(

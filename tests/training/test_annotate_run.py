@@ -201,6 +201,10 @@ def test_a_server_that_breaks_ends_the_run_and_what_was_done_is_kept(store: Path
     with chat_server(lambda seen, n: Answer(status=400) if n == 0 else good(seen, n)) as server:
         done = run(store, server.url, "--concurrency", "1")
     assert "9 chains written (0 after a correction), 0 left to the template, 1 failed" in done.stderr
+    assert done.exit_code == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("wsiseg: error: 1 of 10 questions failed, the last one: ")
+    assert last.endswith("400 Bad Request; the same command tries them again")
 
 
 def test_killed_at_any_time_it_goes_on_and_pays_nothing_twice(store: Path) -> None:

@@ -152,6 +152,9 @@ def test_a_state_that_cannot_take_its_place_is_gone_on_from(tmp_path: Path, monk
 def test_two_runs_in_one_folder_are_told_at_once(store: Path, start: Path, tmp_path: Path) -> None:
     with sole_run(tmp_path / "run", main=True), pytest.raises(DataError, match=r"trains in .* already"):
         sft.train(recipe(store, start), tmp_path / "run")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot make the folder"), sole_run(tmp_path / "file", main=True):
+        pass
     with sole_run(tmp_path / "run", main=False):  # another process of the same run
         pass
 

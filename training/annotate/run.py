@@ -40,6 +40,7 @@ class Report:
     corrected: int = 0  # of those, sent back once
     fell_back: int = 0  # too little stood: the store's own chain stays
     failed: int = 0  # refused by the server: to be tried again by the next run
+    reason: str = ""  # why, of the last that failed
     requests: int = 0
     reused: int = 0  # replies of earlier runs
     statements: Counter[str] = field(default_factory=Counter)  # by verdict
@@ -221,6 +222,7 @@ class _Run:
                     return
                 except RefusedError as error:
                     self.report.failed += 1
+                    self.report.reason = str(error)
                     self._failures += 1
                     if self._failures == _FAILURES:
                         raise EndpointError(f"{error}; so failed {_FAILURES} questions in a row") from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -66,7 +66,7 @@ def write_store(
         pixels=pixels,
         backend=None if pixels else slide.backend,
     )
-    if folder.is_file():
+    if os.path.isfile(folder):  # not `is_file`, which raises where nobody may look: that is for `make_folder` to tell
         raise StoreError(f"{folder} is a file, not a tile store: choose another --out")
     make_folder(folder)
     with _sole_writer(folder):
@@ -84,7 +84,8 @@ def write_store(
             )
         # Not below `embeddings`: a query may be writing there at this moment.
         for leftover in (*folder.glob(".*.tmp"), *(folder / "pixels").rglob(".*.tmp")):
-            leftover.unlink()
+            with suppress(OSError):  # somebody else's, or a disk that is only read
+                leftover.unlink()
         if pixels:
             # Without leave to skip, what was left out before is tried again.
             gaps = on_bad_tile == "skip"
@@ -215,6 +216,8 @@ def _sole_writer(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StoreError(f"{folder} is being written by another process: wait for it") from error
+        except OSError:  # a disk without locks, such as some network shares: as on Windows
+            pass
         yield
     finally:
         os.close(handle)
