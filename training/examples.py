@@ -289,7 +289,7 @@ def whole_view(sample: Sample, size: int, close: bool) -> View | None:
 def ask(
     view: View, rng: np.random.Generator, questions: int, split: Split, chains: Mapping[str, Chain] | None = None
 ) -> Example:
-    """Up to `questions` questions about `view`, at least a third of them about what is absent; of one, three in ten.
+    """Up to `questions` questions about `view`, about a third of them or more about what is absent.
 
     With `chains`, by concept, only about what these are of; they are the answers as far as they hold of the view.
     """

@@ -56,8 +56,8 @@ def regions(
     Args:
         threshold: in (0, 1].
         min_area_um2: smaller regions are dropped and smaller holes filled.
-        simplify_um: how far an outline may move to save vertices; topology is kept. None: a quarter of a
-            model pixel.
+        simplify_um: how far an outline may move to save vertices; each keeps its topology, neighbours may come to
+            overlap by a sliver. None: a quarter of a model pixel.
         separate: cut apart what touches as cells do (`cut_at_necks`).
         origin: where (0, 0) of the polygons lies: the slide's level-0 corner, or where QuPath puts it.
     """
