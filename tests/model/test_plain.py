@@ -120,6 +120,60 @@ def test_a_plain_reading_decides_the_scale_and_is_told(model: PathChatSegmenter)
     assert model.caution_for("Mark every nucleus, please") == ""
 
 
+@pytest.mark.parametrize(
+    "query", ["non-malignant glands", "everything but the tumour", "no stroma", "the largest gland", "lymphocyte nuclei"]
+)
+def test_who_says_more_than_a_name_is_told_to_check(model: PathChatSegmenter, query: str) -> None:
+    """The model draws all of the structure, and of what is to be left out that."""
+    told = f'"{query}" says more than the name of one structure. The model may pass over such words, even "not": check'
+    assert model.caution_for(query).startswith(told)
+    assert "says more" not in model.caution_for("outline the malignant glands") + model.caution_for("glomeruli")
+
+
+@pytest.mark.parametrize(
+    ("query", "read"),
+    [
+        ("outline the nuclei so that I can count mitoses", "nuclei"),
+        ("mark the tumour because I need the invasive front", "tumour"),
+        ("these glands", "glands"),
+        ("one nucleus", "nucleus"),
+    ],
+)
+def test_who_may_have_meant_less_is_told_what_was_read(model: PathChatSegmenter, query: str, read: str) -> None:
+    assert model.caution_for(query).startswith(f'"{query}" was read as "outline the {read}".')
+    for plain in (f"Could you outline each {read} in these images so that I can count them?", f"that is {read}"):
+        assert "was read" not in model.caution_for(plain)
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["(-) nuclei", "tumour ( – )", "-stroma", "!tumour", "nuclei at the border of the slide", "at borders of tumours"],
+)
+def test_signs_and_borders_are_no_plain_request(bundled: PathChatConfig, query: str) -> None:
+    assert bundled.structure(query) == ""
+
+
+@pytest.mark.parametrize(
+    ("query", "read"),
+    [
+        ("Tumor epithelium", "tumour epithelium"),
+        ("gland lumina", "gland lumens"),
+        ("glands!", "glands"),
+        ("how much tumour is there", "tumour"),
+        ("draw the borders of the nuclei, thank you very much", "nuclei"),
+    ],
+)
+def test_spellings_and_thanks_change_nothing(bundled: PathChatConfig, query: str, read: str) -> None:
+    assert bundled.plain(query) == f"outline the {read}"
+
+
+def test_a_stain_or_a_purpose_brings_no_tissue_close_up(model: PathChatSegmenter) -> None:
+    for query in ("outline the tumour for DNA extraction", "glands in this hematoxylin and eosin slide"):
+        assert model.mpp_for(query) == model.mpp_for("glands")
+        assert "The bundled model learnt" in model.caution_for(query)
+    assert model.mpp_for("purple dots full of DNA") == model.mpp_for("nuclei")
+
+
 def test_what_was_never_learnt_is_told_and_not_called_absent(model: PathChatSegmenter) -> None:
     learnt = model.model.config.outlines
     assert learnt == tuple(concept.name for concept in CONCEPTS.values() if concept.has_masks)

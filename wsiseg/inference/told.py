@@ -14,6 +14,11 @@ def with_outlines(config: PathChatConfig, query: str, *, shown: bool) -> str:
     """
     read = _read_otherwise(config, query)
     told = [f'"{query}" was read as "{read}".'] if read else []
+    if config.names and not shown and not config.structure(query):
+        told.append(
+            f'"{query}" says more than the name of one structure. The model may pass over such words, even "not": '
+            "check that it outlined what you meant."
+        )
     if not shown and (never := _never_learnt(config, query)):
         told.append(f"The model {never}: check what it outlined.")
     return " ".join(told)
@@ -31,10 +36,11 @@ def without_outlines(config: PathChatConfig, query: str, *, shown: bool) -> str:
 
 
 def _read_otherwise(config: PathChatConfig, query: str) -> str:
-    """As what a query is read that says it in other words; "" if it says so itself."""
+    """As what a query is read that says it in other words, or that may say more; "" if it says so itself."""
     read = config.plain(query)
     asked = read.casefold().removeprefix(PLAIN.format("")).removesuffix("s")
-    return "" if asked in query.casefold() else read
+    more = config.structure(query) and config.passes_over(query)
+    return "" if asked in query.casefold() and not more else read
 
 
 def _never_learnt(config: PathChatConfig, query: str) -> str:

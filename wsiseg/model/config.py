@@ -11,7 +11,7 @@ from typing import Any, Literal
 import orjson
 
 from wsiseg.errors import ModelError
-from wsiseg.model.plain import PLAIN, Known, asked_for, known_names
+from wsiseg.model.plain import PLAIN, Known, asked_for, known_names, passes_over
 from wsiseg.model.spelling import corrected
 from wsiseg.strict import record_of
 
@@ -102,7 +102,7 @@ class PartRecord:
 class PathChatConfig:
     """A whole model.
 
-    A query with one of `cell_words`, or one of "cells" and none of `tissue_words`, is looked at at `cell_mpp`
+    A query with one of `cell_words`, or one of `cell_hints` and none of `tissue_words`, is looked at at `cell_mpp`
     microns per pixel, any other at `mpp`. `seg_state` is `self` (state of `<SEG>` itself) or `predictor` (the LISA
     way). `fold_case`: queries are read in lower case, which a small vocabulary needs, and without slips of the pen in
     `words`, the words of training's queries with spaces between them ("" for any). `names`: of each structure, what it
@@ -134,6 +134,7 @@ class PathChatConfig:
         "nucle", "mitos", "mitot", "lymphocyt", "karyo", "chromatin", "haematoxylin", "hematoxylin", "dots", "dna",
         "bodies",
     )  # fmt: skip
+    cell_hints: tuple[str, ...] = ("cell",)
     tissue_words: tuple[str, ...] = (
         "gland", "lumen", "tub", "crypt", "opening", "rounded", "columnar", "epitheli", "goblet", "tumo", "cancer",
         "malignan", "carcinom", "dysplas", "necro", "dead", "died", "stroma", "fat",
@@ -173,15 +174,21 @@ class PathChatConfig:
         meant = asked_for(self.read(query), self._known_names)
         return meant[0] if meant else ""
 
+    def passes_over(self, query: str) -> bool:
+        """Whether `plain` leaves out what may say more after all."""
+        return passes_over(self.read(query), self._known_names)
+
     @cached_property
     def _known_names(self) -> Known:
         return known_names(self.names)
 
     def asks_for_cells(self, query: str) -> bool:
         """Whether a query is looked at close up. "Cells" alone may be either: tumour cells are a tissue."""
-        words = self.read(query).casefold()
-        near = any(word in words for word in self.cell_words)
-        return near or ("cell" in words and not any(word in words for word in self.tissue_words))
+        text = self.read(query).casefold()
+        cells, hints, tissue = (
+            any(word in text for word in words) for words in (self.cell_words, self.cell_hints, self.tissue_words)
+        )
+        return cells or (hints and not tissue)
 
     @property
     def image_token_count(self) -> int:

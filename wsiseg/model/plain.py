@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 from wsiseg.model.asking import ASKING, BEFORE_PLACES, PLACES
 
@@ -11,6 +12,7 @@ PLAIN = "outline the {}"
 _ALL = frozenset(("a", "an", "the", "all", "any", "each", "every"))
 _PHRASES = re.compile(  # that only ask, though each word of them may say more
     r"(?:\bwould|['’]d) like\b|['’](?:d|ll|m|re|s|ve)\b|\bevery single\b|\bh ?& ?e\b|\bat \d+ ?x\b|\bborders? of\b"
+    r"|\bhow much\b|\b(?:so|very) much\b(?=\W*$)"
     r"|\b(?:circles?|contours?|draw(?: (?:a )?(?:line|ring))?|outlines?|polygons?) a?round\b"
 )
 _PLACE = re.compile(
@@ -25,12 +27,19 @@ _NARROWS = frozenset(
         "preferably", "skip", "skipping", "than", "under", "without",
     )
 )  # fmt: skip
+# Read as words alone, "(-)" and "-stroma" would ask for what they leave out, and "at the border of" for all of it.
+_NO_WORDS = re.compile(
+    r"[+≠~∅¬]|!(?=\w)|\(\s*[-−–]\s*\)|(?:^|\s)[-−–](?=\w)|\b(?:along|at|by|in|near|on) (?:the )?borders? of\b"
+)
 # What is in a structure is another one; after "only" a harmless word narrows; what is masked out is not to be outlined.
 _SAYS_MORE = re.compile(
     r"\b(?:everything|markings?|objects?|sections?|structures?|stuff|what)(?: \w+)? (?:in|on)\b"
     r"|\bcells? boundar|\bwhole cells?\b|\b(?:cut|mask|take)s? .*\bout\b"
     r"|\b(?:just|only)\b.*\b(?:clearly|entire|highlighted|marked|one|see|that|this|whole)\b"
 )
+
+_POINTS = frozenset(("one", "that", "these", "this", "those"))  # before a name: to some of them
+_SPELLINGS = (("tumour", "tumor"), ("lumens", "lumina"))
 
 Known = Mapping[str, tuple[str, str]]  # of a name, in lower case: the structure, and what to ask for
 
@@ -52,20 +61,33 @@ def asked_for(text: str, known: Known) -> tuple[str, str] | None:
     """
     asked = " ".join(_words(_PHRASES.sub(" ", _without_reason(text, known))))
     elsewhere = _PLACE.sub(" ", asked)
-    if "+" in text or _SAYS_MORE.search(elsewhere):
+    if _NO_WORDS.search(text) or _SAYS_MORE.search(elsewhere):
         return None
     # "Tissue" is what is asked for in some requests and the place in others.
     return _named(asked.split(), known) or _named(elsewhere.split(), known)
 
 
+def passes_over(text: str, known: Known) -> bool:
+    """Whether `asked_for`, of a text that it understands, leaves out what may say more after all.
+
+    That is a word of the reason which only asks for nothing ("so that I can count mitoses"), and "these" before a name.
+    """
+    asked = _PLACE.sub(" ", " ".join(_words(_PHRASES.sub(" ", text))))
+    parts = [*_parts(asked.split(), known), ""]
+    unknown = any(isinstance(part, str) and part not in ASKING for part in parts[:-1])
+    return unknown or any(a in _POINTS and not isinstance(b, str) for a, b in pairwise(parts))
+
+
 def known_names(names: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, str]]:
-    """By each name without its articles, and by the singular or plural that a letter makes of it, what it stands for.
+    """By each name without its articles, in each spelling, singular and plural where a letter makes it, what it means.
 
     names: of each structure, what it may be called, and by which name of training to ask for it then. Of names that are
     the same the first counts.
     """
     meant = [(name, (structure, asked)) for structure, row in names.items() for name, asked in row.items()]
     known = {" ".join(_words(name.casefold())): what for name, what in reversed(meant)}
+    for pair in _SPELLINGS:
+        known = {text.replace(a, b): what for a, b in (pair, pair[::-1]) for text, what in known.items()} | known
     return {form: what for text, what in known.items() for form in (text.removesuffix("s"), f"{text}s")} | known
 
 
