@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from tests.model.small import small_config, small_model
-from wsiseg.training.augment import restain
+from wsiseg.training.augment import random_crop, restain
 from wsiseg.training.batch import collate
 from wsiseg.training.composite import on_other_tissue, open_lumens, patchwork, stroma_ground
-from wsiseg.training.data.annotate import describe, refuse
+from wsiseg.training.data.annotate import describe, find_in, refuse
 from wsiseg.training.data.concepts import CONCEPTS
 from wsiseg.training.data.queries import FRAMES, VERBS, WHERE, idle_words, nouns, sample_noisy_query, sample_query
 from wsiseg.training.data.store import Sample
@@ -154,6 +154,22 @@ def test_a_lumen_is_empty_and_belongs_to_its_gland(pictures: tuple[Sample, Sampl
     assert (out.layers["gland"][white] > 0).all()
     assert np.array_equal(out.layers["gland"], own.layers["gland"])
     assert np.array_equal(out.image[own.layers["gland"] == 0][:64], own.image[own.layers["gland"] == 0][:64])
+
+
+def test_a_mirrored_object_counts_as_one_of_its_own_unless_the_seam_joins_it_to_its_image() -> None:
+    layer = np.zeros((100, 100), np.uint16)
+    layer[6:10, 40:46] = 2  # its image is another
+    layer[60:66, 97:] = 3  # cut by the edge: one with its image
+    layer[40:44, 40:44], layer[40:44, 60:64] = 65535, 65535  # one in two parts
+    layer[92:96, 3:7] = 1  # in a corner: four
+    image = np.zeros((100, 100, 3), np.uint8)
+    for seed in range(8):  # all turns
+        _, cut = random_crop(image, {"nucleus": layer}, size=128, scale=1, rng=np.random.default_rng(seed))
+        assert cut["nucleus"].dtype == np.uint16
+        found = find_in(np.zeros((128, 128, 3), np.uint8), cut["nucleus"])
+        assert found is not None
+        assert found.count == 2 + 1 + 1 + 4
+        assert (cut["nucleus"] == 65535).sum() == 32
 
 
 def test_what_no_body_holds_is_refused_without_repeating_its_name() -> None:
