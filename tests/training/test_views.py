@@ -156,6 +156,15 @@ def test_a_lumen_is_empty_and_belongs_to_its_gland(pictures: tuple[Sample, Sampl
     assert np.array_equal(out.image[own.layers["gland"] == 0][:64], own.image[own.layers["gland"] == 0][:64])
 
 
+def test_painted_lumens_leave_unknown_where_tissue_and_glass_are(pictures: tuple[Sample, Sample]) -> None:
+    own, _ = pictures
+    there = {name: np.ones((64, 64), np.uint16) for name in ("lumen", "tissue", "glass")}
+    out = open_lumens(replace(own, layers={**own.layers, **there}), np.random.default_rng(0))
+    assert set(out.layers) == set(out.present) == {"gland", "stroma"}
+    out = open_lumens(replace(own, absent=("cartilage", "glass", "lumen")), np.random.default_rng(0))
+    assert out.absent == ("cartilage",)
+
+
 def test_a_mirrored_object_counts_as_one_of_its_own_unless_the_seam_joins_it_to_its_image() -> None:
     layer = np.zeros((100, 100), np.uint16)
     layer[6:10, 40:46] = 2  # its image is another
