@@ -160,7 +160,10 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         return patchwork([self.mix.draw_like(organs[k // 3 % len(organs)], rng) for k in range(9)], rng)
 
     def _resettled(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """Glands with other lumens, on other tissue, or none but their stroma, as chance will have it."""
+        """Glands with other lumens, on other tissue, or none but their stroma, as chance will have it.
+
+        Other tissue must be known to hold nothing of what is outlined: carcinoma is not laid on another tumour.
+        """
         if rng.random() < _LUMEN_SHARE:
             sample = open_lumens(sample, rng)
         chance = rng.random()
@@ -169,9 +172,11 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         ground: Sample | None = sample
         if chance < _PASTE_SHARE / 2:
             ground = self.mix.draw_from(self.mix.sources[int(rng.integers(len(self.mix.sources)))], rng)
+        outlined = {"gland", "malignant", "dysplastic"} & sample.layers.keys()
         if ground is not None and "stroma" in ground.layers:
             ground = stroma_ground(ground, rng)
-        if ground is None or "gland" in ground.layers or "gland" not in ground.absent:
+            outlined = {"gland"}  # the stroma between a tumour's glands holds none of them
+        if ground is None or "gland" in ground.layers or not outlined <= set(ground.absent):
             return sample
         return on_other_tissue(sample, ground, rng) if chance < _PASTE_SHARE else ground
 

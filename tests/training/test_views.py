@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from wsiseg.training.composite import on_other_tissue, open_lumens, patchwork, s
 from wsiseg.training.data.annotate import describe, find_in, refuse
 from wsiseg.training.data.concepts import CONCEPTS
 from wsiseg.training.data.queries import FRAMES, VERBS, WHERE, idle_words, nouns, sample_noisy_query, sample_query
-from wsiseg.training.data.store import Sample
+from wsiseg.training.data.store import Sample, SourceInfo, write_quadruplets
 from wsiseg.training.examples import (
     Example,
+    ExampleStream,
     Question,
     View,
     _misled,
@@ -126,6 +128,25 @@ def test_some_glands_may_be_left_out_but_never_all(pictures: tuple[Sample, Sampl
             assert kept_here or not out.layers["gland"][corner].any()
         kept.add(there)
     assert kept == {(True, True), (True, False), (False, True)}
+
+
+@pytest.mark.parametrize("healthy", [True, False])
+def test_carcinoma_is_laid_only_where_no_other_tumour_can_be(
+    pictures: tuple[Sample, Sample], healthy: bool, tmp_path: Path
+) -> None:
+    own, ground = pictures
+    gland = own.layers["gland"]
+    carcinoma = replace(own, layers={"gland": gland, "malignant": gland}, present=("gland", "malignant"))
+    ground = replace(ground, absent=("gland", "malignant") if healthy else ("gland",))
+    sources = {"other": SourceInfo("other", "CC0", "us", "made", "none")}
+    store = write_quadruplets(tmp_path / "s.zarr", [ground], sources)
+    stream = ExampleStream(store, small_config(), split="train", seed=0, questions=1, length=1)
+    laid = {stream._resettled(carcinoma, np.random.default_rng(seed)).name for seed in range(20)}
+    assert laid == ({"a", "a on b"} if healthy else {"a"})
+    stromal = replace(carcinoma, layers={**carcinoma.layers, "stroma": own.layers["stroma"]})
+    laid = {stream._resettled(stromal, np.random.default_rng(seed)).name for seed in range(20)}
+    assert "a on stroma of a" in laid
+    assert ("a on b" in laid) == healthy
 
 
 def test_stroma_alone_is_made_of_stroma_only(pictures: tuple[Sample, Sample]) -> None:
