@@ -256,16 +256,18 @@ def random_view(sample: Sample, rng: np.random.Generator, size: int, close: bool
     """A crop of `sample` at a random scale; augmented, at another edge of the tissue and in other stains."""
     scale = random_scale(sample, rng, size, close)
     image, layers = random_crop(sample.image, sample.layers, size=size, scale=scale, rng=rng)
+    absent = sample.absent
     if augment:
         if rng.random() < _EDGE_SHARE:
             image = cut_edge(image, layers, rng)
+            absent = tuple(name for name in absent if name != "glass")
         if rng.random() < _RESTAIN_SHARE:
             image = restain(image, rng)
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         tensor = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
         image = (jitter_stain(tensor, generator)[0] * 255).round().byte().permute(1, 2, 0).numpy()
     patient = (sample.source, sample.group)
-    return View(image, layers, sample.absent, (sample.mpp or _ASSUMED_MPP) * scale, patient)
+    return View(image, layers, absent, (sample.mpp or _ASSUMED_MPP) * scale, patient)
 
 
 def whole_view(sample: Sample, size: int, close: bool) -> View | None:

@@ -202,6 +202,15 @@ def test_a_mirrored_object_counts_as_one_of_its_own_unless_the_seam_joins_it_to_
         assert (cut["nucleus"] == 65535).sum() == 32
 
 
+def test_glass_is_not_absent_where_an_edge_was_cut(
+    pictures: tuple[Sample, Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = replace(pictures[0], absent=("cartilage", "glass"))
+    for share, absent in ((0.0, ("cartilage", "glass")), (1.0, ("cartilage",))):
+        monkeypatch.setattr("wsiseg.training.examples._EDGE_SHARE", share)
+        assert random_view(sample, np.random.default_rng(0), 64, False).absent == absent
+
+
 def test_what_no_body_holds_is_refused_without_repeating_its_name() -> None:
     rng = np.random.default_rng(5)
     asked = {sample_query("nonsense", rng) for _ in range(50)}
