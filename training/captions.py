@@ -54,8 +54,8 @@ def read_captions(path: Path) -> list[Caption]:
             continue
         try:
             pair = json.loads(line)
-            image, text = path.parent / str(pair["image"]), " ".join(str(pair["text"]).split())
-        except (json.JSONDecodeError, KeyError, TypeError):
+            image, text = path.parent / pair["image"], " ".join(pair["text"].split())
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
             wrong.append(f'line {number} is no {{"image": …, "text": …}}')
             continue
         if not image.is_file():

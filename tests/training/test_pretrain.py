@@ -64,6 +64,14 @@ def test_wrong_pairs_are_named_by_line(pairs: Path) -> None:
         read_captions(pairs)
 
 
+@pytest.mark.parametrize("pair", [{"text": None}, {"text": ["a", "b"]}, {"text": 3}, {"image": None}, {"image": [1]}])
+def test_what_is_no_text_is_no_caption(pairs: Path, pair: dict[str, object]) -> None:
+    with open(pairs, "a") as file:
+        file.write("\n" + json.dumps({"image": "0.png", "text": "x", **pair}))
+    with pytest.raises(DataError, match="line 41 is no "):
+        read_captions(pairs)
+
+
 def test_language_learns_and_the_segmenting_half_stays(pairs: Path, store: Path, start: Path, tmp_path: Path) -> None:
     before = load_folder(start).state_dict()
     for data in (pairs, store):
