@@ -14,6 +14,8 @@ _HED /= np.linalg.norm(_HED, axis=1, keepdims=True)
 _LMS = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]], np.float32)
 _OPPONENT = np.array([[1, 1, 1], [1, 1, -2], [1, -1, 0]], np.float32) / np.sqrt([[3], [6], [2]]).astype(np.float32)
 
+_LABELS = 1 << 16  # of uint16
+
 
 def random_crop(
     image: np.ndarray,
@@ -31,15 +33,15 @@ def random_crop(
         layers: name → (H, W) uint16 label maps.
         center: (y, x) in source pixels that should lie inside the view; random if None.
 
-    A view larger than the source is filled up by reflection. Pixels are resampled with antialiasing, labels
-    by nearest neighbour.
+    A view larger than the source is filled up by reflection, see `_reflected`. Pixels are resampled with
+    antialiasing, labels by nearest neighbour.
     """
     window = max(8, round(size * scale))
     pad_y, pad_x = (max(0, window - side) for side in image.shape[:2])
     if pad_y or pad_x:
         widths = ((pad_y // 2, pad_y - pad_y // 2), (pad_x // 2, pad_x - pad_x // 2))
         image = np.pad(image, (*widths, (0, 0)), mode="symmetric")
-        layers = {name: np.pad(layer, widths, mode="symmetric") for name, layer in layers.items()}
+        layers = {name: _reflected(layer, widths) for name, layer in layers.items()}
     corner = []
     for axis in (0, 1):
         free = image.shape[axis] - window
@@ -64,6 +66,26 @@ def random_crop(
         for name, layer in layers.items()
     }
     return place(view), cut
+
+
+def _reflected(layer: np.ndarray, widths: tuple[tuple[int, int], tuple[int, int]]) -> np.ndarray:
+    """A label map (H, W) uint16 filled up by reflection, where mirror images of instances have numbers of their own.
+
+    An object at the edge and its mirror image touch: they are one in the picture, and keep one number. So does the
+    rest of an object in several parts of which one lies at the edge.
+    """
+    out = np.pad(layer, widths, mode="symmetric")
+    if layer.max() < 2:
+        return out
+    free = np.flatnonzero(np.bincount(layer.ravel(), minlength=_LABELS)[1:] == 0) + 1
+    (top, bottom), (left, right) = widths
+    for lines, width in ((out, top), (out[::-1], bottom), (out.T, left), (out.T[::-1], right)):
+        reflected, edge = lines[:width], lines[width]
+        apart = np.setdiff1d(reflected, [0, *edge])[: len(free)]
+        number = np.arange(_LABELS, dtype=layer.dtype)
+        number[apart], free = free[: len(apart)], free[len(apart) :]
+        reflected[:] = number[reflected]
+    return out
 
 
 def jitter_stain(tiles: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

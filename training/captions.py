@@ -22,7 +22,7 @@ _PROMPTS = (
     "What can be seen here?",
     "Write a description of this picture.",
 )
-_LONGEST = 2000  # characters; what is beyond is cut at a word
+_LONGEST = 2000  # characters; what is beyond is cut at a word, where there are words
 _VALIDATION = 20  # one picture in so many is kept back, chosen by its name
 
 
@@ -54,8 +54,8 @@ def read_captions(path: Path) -> list[Caption]:
             continue
         try:
             pair = json.loads(line)
-            image, text = path.parent / str(pair["image"]), " ".join(str(pair["text"]).split())
-        except (json.JSONDecodeError, KeyError, TypeError):
+            image, text = path.parent / pair["image"], " ".join(pair["text"].split())
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
             wrong.append(f'line {number} is no {{"image": …, "text": …}}')
             continue
         if not image.is_file():
@@ -93,6 +93,6 @@ class CaptionStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         square = ImageOps.pad(picture, (self.size, self.size), color="white")
         text = caption.text
         if len(text) > _LONGEST:
-            text = text[:_LONGEST].rpartition(" ")[0]
+            text = text[:_LONGEST].rpartition(" ")[0] or text[:_LONGEST]
         prompt = _PROMPTS[int(rng.integers(len(_PROMPTS)))]
         return Example(np.asarray(square), None, (Question(prompt, text, None),))

@@ -18,6 +18,7 @@ from wsiseg.training.augment import random_crop
 from wsiseg.training.data.store import Sample
 
 GLAND_LAYERS = ("gland", "malignant", "dysplastic", "lumen")
+_OPENED_LAYERS = ("lumen", "tissue", "glass")  # of which a painted hole makes another truth
 _PATCHES = (40, 28, 20, 14)  # sides in pixels of what stroma is laid together from, the largest that fits first
 
 
@@ -122,7 +123,10 @@ def stroma_ground(sample: Sample, rng: np.random.Generator) -> Sample | None:
 
 
 def open_lumens(sample: Sample, rng: np.random.Generator) -> Sample:
-    """Wide, empty lumens in some of the glands of `sample`, which belong to them as their cells do."""
+    """Wide, empty lumens in some of the glands of `sample`, which belong to them as their cells do.
+
+    What was known of lumens, tissue and glass no longer holds: it is left out, unknown.
+    """
     gland = sample.layers["gland"] > 0
     parts, count = ndimage.label(gland)
     depth = ndimage.distance_transform_edt(np.pad(gland, 1, mode="edge"))[1:-1, 1:-1]
@@ -136,7 +140,7 @@ def open_lumens(sample: Sample, rng: np.random.Generator) -> Sample:
     edge = ndimage.gaussian_filter(lumen.astype(np.float32), 1.0)[..., None]
     level = rng.uniform(222, 250) + rng.normal(0, 2, 3)
     image = sample.image * (1 - edge) + level * edge
-    layers = {name: layer for name, layer in sample.layers.items() if name != "lumen"}
-    return replace(
-        sample, image=np.clip(image, 0, 255).round().astype(np.uint8), layers=layers, present=tuple(layers)
-    )
+    image = np.clip(image, 0, 255).round().astype(np.uint8)
+    layers = {name: layer for name, layer in sample.layers.items() if name not in _OPENED_LAYERS}
+    absent = tuple(name for name in sample.absent if name not in _OPENED_LAYERS)
+    return replace(sample, image=image, layers=layers, present=tuple(layers), absent=absent)

@@ -160,7 +160,10 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         return patchwork([self.mix.draw_like(organs[k // 3 % len(organs)], rng) for k in range(9)], rng)
 
     def _resettled(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """Glands with other lumens, on other tissue, or none but their stroma, as chance will have it."""
+        """Glands with other lumens, on other tissue, or none but their stroma, as chance will have it.
+
+        Other tissue must be known to hold nothing of what is outlined: carcinoma is not laid on another tumour.
+        """
         if rng.random() < _LUMEN_SHARE:
             sample = open_lumens(sample, rng)
         chance = rng.random()
@@ -169,9 +172,11 @@ class ExampleStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         ground: Sample | None = sample
         if chance < _PASTE_SHARE / 2:
             ground = self.mix.draw_from(self.mix.sources[int(rng.integers(len(self.mix.sources)))], rng)
+        outlined = {"gland", "malignant", "dysplastic"} & sample.layers.keys()
         if ground is not None and "stroma" in ground.layers:
             ground = stroma_ground(ground, rng)
-        if ground is None or "gland" in ground.layers or "gland" not in ground.absent:
+            outlined = {"gland"}  # the stroma between a tumour's glands holds none of them
+        if ground is None or "gland" in ground.layers or not outlined <= set(ground.absent):
             return sample
         return on_other_tissue(sample, ground, rng) if chance < _PASTE_SHARE else ground
 
@@ -251,16 +256,18 @@ def random_view(sample: Sample, rng: np.random.Generator, size: int, close: bool
     """A crop of `sample` at a random scale; augmented, at another edge of the tissue and in other stains."""
     scale = random_scale(sample, rng, size, close)
     image, layers = random_crop(sample.image, sample.layers, size=size, scale=scale, rng=rng)
+    absent = sample.absent
     if augment:
         if rng.random() < _EDGE_SHARE:
             image = cut_edge(image, layers, rng)
+            absent = tuple(name for name in absent if name != "glass")
         if rng.random() < _RESTAIN_SHARE:
             image = restain(image, rng)
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         tensor = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
         image = (jitter_stain(tensor, generator)[0] * 255).round().byte().permute(1, 2, 0).numpy()
     patient = (sample.source, sample.group)
-    return View(image, layers, sample.absent, (sample.mpp or _ASSUMED_MPP) * scale, patient)
+    return View(image, layers, absent, (sample.mpp or _ASSUMED_MPP) * scale, patient)
 
 
 def whole_view(sample: Sample, size: int, close: bool) -> View | None:

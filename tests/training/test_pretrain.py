@@ -12,7 +12,7 @@ from PIL import Image
 
 from wsiseg.errors import DataError
 from wsiseg.model.folder import load_folder
-from wsiseg.training.captions import CaptionStream, read_captions
+from wsiseg.training.captions import Caption, CaptionStream, read_captions
 from wsiseg.training.pretrain import PretrainRecipe, train
 from wsiseg.training.run import read_figures
 
@@ -61,6 +61,21 @@ def test_wrong_pairs_are_named_by_line(pairs: Path) -> None:
     with open(pairs, "a") as file:
         file.write('\n{"image": "gone.png", "text": "x"}\n{"image": "0.png"}\n{"image": "0.png", "text": " "}\n')
     with pytest.raises(DataError, match=r"line 41: there is no image .*gone.png; line 42 is no .*; line 43: the text"):
+        read_captions(pairs)
+
+
+@pytest.mark.parametrize(("text", "cut"), [("ab " * 1000, "ab " * 665 + "ab"), ("腺" * 2500, "腺" * 2000)])
+def test_a_long_text_is_cut_at_a_word_or_where_it_has_none_anywhere(pairs: Path, text: str, cut: str) -> None:
+    caption = Caption(pairs.with_name("0.png"), text)
+    (question,) = CaptionStream([caption], caption.split, 60, seed=0, length=1)[0].questions
+    assert question.answer == cut
+
+
+@pytest.mark.parametrize("pair", [{"text": None}, {"text": ["a", "b"]}, {"text": 3}, {"image": None}, {"image": [1]}])
+def test_what_is_no_text_is_no_caption(pairs: Path, pair: dict[str, object]) -> None:
+    with open(pairs, "a") as file:
+        file.write("\n" + json.dumps({"image": "0.png", "text": "x", **pair}))
+    with pytest.raises(DataError, match="line 41 is no "):
         read_captions(pairs)
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.model.small import small_config, small_model
-from wsiseg.training.augment import restain
+from wsiseg.training.augment import random_crop, restain
 from wsiseg.training.batch import collate
 from wsiseg.training.composite import on_other_tissue, open_lumens, patchwork, stroma_ground
-from wsiseg.training.data.annotate import describe, refuse
+from wsiseg.training.data.annotate import describe, find_in, refuse
 from wsiseg.training.data.concepts import CONCEPTS
 from wsiseg.training.data.queries import FRAMES, VERBS, WHERE, idle_words, nouns, sample_noisy_query, sample_query
-from wsiseg.training.data.store import Sample
+from wsiseg.training.data.store import Sample, SourceInfo, write_quadruplets
 from wsiseg.training.examples import (
     Example,
+    ExampleStream,
     Question,
     View,
     _misled,
@@ -128,6 +130,25 @@ def test_some_glands_may_be_left_out_but_never_all(pictures: tuple[Sample, Sampl
     assert kept == {(True, True), (True, False), (False, True)}
 
 
+@pytest.mark.parametrize("healthy", [True, False])
+def test_carcinoma_is_laid_only_where_no_other_tumour_can_be(
+    pictures: tuple[Sample, Sample], healthy: bool, tmp_path: Path
+) -> None:
+    own, ground = pictures
+    gland = own.layers["gland"]
+    carcinoma = replace(own, layers={"gland": gland, "malignant": gland}, present=("gland", "malignant"))
+    ground = replace(ground, absent=("gland", "malignant") if healthy else ("gland",))
+    sources = {"other": SourceInfo("other", "CC0", "us", "made", "none")}
+    store = write_quadruplets(tmp_path / "s.zarr", [ground], sources)
+    stream = ExampleStream(store, small_config(), split="train", seed=0, questions=1, length=1)
+    laid = {stream._resettled(carcinoma, np.random.default_rng(seed)).name for seed in range(20)}
+    assert laid == ({"a", "a on b"} if healthy else {"a"})
+    stromal = replace(carcinoma, layers={**carcinoma.layers, "stroma": own.layers["stroma"]})
+    laid = {stream._resettled(stromal, np.random.default_rng(seed)).name for seed in range(20)}
+    assert "a on stroma of a" in laid
+    assert ("a on b" in laid) == healthy
+
+
 def test_stroma_alone_is_made_of_stroma_only(pictures: tuple[Sample, Sample]) -> None:
     own, _ = pictures
     out = stroma_ground(own, np.random.default_rng(4))
@@ -154,6 +175,40 @@ def test_a_lumen_is_empty_and_belongs_to_its_gland(pictures: tuple[Sample, Sampl
     assert (out.layers["gland"][white] > 0).all()
     assert np.array_equal(out.layers["gland"], own.layers["gland"])
     assert np.array_equal(out.image[own.layers["gland"] == 0][:64], own.image[own.layers["gland"] == 0][:64])
+
+
+def test_painted_lumens_leave_unknown_where_tissue_and_glass_are(pictures: tuple[Sample, Sample]) -> None:
+    own, _ = pictures
+    there = {name: np.ones((64, 64), np.uint16) for name in ("lumen", "tissue", "glass")}
+    out = open_lumens(replace(own, layers={**own.layers, **there}), np.random.default_rng(0))
+    assert set(out.layers) == set(out.present) == {"gland", "stroma"}
+    out = open_lumens(replace(own, absent=("cartilage", "glass", "lumen")), np.random.default_rng(0))
+    assert out.absent == ("cartilage",)
+
+
+def test_a_mirrored_object_counts_as_one_of_its_own_unless_the_seam_joins_it_to_its_image() -> None:
+    layer = np.zeros((100, 100), np.uint16)
+    layer[6:10, 40:46] = 2  # its image is another
+    layer[60:66, 97:] = 3  # cut by the edge: one with its image
+    layer[40:44, 40:44], layer[40:44, 60:64] = 65535, 65535  # one in two parts
+    layer[92:96, 3:7] = 1  # in a corner: four
+    image = np.zeros((100, 100, 3), np.uint8)
+    for seed in range(8):  # all turns
+        _, cut = random_crop(image, {"nucleus": layer}, size=128, scale=1, rng=np.random.default_rng(seed))
+        assert cut["nucleus"].dtype == np.uint16
+        found = find_in(np.zeros((128, 128, 3), np.uint8), cut["nucleus"])
+        assert found is not None
+        assert found.count == 2 + 1 + 1 + 4
+        assert (cut["nucleus"] == 65535).sum() == 32
+
+
+def test_glass_is_not_absent_where_an_edge_was_cut(
+    pictures: tuple[Sample, Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = replace(pictures[0], absent=("cartilage", "glass"))
+    for share, absent in ((0.0, ("cartilage", "glass")), (1.0, ("cartilage",))):
+        monkeypatch.setattr("wsiseg.training.examples._EDGE_SHARE", share)
+        assert random_view(sample, np.random.default_rng(0), 64, False).absent == absent
 
 
 def test_what_no_body_holds_is_refused_without_repeating_its_name() -> None:
