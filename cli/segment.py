@@ -235,9 +235,10 @@ def segment_one(
             write_stdout(partial(formats.stream, result.annotations, result.run, name=output_format))
         else:
             result.write(out, output_format)
+    for path in filter(None, (reasoning, out if work else None)):
+        remove_leftovers(Path(path), older_s=time.time() - begun)  # not what another run is writing there now
     if work:
         shutil.rmtree(work, ignore_errors=True)
-        remove_leftovers(Path(out), older_s=time.time() - begun)  # not what another run is writing there now
 
 
 def work_folder(out: str) -> Path | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -151,6 +153,30 @@ def test_what_a_killed_process_left_long_ago_is_removed_and_nothing_else(tmp_pat
     assert set(tmp_path.iterdir()) == {young, *others}
     remove_leftovers(tmp_path / "a[1].csv")
     assert set(tmp_path.iterdir()) == set(others)
+
+
+def test_threads_that_write_on_for_a_moment_leave_no_folder(tmp_path: Path) -> None:
+    def write_on(folder: Path) -> None:
+        for i in range(300):
+            with suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / str(i)).touch()
+            time.sleep(0.001)
+
+    def stopped() -> None:
+        with atomic_folder(tmp_path / "out", replaces=lambda _: True) as folder:
+            thread = threading.Thread(target=write_on, args=(folder / "c",))
+            thread.start()
+            try:
+                raise KeyboardInterrupt
+            finally:
+                threads.append(thread)
+
+    threads: list[threading.Thread] = []
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    threads[0].join()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_in_which_another_process_still_writes_is_no_leftover(tmp_path: Path) -> None:

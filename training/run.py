@@ -77,7 +77,7 @@ def save_state(
     save_file({key: value.contiguous() for key, value in tensors.items()}, fresh / "state.safetensors")
     with atomic_write(fresh / "state.json") as file:  # last: with it the new state is whole
         file.write(json.dumps({"step": step, "updates": average.updates}).encode())
-    old = folder.with_name(folder.name + ".old")
+    old = _old(folder)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)
@@ -91,6 +91,9 @@ def _recover_state(folder: Path) -> None:
     if not folder.exists() and (fresh / "state.json").exists():
         with suppress(FileNotFoundError):  # another process of this run was faster
             os.replace(fresh, folder)
+    if folder.exists():  # a run of which no step is left saves no more, and would leave them there
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(_old(folder), ignore_errors=True)
 
 
 def has_state(out: Path) -> bool:
@@ -105,6 +108,10 @@ def no_run(out: Path) -> DataError:
 
 def _fresh(folder: Path) -> Path:
     return folder.with_name(folder.name + ".new")
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".old")
 
 
 @contextmanager
@@ -124,6 +131,8 @@ def sole_run(out: Path, main: bool) -> Iterator[None]:
             stack.enter_context(claimed(out / ".claim"))
         except ClaimHeldError as error:
             raise DataError(f"{error} trains in {out} already: wait for it, or choose another --out") from error
+        for leftover in out.glob(".*.tmp"):  # of a killed process: what this one writes comes later
+            leftover.unlink()
         yield
 
 
@@ -209,22 +218,26 @@ class Figures:
         self._wandb = _at_wandb(out, step, recipe) if recipe.wandb else None
 
         self._path = out / "metrics.jsonl"
-        self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+        with full_disk_told(out):
+            self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
         kept = [line for line in _lines(self._path) if step and _still_holds(json.loads(line), step)]
         with atomic_write(self._path) as file:
             file.writelines(line.encode() + b"\n" for line in kept)
 
     def add(self, step: int, kind: str, values: dict[str, float]) -> None:
         """Write down the figures of a step. OutputError if that fails."""
-        with full_disk_told(self._path.parent), open(self._path, "a") as file:
-            file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
-        for name, value in values.items():
-            self._writer.add_scalar(f"{kind}/{name}", value, step)
+        with full_disk_told(self._path.parent):
+            with open(self._path, "a") as file:
+                file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+            for name, value in values.items():
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
         if self._wandb:
             self._wandb.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
-        self._writer.close()
+        """OutputError if the last figures cannot be written."""
+        with full_disk_told(self._path.parent):
+            self._writer.close()
         if self._wandb:
             self._wandb.finish()
 

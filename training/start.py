@@ -61,7 +61,7 @@ def keep_make(model: PathChatSegR1, recipe: Recipe, out: Path) -> None:
     if has_state(out):
         return
     save_config(model.config, out / CONFIG)
-    model.tokenizer.tokenizer.save(str(out / TOKENIZER))
+    model.tokenizer.save(out / TOKENIZER)
     (out / BASE).unlink(missing_ok=True)
     if model.config.parts and recipe.model:
         name_base(model_folder(recipe.model), out)

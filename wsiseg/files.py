@@ -97,7 +97,7 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: Callable[[Path], bo
                 os.replace(target, old)
             os.replace(temporary, target)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove_busy(temporary)
             if old.exists() and not target.exists():
                 os.replace(old, target)
             raise
@@ -107,6 +107,15 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: Callable[[Path], bo
         if isinstance(error, WsisegError):
             raise
         raise _unwritable(target, error) from error
+
+
+def _remove_busy(folder: Path) -> None:
+    """Remove a folder into which threads may still be writing: zarr's go on for a moment when their caller stops."""
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.1)  # they make it anew
+        if not folder.exists():
+            return
 
 
 def make_folder(folder: Path) -> None:

@@ -56,15 +56,16 @@ def test_stdout_is_the_geojson_and_nothing_else(slide: Path, tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("fake_model")
 def test_out_writes_the_same_bytes_and_leaves_stdout_empty(slide: Path, tmp_path: Path) -> None:
-    killed, at_work = tmp_path / ".out.geojson.0a.tmp", tmp_path / ".out.geojson.0b.tmp"  # of others, while they wrote
-    for file, touched in ((killed, 0.0), (at_work, time.time() + 60)):
+    names = (".out.geojson.0000000a.tmp", ".r.jsonl.0000000a.tmp", ".out.geojson.0000000b.tmp")
+    *killed, at_work = (tmp_path / name for name in names)  # of others, while they wrote
+    for file, touched in ((killed[0], 0.0), (killed[1], 0.0), (at_work, time.time() + 60)):
         file.touch()
         os.utime(file, (touched, touched))
     to_stdout = segment(slide, "--query", "olive")
-    to_file = segment(slide, "--query", "olive", "--out", tmp_path / "out.geojson")
+    to_file = segment(slide, "--query", "olive", "--out", tmp_path / "out.geojson", "--reasoning", tmp_path / "r.jsonl")
     assert to_file.stdout == ""
     assert (tmp_path / "out.geojson").read_bytes() == to_stdout.stdout_bytes
-    assert sorted(os.listdir(tmp_path)) == [at_work.name, "out.geojson"]
+    assert sorted(os.listdir(tmp_path)) == [at_work.name, "out.geojson", "r.jsonl"]
 
 
 @pytest.mark.usefixtures("fake_model")

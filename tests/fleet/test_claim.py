@@ -53,6 +53,16 @@ def test_a_claim_keeps_others_out_and_is_given_back(tmp_path: Path) -> None:
     assert path.read_text() == "taken over"  # that of another stays
 
 
+def test_who_is_stopped_while_he_claims_leaves_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "write", stopped)
+    with pytest.raises(KeyboardInterrupt), claimed(tmp_path / "a.claim"):
+        pass
+    assert not (tmp_path / "a.claim").exists()
+
+
 @pytest.mark.parametrize(
     ("host", "pid", "seconds_ago", "stale"),
     [

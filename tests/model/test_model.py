@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 from tests.model.small import byte_tokenizer, small_config, small_model
-from wsiseg.errors import ModelError, QueryError
+from wsiseg.errors import ModelError, OutputError, QueryError
 from wsiseg.inference import MASK_FEATURES
 from wsiseg.inference.decode import Completion
 from wsiseg.inference.engine import PathChatSegmenter
@@ -93,6 +95,30 @@ def test_a_model_that_was_saved_or_sent_to_another_process_is_the_same(tmp_path:
         for each in (segmenter, PathChatSegmenter(again, name="a", fingerprint="a"), sent)
     )
     assert others == [one, one]
+
+
+@pytest.mark.parametrize("files", [0, 1])
+def test_a_checkpoint_for_which_the_disk_has_no_room_leaves_the_last_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    save_model(small_model(seed=3), tmp_path / "m")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()}
+    (tmp_path / "m" / ".tmpK1lled").touch()  # where a process was killed in safetensors
+    left, sync = [0] * files, os.fsync
+
+    def full(handle: int) -> None:
+        if not left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left.pop()
+        sync(handle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match="No space left"):
+            save_model(small_model(seed=3), tmp_path / "m")
+    load_folder(tmp_path / "m")
+    save_model(small_model(seed=3), tmp_path / "m")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()} == before
 
 
 def test_a_folder_that_was_written_anew_has_another_fingerprint(tmp_path: Path) -> None:

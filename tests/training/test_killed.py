@@ -149,6 +149,16 @@ def test_a_state_that_cannot_take_its_place_is_gone_on_from(tmp_path: Path, monk
     assert load_state(tmp_path / "state", *begun((True, True))) == 2
 
 
+def test_what_was_killed_at_its_last_checkpoint_leaves_nothing_to_who_resumes(tmp_path: Path) -> None:
+    save_state(tmp_path / "state", 2, *begun((True, True)))
+    for name in ("state.old", "state.new"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".recipe.yaml.0123abcd.tmp").touch()
+    with sole_run(tmp_path, main=True):
+        assert load_state(tmp_path / "state", *begun((True, True))) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
 def test_two_runs_in_one_folder_are_told_at_once(store: Path, start: Path, tmp_path: Path) -> None:
     with sole_run(tmp_path / "run", main=True), pytest.raises(DataError, match=r"trains in .* already"):
         sft.train(recipe(store, start), tmp_path / "run")

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wsiseg.errors import DataError, EndpointError
-from wsiseg.files import check_writable
+from wsiseg.files import check_writable, remove_leftovers
 from wsiseg.fleet.claim import ClaimHeldError, claimed
 from wsiseg.training.annotate.limits import Budget, BudgetSpent
 from wsiseg.training.annotate.replies import Replies, Reply, read_replies, replies_path
 from wsiseg.training.annotate.request import RefusedError, Request
 from wsiseg.training.annotate.write import TEMPLATE, Writers, write_chain
-from wsiseg.training.data.chains import Chain, read_chains, write_chains
+from wsiseg.training.data.chains import CHAINS, Chain, read_chains, write_chains
 from wsiseg.training.data.concepts import concept_of
 from wsiseg.training.data.store import Quadruplet, QuadrupletStore
 
@@ -146,6 +146,7 @@ def annotate(
         check_writable(replies_path(store.path))
     try:
         with claimed(store.path / ".claim"), Replies(replies_path(store.path)) as replies:
+            remove_leftovers(store.path / CHAINS)
             run = _Run(store, asked, writers, endpoint, budget, replies, progress)
             try:
                 _run_to_the_end(run.all(at_once))

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from wsiseg.model.folder import save_tensors
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.training.rl.policy import log_distribution, read_answers, read_prompt
 from wsiseg.training.rl.prompts import Views
@@ -28,10 +29,8 @@ _log = logging.getLogger(__name__)
 def save_policy(model: PathChatSegR1, folder: Path, step: int) -> None:
     """Keep what learns of the language model, as `folder`/step-000025.safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {n: p.detach().contiguous().cpu() for n, p in model.vlm.named_parameters() if p.requires_grad}
-    fresh = folder / f"step-{step:06d}.new"
-    save_file(tensors, fresh)
-    fresh.replace(fresh.with_suffix(".safetensors"))
+    learning = {name: p.detach() for name, p in model.vlm.named_parameters() if p.requires_grad}
+    save_tensors(learning, folder / f"step-{step:06d}.safetensors")
 
 
 @torch.no_grad()

@@ -89,7 +89,7 @@ def _create(path: Path, content: bytes) -> bool:
     try:
         os.write(handle, content)
         os.fsync(handle)
-    except OSError:
+    except BaseException:  # Ctrl-C, too: an empty claim would stand until it is stale
         path.unlink(missing_ok=True)
         raise
     finally:

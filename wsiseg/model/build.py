@@ -57,7 +57,7 @@ def build_folder(out: Path, *, language: str, pathology: str, sam: Path, sam_kin
         for part, stem in ((text, "language"), (eye, "pathology"), (hand, "sam")):
             write_shards(part.tensors, folder, stem)
         write_shards(fresh, folder, "fresh")
-        tokenizer.tokenizer.save(str(folder / TOKENIZER))
+        tokenizer.save(folder / TOKENIZER)
         (folder / "README.md").write_text(start_card(config), "utf-8")
         save_config(config, folder / CONFIG)
     return config

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import orjson
 
 from wsiseg.errors import ModelError
+from wsiseg.files import atomic_write
 from wsiseg.model.plain import PLAIN, Known, asked_for, known_names, passes_over
 from wsiseg.model.spelling import corrected
 from wsiseg.strict import record_of
@@ -257,8 +258,9 @@ PRESETS = {"tiny": tiny, "paper": paper}
 
 
 def save_config(config: PathChatConfig, path: Path) -> None:
-    """Write config.json."""
-    path.write_bytes(orjson.dumps(dataclasses.asdict(config), option=orjson.OPT_INDENT_2))
+    """Write config.json. OutputError if that fails."""
+    with atomic_write(path) as file:
+        file.write(orjson.dumps(dataclasses.asdict(config), option=orjson.OPT_INDENT_2))
 
 
 def load_config(path: Path) -> PathChatConfig:

@@ -46,15 +46,22 @@ def save_changes(model: PathChatSegR1, changes: Mapping[str, torch.Tensor], fold
 
 
 def _save(model: PathChatSegR1, state: Mapping[str, torch.Tensor], folder: Path) -> None:
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     save_config(model.config, folder / CONFIG)
-    model.tokenizer.tokenizer.save(str(folder / TOKENIZER))
-    temporary = folder / (WEIGHTS + ".tmp")
+    model.tokenizer.save(folder / TOKENIZER)
+    save_tensors(state, folder / WEIGHTS)
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file, whole or not at all; for the only process that writes such files in its folder."""
+    from safetensors.torch import save_file
+
+    for leftover in path.parent.glob(".tmp*"):  # under such a name the package writes first; a killed process left it
+        leftover.unlink()
+    temporary = path.with_name(path.name + ".tmp")
     try:
-        save_file({key: value.contiguous().cpu() for key, value in state.items()}, temporary, metadata={"format": "pt"})
-        temporary.replace(folder / WEIGHTS)
+        save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, temporary, {"format": "pt"})
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from wsiseg.errors import ModelError
+from wsiseg.files import atomic_write
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
@@ -51,6 +52,11 @@ class PromptTokenizer:
         self.vision_end = self._single(VISION_END)
         # A completion must never contain these: placeholders would no longer match the features.
         self.suppressed = [self.vision_start, self.vision_end, self.image_pad, self._single(IM_START)]
+
+    def save(self, path: Path) -> None:
+        """Write it as a `tokenizer.json`. OutputError if that fails."""
+        with atomic_write(path) as file:
+            file.write(self.tokenizer.to_str(pretty=True).encode())
 
     @classmethod
     def from_file(cls, path: Path, *added: str) -> PromptTokenizer:
