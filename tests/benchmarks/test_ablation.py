@@ -74,7 +74,7 @@ def test_every_variant_is_made_once_asked_and_written_down(recipe: Path, tmp_pat
     for name in ("SO-GRPO | 1 |", "no RL | 1 |", "LISA | 1 |", "Seg-Zero | 1 |", "eager | 1 |"):
         assert name in text
     assert "general" not in text  # needs stem_weights
-    lisa = json.loads((out / "seed0" / "lisa" / "asked-val-None.json").read_text())
+    lisa = json.loads((out / "seed0" / "lisa" / "asked-val-None-fixed-seg.json").read_text())
     assert set(lisa) == {"dice", "emission", "false_emission", "bleu4", "token_f1"}
     weights = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
     trained = (out / "seed0" / "so" / "model" / "model.safetensors").read_bytes()
@@ -90,6 +90,23 @@ def test_every_variant_is_made_once_asked_and_written_down(recipe: Path, tmp_pat
     assert (out / "seed0" / "so" / "model" / "model.safetensors").read_bytes() == trained
     assert (out / "seed0" / "so" / "metrics.jsonl").exists()
     assert "gradient_variance" in dynamics(out / "seed0" / "so")
+
+
+def test_variants_that_ask_one_run_in_other_ways_have_answers_of_their_own(recipe: Path, tmp_path: Path) -> None:
+    wanted = yaml.safe_load(recipe.read_text())
+    asked = {"as it is": "own", "forced": "fixed-seg"}
+    wanted["variants"] = [{"name": name, "run": "sft", "asked": how} for name, how in asked.items()]
+    recipe.write_text(yaml.safe_dump(wanted))
+    command = [str(recipe), "--out", str(tmp_path / "runs"), "--write", str(tmp_path / "ablation.md")]
+    CliRunner().invoke(main, command, catch_exceptions=False)
+    own, forced = (
+        json.loads((tmp_path / "runs" / "seed0" / "sft" / f"asked-val-None{how}.json").read_text())
+        for how in ("", "-fixed-seg")
+    )
+    assert own["emission"] < forced["emission"] == 1
+    lines = (tmp_path / "ablation.md").read_text().splitlines()
+    emission = [line.split(" | ")[3] for line in lines if line.startswith(("| as it is | 1", "| forced | 1"))]
+    assert emission == [f"{own['emission']:.3f}", "1.000"]
 
 
 def test_an_eager_start_is_taught_to_outline_something_else_instead_of_refusing(store: Path, start: Path) -> None:  # noqa: F811
