@@ -38,7 +38,7 @@ from wsiseg.training.figures import ALL
 from wsiseg.training.recipe import load_recipe
 from wsiseg.training.rl import train as rl
 from wsiseg.training.rl.recipe import RlRecipe
-from wsiseg.training.run import read_figures
+from wsiseg.training.run import has_state, read_figures
 
 STAGES: dict[str, tuple[Any, Any]] = {
     "ssl": (ssl.SslRecipe, ssl.train),
@@ -141,7 +141,7 @@ def make(ablation: Ablation, run: str, seed: int, out: Path) -> Path:
     if (folder / "done.json").exists():
         return folder / "model"
     click.echo(f"seed {seed}: {run} ({stage}, from {model})", err=True)
-    began, resume = time.monotonic(), (folder / "state").exists()
+    began, resume = time.monotonic(), has_state(folder)
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed before its first checkpoint
     if stage == "copy":

@@ -78,8 +78,9 @@ def test_every_variant_is_made_once_asked_and_written_down(recipe: Path, tmp_pat
     assert set(lisa) == {"dice", "emission", "false_emission", "bleu4", "token_f1"}
     weights = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
     trained = (out / "seed0" / "so" / "model" / "model.safetensors").read_bytes()
-    # A run that was killed after its last checkpoint, and one before its first.
+    # A run that was killed while it put its last checkpoint in its place, and one before its first.
     (out / "seed0" / "so" / "done.json").unlink()
+    (out / "seed0" / "so" / "state").rename(out / "seed0" / "so" / "state.new")
     (out / "seed0" / "lisa" / "done.json").unlink()
     shutil.rmtree(out / "seed0" / "lisa" / "state")
     CliRunner().invoke(main, command, catch_exceptions=False)
