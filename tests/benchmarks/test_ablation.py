@@ -175,6 +175,21 @@ def test_with_a_fixed_seg_every_tile_has_a_mask_from_the_state_that_training_rea
     torch.testing.assert_close(completion.seg_state, states[0, -1], atol=2e-5, rtol=1e-4)
 
 
+def test_a_fixed_seg_is_read_behind_the_query_that_the_chain_answers() -> None:
+    model = small_model(seed=1, stops=1.5)
+    model.config = dataclasses.replace(model.config, names={"glands": {"crypts": "crypts"}})
+    fixed = FixedSeg(model, name="small", fingerprint="one")
+    tiles = np.random.default_rng(0).integers(0, 255, (6, 128, 128, 3), dtype=np.uint8)
+    query = "where are the crypts?"
+    assert model.config.plain(query) == "outline the crypts"
+    asked, plain = (fixed.segment_tiles(tiles, q, 0.5) for q in (query, "outline the crypts"))
+    alone = PathChatSegmenter(model, name="small", fingerprint="one").segment_tiles(tiles, query, 0.5)
+    assert any(answer.probability is None for answer in alone), "this seed has no silent answers; choose another"
+    for a, b in zip(asked, plain, strict=True):
+        assert a.reasoning == b.reasoning
+        np.testing.assert_array_equal(a.probability, b.probability)
+
+
 def test_intervals() -> None:
     assert interval([0.5, 0.6, 0.7]) == "0.600 ± 0.248"  # t(0.975, 2) = 4.303, s = 0.1
     assert interval([0.5, float("nan")]) == "0.500"
