@@ -27,13 +27,14 @@ class Range:
     high: float = math.inf
 
     def __str__(self) -> str:
-        return f"at least {self.low:g}" if self.high == math.inf else f"from {self.low:g} to {self.high:g}"
+        return f"at least {self.low}" if self.high == math.inf else f"from {self.low} to {self.high}"
 
 
 SHIPPED = Path(__file__).parent / "recipes"
 
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
+Seed = Annotated[int, Range(0, 2**63 - 1)]  # torch takes none of more than 64 bits, and steps are added to it
 Amount = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 
@@ -71,7 +72,7 @@ class Recipe:
     gradient_checkpointing: bool = False
     workers: Natural = 1
     cached_images: Natural = 0
-    seed: Natural = 0
+    seed: Seed = 0
     validate_every: Count = 250
     validation_images: Natural = 96
     checkpoint_every: Count = 250
@@ -198,9 +199,12 @@ def _fit(value: Any, hint: Any) -> Any:
         return {_fit(key, arguments[0]): _fit(item, arguments[1]) for key, item in value.items()}
     if hint is float:
         try:
-            return float(value if not isinstance(value, bool) else "no number")  # YAML 1.1 reads 1e-3 as text
-        except (TypeError, ValueError):
-            raise ValueError(f"a number, not {value!r}") from None
+            number = float(value if not isinstance(value, bool) else "no number")  # YAML 1.1 reads 1e-3 as text
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(f"a number, not {value!r}")
+        return number
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         names = {int: "a whole number", bool: "true or false", str: "text"}
         raise ValueError(f"{names.get(hint, hint.__name__)}, not {value!r}")

@@ -56,9 +56,15 @@ def train_all_but(model: PathChatSegR1, recipe: Recipe, frozen: Iterable[str]) -
         if not any(name.startswith(prefix) for name, _ in model.named_parameters(remove_duplicate=False)):
             meant = nearest(prefix, [name for name, _ in model.named_modules()])
             raise DataError(f"frozen: no weight of the model has a name that begins with {prefix}{meant}")
-    prefixes = (*recipe.frozen, *frozen)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(prefixes))
+    model.requires_grad_(True)
+    _freeze(model, (*recipe.frozen, *frozen))
+
+
+def _freeze(model: PathChatSegR1, prefixes: tuple[str, ...]) -> None:
+    """Every parameter of which any name begins so: tied tables are one, with two names."""
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name.startswith(prefixes):
+            parameter.requires_grad_(False)
 
 
 def set_trainable(model: PathChatSegR1, recipe: TuningRecipe, frozen: Iterable[str] = ()) -> None:
@@ -83,7 +89,8 @@ def set_trainable(model: PathChatSegR1, recipe: TuningRecipe, frozen: Iterable[s
         if is_sam and "image_encoder" not in named:
             _add_adapters(model.image_encoder.vit, ("blocks.",), recipe)
         for name, parameter in model.named_parameters():  # injection freezes all that it does not add
-            parameter.requires_grad_(name in kept or (_is_adapter(name) and not name.startswith(named)))
+            parameter.requires_grad_(name in kept or _is_adapter(name))
+        _freeze(model, named)
     if recipe.gradient_checkpointing:
         checkpoint_activations(model)
     if recipe.compile:

@@ -38,7 +38,7 @@ from wsiseg.training.figures import ALL
 from wsiseg.training.recipe import load_recipe
 from wsiseg.training.rl import train as rl
 from wsiseg.training.rl.recipe import RlRecipe
-from wsiseg.training.run import read_figures
+from wsiseg.training.run import has_state, read_figures
 
 STAGES: dict[str, tuple[Any, Any]] = {
     "ssl": (ssl.SslRecipe, ssl.train),
@@ -141,7 +141,7 @@ def make(ablation: Ablation, run: str, seed: int, out: Path) -> Path:
     if (folder / "done.json").exists():
         return folder / "model"
     click.echo(f"seed {seed}: {run} ({stage}, from {model})", err=True)
-    began, resume = time.monotonic(), (folder / "state").exists()
+    began, resume = time.monotonic(), has_state(folder)
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed before its first checkpoint
     if stage == "copy":
@@ -168,7 +168,7 @@ def general_encoder(model: str, stem_weights: str, out: Path) -> None:
 
 def ask(model: Path, variant: Variant, held_out: HeldOut) -> dict[str, float]:
     """`FIGURES` of a model on a held-out set, kept beside the model; emission is of greedy answers."""
-    kept = _kept(model, held_out)
+    kept = _kept(model, variant, held_out)
     if kept.exists():
         return dict(json.loads(kept.read_text()))
     own = load_model(model, device="cpu")
@@ -247,7 +247,7 @@ def page(ablation: Ablation, out: Path, command: str) -> Iterator[str]:
         yield "|---|---|---|---|---|---|---|---|"
         for variant in ablation.possible:
             models = list(_made(ablation, variant, out))
-            answers = [json.loads(k.read_text()) for k in (_kept(m, held_out) for m in models) if k.exists()]
+            answers = [json.loads(k.read_text()) for k in (_kept(m, variant, held_out) for m in models) if k.exists()]
             cells = [interval([answer[name] for answer in answers]) for name in FIGURES]
             paper = "–" if variant.paper_dice is None else f"{variant.paper_dice:.2f}"
             yield f"| {variant.name} | {len(answers)} | " + " | ".join(cells) + f" | {paper} |"
@@ -278,8 +278,9 @@ def _made(ablation: Ablation, variant: Variant, out: Path) -> Iterator[Path]:
             yield folder / "model"
 
 
-def _kept(model: Path, held_out: HeldOut) -> Path:
-    return model.parent / f"{Path(held_out.data).stem}-{held_out.split}-{held_out.limit}.json"
+def _kept(model: Path, variant: Variant, held_out: HeldOut) -> Path:
+    asked = "" if variant.asked == "own" else f"-{variant.asked}"
+    return model.parent / f"{Path(held_out.data).stem}-{held_out.split}-{held_out.limit}{asked}.json"
 
 
 @click.command()

@@ -26,6 +26,7 @@ class FixedSeg(PathChatSegmenter):
     def _forced(self, completion: Completion, image: torch.Tensor, query: str, mpp: float) -> Completion:
         model, ids = self.model, [*completion.ids[:-1], self.model.tokenizer.seg]
         fed = torch.tensor([ids], device=model.device)
-        states = read_answers(model, read_prompt(model, model.prompt(query, mpp), image), fed)  # (1, T + 1, H)
+        prompt = model.prompt(model.config.plain(query), mpp)
+        states = read_answers(model, read_prompt(model, prompt, image), fed)  # (1, T + 1, H)
         (state,) = seg_states(states, torch.tensor([len(ids)], device=model.device), model.config.seg_state)
         return replace(completion, ids=ids, seg_state=state)

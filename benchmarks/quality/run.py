@@ -143,7 +143,13 @@ def _sections(entries: list[dict[str, Any]]) -> Iterator[str]:
 @click.option("--limit", type=click.IntRange(min=1), help="Ask only N questions of each set, spread evenly.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/quality.md"), show_default=True)
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--threads", type=int, help="CPU threads of torch. [default: torch's]")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help='CPU threads of torch. With 1, "s" compares methods: one core answers one question at a time in all of them.',
+)
 def main(
     data: tuple[Path, ...],
     methods: tuple[str, ...],
@@ -153,13 +159,12 @@ def main(
     limit: int | None,
     out: Path,
     device: str,
-    threads: int | None,
+    threads: int,
 ) -> None:
     """Measure methods on every store of DATA and (re)write the table."""
-    if threads:
-        import torch
+    import torch
 
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     out.parent.mkdir(parents=True, exist_ok=True)
     kept = out.with_suffix(".json")
     entries: list[dict[str, Any]] = orjson.loads(kept.read_bytes()) if kept.exists() else []

@@ -27,7 +27,7 @@ from transformers import LogitsProcessor, StoppingCriteria
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from benchmarks.speed.rows import Row, Setup, measure_cost, with_ratios
-from wsiseg.inference import TileMask
+from wsiseg.inference import IMAGE_TOKENS, MASK_FEATURES, TileMask
 from wsiseg.inference import decode as decoding
 from wsiseg.inference.decode import decode, encode_prefix
 from wsiseg.inference.engine import PathChatSegmenter
@@ -82,7 +82,7 @@ def run(slide: Path, preset: str, device: str, repeat: int) -> tuple[str, dict[s
     told = "" if chains is None else f", {np.mean([len(c) for c in chains]):.0f} tokens a tile"
 
     def peer(batch: int, look: bool) -> Callable[[np.ndarray], Any]:
-        return lambda some: generated(segmenter.model, some, QUERY, mpp, batch, always_look=look, chains=chains)
+        return lambda some: generated(segmenter, some, QUERY, mpp, batch, always_look=look, chains=chains)
 
     ways: dict[str, Callable[[np.ndarray], Any]] = {
         OURS: lambda some: ours(segmenter, some, mpp, chains),
@@ -159,7 +159,7 @@ class _Planned:
 
 @torch.inference_mode()
 def generated(
-    model: PathChatSegR1,
+    segmenter: PathChatSegmenter,
     tiles: np.ndarray,
     query: str,
     mpp: float,
@@ -170,25 +170,29 @@ def generated(
 ) -> list[TileMask]:
     """The peers: transformers' `generate` with all hidden states, `batch` tiles at a time.
 
+    The encoders, which are no part of it, see as many at once as ours do.
+
     Args:
         always_look: SAM's encoder runs for every tile, as in LISA (arXiv:2308.00692, `evaluate`), not only where
             `<SEG>` came.
         chains: the tokens that are written about each tile, whatever the logits say.
     """
+    model = segmenter.model
     answers: list[TileMask] = []
     for start in range(0, len(tiles), batch):
-        pixels = tiles_to_tensor(tiles[start : start + batch], model.device)
-        forced = None if chains is None else chains[start : start + len(pixels)]
-        written, states = _generate(model, model.image_tokens(pixels), query, mpp, forced)
+        some = tiles[start : start + batch]
+        (tokens,) = segmenter._encode(IMAGE_TOKENS, some)
+        forced = None if chains is None else chains[start : start + len(some)]
+        written, states = _generate(model, tokens, query, mpp, forced)
         emitted = [i for i, state in enumerate(states) if state is not None]
-        looked = list(range(len(pixels))) if always_look else emitted
+        looked = list(range(len(some))) if always_look else emitted
         masks: dict[int, np.ndarray] = {}
         if looked:
-            embedding, finer = model.image_encoder(model.image_pixels(pixels[looked]))
+            embedding, *finer = segmenter._encode(MASK_FEATURES, some[looked])
         if emitted:
             rows = [looked.index(i) for i in emitted]
             prompts = torch.stack([states[i] for i in emitted])  # type: ignore[misc]
-            logits = model.decode_masks(embedding[rows], [f[rows] for f in finer], prompts, pixels.shape[-2:])
+            logits = model.decode_masks(embedding[rows], [f[rows] for f in finer], prompts, some.shape[1:3])
             masks = dict(zip(emitted, logits.sigmoid().float().cpu().numpy(), strict=True))
         answers += [TileMask(masks.get(i), model.tokenizer.decode(chain), math.nan) for i, chain in enumerate(written)]
     return answers

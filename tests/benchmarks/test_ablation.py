@@ -74,12 +74,13 @@ def test_every_variant_is_made_once_asked_and_written_down(recipe: Path, tmp_pat
     for name in ("SO-GRPO | 1 |", "no RL | 1 |", "LISA | 1 |", "Seg-Zero | 1 |", "eager | 1 |"):
         assert name in text
     assert "general" not in text  # needs stem_weights
-    lisa = json.loads((out / "seed0" / "lisa" / "asked-val-None.json").read_text())
+    lisa = json.loads((out / "seed0" / "lisa" / "asked-val-None-fixed-seg.json").read_text())
     assert set(lisa) == {"dice", "emission", "false_emission", "bleu4", "token_f1"}
     weights = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
     trained = (out / "seed0" / "so" / "model" / "model.safetensors").read_bytes()
-    # A run that was killed after its last checkpoint, and one before its first.
+    # A run that was killed while it put its last checkpoint in its place, and one before its first.
     (out / "seed0" / "so" / "done.json").unlink()
+    (out / "seed0" / "so" / "state").rename(out / "seed0" / "so" / "state.new")
     (out / "seed0" / "lisa" / "done.json").unlink()
     shutil.rmtree(out / "seed0" / "lisa" / "state")
     CliRunner().invoke(main, command, catch_exceptions=False)
@@ -90,6 +91,23 @@ def test_every_variant_is_made_once_asked_and_written_down(recipe: Path, tmp_pat
     assert (out / "seed0" / "so" / "model" / "model.safetensors").read_bytes() == trained
     assert (out / "seed0" / "so" / "metrics.jsonl").exists()
     assert "gradient_variance" in dynamics(out / "seed0" / "so")
+
+
+def test_variants_that_ask_one_run_in_other_ways_have_answers_of_their_own(recipe: Path, tmp_path: Path) -> None:
+    wanted = yaml.safe_load(recipe.read_text())
+    asked = {"as it is": "own", "forced": "fixed-seg"}
+    wanted["variants"] = [{"name": name, "run": "sft", "asked": how} for name, how in asked.items()]
+    recipe.write_text(yaml.safe_dump(wanted))
+    command = [str(recipe), "--out", str(tmp_path / "runs"), "--write", str(tmp_path / "ablation.md")]
+    CliRunner().invoke(main, command, catch_exceptions=False)
+    own, forced = (
+        json.loads((tmp_path / "runs" / "seed0" / "sft" / f"asked-val-None{how}.json").read_text())
+        for how in ("", "-fixed-seg")
+    )
+    assert own["emission"] < forced["emission"] == 1
+    lines = (tmp_path / "ablation.md").read_text().splitlines()
+    emission = [line.split(" | ")[3] for line in lines if line.startswith(("| as it is | 1", "| forced | 1"))]
+    assert emission == [f"{own['emission']:.3f}", "1.000"]
 
 
 def test_an_eager_start_is_taught_to_outline_something_else_instead_of_refusing(store: Path, start: Path) -> None:  # noqa: F811
@@ -155,6 +173,21 @@ def test_with_a_fixed_seg_every_tile_has_a_mask_from_the_state_that_training_rea
             position_ids=model.positions(len(prompt.before), after.shape[1])[:, None],
         ).last_hidden_state
     torch.testing.assert_close(completion.seg_state, states[0, -1], atol=2e-5, rtol=1e-4)
+
+
+def test_a_fixed_seg_is_read_behind_the_query_that_the_chain_answers() -> None:
+    model = small_model(seed=1, stops=1.5)
+    model.config = dataclasses.replace(model.config, names={"glands": {"crypts": "crypts"}})
+    fixed = FixedSeg(model, name="small", fingerprint="one")
+    tiles = np.random.default_rng(0).integers(0, 255, (6, 128, 128, 3), dtype=np.uint8)
+    query = "where are the crypts?"
+    assert model.config.plain(query) == "outline the crypts"
+    asked, plain = (fixed.segment_tiles(tiles, q, 0.5) for q in (query, "outline the crypts"))
+    alone = PathChatSegmenter(model, name="small", fingerprint="one").segment_tiles(tiles, query, 0.5)
+    assert any(answer.probability is None for answer in alone), "this seed has no silent answers; choose another"
+    for a, b in zip(asked, plain, strict=True):
+        assert a.reasoning == b.reasoning
+        np.testing.assert_array_equal(a.probability, b.probability)
 
 
 def test_intervals() -> None:

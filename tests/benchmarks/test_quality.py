@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +24,16 @@ from benchmarks.quality.baselines import (
     haematoxylin_density,
 )
 from benchmarks.quality.unet import UNet, count_parameters, width_for
+from tests.model.small import small_model
 from wsiseg.errors import DataError
+from wsiseg.inference import Segmenter
+from wsiseg.inference.devices import copies_of
+from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.testing import FakeModel
+from wsiseg.training import evaluate
 from wsiseg.training.data.store import Quadruplet, QuadrupletStore, Sample, SourceInfo, write_quadruplets
+from wsiseg.training.evaluate import judge
+from wsiseg.training.figures import Case
 
 H, E = HAEMATOXYLIN / np.linalg.norm(HAEMATOXYLIN), EOSIN / np.linalg.norm(EOSIN)
 
@@ -140,6 +150,34 @@ def test_views_know_which_channels_have_a_truth(data: QuadrupletStore) -> None:
     assert torch.equal(view.image, again.image)
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_one_core_answers_one_question_in_all_methods(
+    data: QuadrupletStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = PathChatSegmenter(small_model(), name="small", fingerprint="one")
+    assert len(copies_of(model)) == 2
+    asked: list[tuple[str, int, int]] = []
+
+    def judged(copy: Segmenter, *rest: Any) -> Case:
+        asked.append((threading.current_thread().name, torch.get_num_threads(), len(copies_of(copy))))
+        return judge(copy, *rest)
+
+    monkeypatch.setattr(run, "load_model", lambda name, device=None: model)
+    monkeypatch.setattr(evaluate, "judge", judged)
+    arguments = [str(data.path), "--method", "model", "--method", "stain", "--out", str(tmp_path / "quality.md")]
+    CliRunner().invoke(run.main, arguments, catch_exceptions=False)
+    assert asked == [(threading.current_thread().name, 1, 1)] * 2 * 4  # four questions of each method
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_the_table_keeps_what_was_measured_before(
     data: QuadrupletStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,23 @@ def test_the_peers_give_the_same_answers(
     segmenter: PathChatSegmenter, tiles: np.ndarray, batch: int, always_look: bool
 ) -> None:
     expected = benchmark.ours(segmenter, tiles, 0.5)
-    found = benchmark.generated(segmenter.model, tiles, benchmark.QUERY, 0.5, batch, always_look=always_look)
+    found = benchmark.generated(segmenter, tiles, benchmark.QUERY, 0.5, batch, always_look=always_look)
     assert 0 < sum(answer.probability is not None for answer in expected) < len(tiles)
     assert_same(found, expected)
+
+
+def test_the_peers_encoders_see_as_many_tiles_at_once_as_ours(segmenter: PathChatSegmenter, tiles: np.ndarray) -> None:
+    seen: list[int] = []
+    with ExitStack() as stack:
+        for encoder in (segmenter.model.vlm.model.visual, segmenter.model.image_encoder):
+            hook = encoder.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+            stack.callback(hook.remove)
+        benchmark.ours(segmenter, tiles, 0.5)
+        of_ours = seen.copy()
+        seen.clear()
+        benchmark.generated(segmenter, tiles, benchmark.QUERY, 0.5, len(tiles))
+    assert max(of_ours) < len(tiles)  # a CPU is given a few at a time
+    assert seen == of_ours
 
 
 def assert_same(found: list[TileMask], expected: list[TileMask]) -> None:
@@ -87,7 +102,7 @@ def test_with_random_weights_all_ways_stop_where_they_are_told(monkeypatch: pyte
     ours = benchmark.ours(segmenter, tiles, 0.5, chains)
     assert [(len(ids), ids[-1]) for ids in written] == [(len(chain), chain[-1]) for chain in chains]
     for batch in (1, 3):
-        found = benchmark.generated(model, tiles, benchmark.QUERY, 0.5, batch, chains=chains)
+        found = benchmark.generated(segmenter, tiles, benchmark.QUERY, 0.5, batch, chains=chains)
         assert [answer.reasoning for answer in found] == [tokenizer.decode(chain) for chain in chains]
         assert [a.probability is None for a in found] == [a.probability is None for a in ours]
 
@@ -99,4 +114,4 @@ def test_the_papers_size_is_built_on_the_device_and_answers() -> None:
     segmenter = PathChatSegmenter(benchmark.random_model(config, "cuda"), name="random", fingerprint="random")
     tiles = noise(512, 2)
     assert len(benchmark.ours(segmenter, tiles, 0.5)) == 2
-    assert len(benchmark.generated(segmenter.model, tiles, benchmark.QUERY, 0.5, 1, always_look=True)) == 2
+    assert len(benchmark.generated(segmenter, tiles, benchmark.QUERY, 0.5, 1, always_look=True)) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from wsiseg.errors import DataError
 from wsiseg.training.recipe import SHIPPED, load_recipe, save_recipe
@@ -51,6 +52,22 @@ def test_every_mistake_is_named_with_its_line_and_the_nearest_right_word(tmp_pat
         "'workers=true': workers must be a whole number, not True",
     ):
         assert part in str(caught.value)
+
+
+def test_numbers_that_no_run_can_take_are_mistakes_too(tmp_path: Path) -> None:
+    path, huge = tmp_path / "recipe.yaml", "1" + "0" * 400
+    path.write_text(f"learning_rate: {huge}\nsource_weights: {{glas: .inf}}\nseed: 99999999999999999999999\n")
+    with pytest.raises(DataError) as caught:
+        load_recipe(SftRecipe, path, ("clip_norm=.nan",))
+    for part in (
+        f"line 1: learning_rate must be a number, not {huge}",
+        "line 2: source_weights must be a number, not inf",
+        "line 3: seed must be from 0 to 9223372036854775807, not 99999999999999999999999",
+        "'clip_norm=.nan': clip_norm must be a number, not nan",
+    ):
+        assert part in str(caught.value)
+    most = load_recipe(SftRecipe, None, ("seed=9223372036854775807",)).seed
+    torch.manual_seed(most + 1_000_003 * 10**9)  # as of a late step
 
 
 def test_a_recipe_of_another_stage_is_refused(tmp_path: Path) -> None:

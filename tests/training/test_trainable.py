@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 
@@ -71,6 +73,15 @@ def test_what_the_recipe_freezes_gets_no_adapter_that_learns(frozen: str) -> Non
     names = trained(model)
     assert names
     assert not any(name.startswith(frozen) for name in names)
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+@pytest.mark.parametrize("frozen", ["vlm.lm_head", "vlm.model.language_model.embed_tokens"])
+def test_tied_tables_are_frozen_under_either_name(tuning: Literal["full", "lora"], frozen: str) -> None:
+    model = build_model(small_paper_config(tie_word_embeddings=True), byte_tokenizer())
+    set_trainable(model, TuningRecipe(tuning=tuning, frozen=(frozen,)))
+    assert trained(model)
+    assert not any("lm_head" in name or "embed_tokens" in name for name in trained(model))
 
 
 def test_a_name_to_freeze_that_the_model_does_not_have_is_told() -> None:
