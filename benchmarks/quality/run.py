@@ -25,7 +25,7 @@ from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.evaluate import evaluate
 from wsiseg.training.figures import FIGURES, figures
 
-METHODS = ("model", "foreground", "stain", "unet")
+METHODS = ("model", "earlier", "foreground", "stain", "unet")
 HEADER = """# How good the masks are
 
 Measured masks, silences and words of the bundled model, beside baselines. Research use only. One line per data set,
@@ -33,10 +33,14 @@ structure and method; below a figure stands its 95 % bootstrap interval over pat
 patients are not known). Questions of val and test are worded as no question of training was; those that only ask for
 a name of training are read plainly, as in use ([model.md](model.md)). The baselines read no words: *all foreground*
 and *haematoxylin, Otsu* answer every question alike; the *U-Net* is told which structure is meant, is of the model's
-size, started from the same ImageNet weights and was trained on the same views: 784 steps of 48 on the GPU of the
-model's last leg, and 1,173 more in 168 minutes of two cores, where the model took eleven and a half core-hours and
-nine minutes of GPUs. It has a channel for each structure that it learnt; of anything else it draws nothing, which is
-no merit in the column "− silent".
+size, started from the same ImageNet weights and was trained on the same views. It has a channel for each structure
+that it learnt; of anything else it draws nothing, which is no merit in the column "− silent".
+
+**Time.** The model has had eleven and a half core-hours and nine minutes of GPUs, the U-Net half of that: 784 steps of
+48 views in 4.4 minutes on the GPU of the model's last leg, and 1,173 of 16 in 168 minutes of two cores. So beside it
+stand two *earlier* weights of the model, asked as it is today, and the U-Net's time lies between theirs: 1bb9ece0 (of
+commit 6f81d8e) had no GPU and at most the eleven and a half core-hours, where the U-Net's GPU steps alone would, at its
+own rate, have taken it eleven; f863f49c (of a27c0ae) had them all, and as many minutes of a GPU as the U-Net.
 
 - n +/−: questions about what is there, and about what is not.
 - Dice: overlap of mask and truth, 1 at best. HD95: distance of their edges, 95th percentile. Both are means over the
@@ -135,7 +139,11 @@ def _sections(entries: list[dict[str, Any]]) -> Iterator[str]:
 @click.command()
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option(
-    "--method", "methods", multiple=True, type=click.Choice(METHODS), help="[default: all; unet with --unet]"
+    "--method",
+    "methods",
+    multiple=True,
+    type=click.Choice(METHODS),
+    help="earlier: the weights of --model are older ones, and replace no others. [default: the rest; unet with --unet]",
 )
 @click.option("--model", default=BUNDLED, show_default=True, help="Measured; sets the tiles' geometry.")
 @click.option("--unet", type=click.Path(exists=True, path_type=Path), help="Checkpoint of train_unet.")
@@ -169,19 +177,18 @@ def main(
     kept = out.with_suffix(".json")
     entries: list[dict[str, Any]] = orjson.loads(kept.read_bytes()) if kept.exists() else []
     segmenter = load_model(model, device=device)
-    methods = methods or tuple(method for method in METHODS if unet or method != "unet")
+    methods = methods or tuple(m for m in METHODS if m != "earlier" and (unet or m != "unet"))
     for path in data:
         store = QuadrupletStore.open(path)
         part = split or ("val" if store.indices(split="val") else "test")
         for method in methods:
-            answerer = segmenter if method == "model" else baseline(method, segmenter, store, unet, device)
+            is_model = method in ("model", "earlier")
+            answerer = segmenter if is_model else baseline(method, segmenter, store, unet, device)
             print(f"{answerer.name} on {path}", file=sys.stderr, flush=True)
             report = evaluate(answerer, store, split=part, limit=limit)
             entry = {
                 "method": method,
-                "name": f"{answerer.name} ({answerer.fingerprint[:8]})"
-                if method == "model"
-                else answerer.name,
+                "name": _name(method, answerer),
                 "fingerprint": answerer.fingerprint,
                 "data": path.name,
                 "split": part,
@@ -189,7 +196,7 @@ def main(
                 "rows": [{"set": row.source, "concept": row.concept, **figures(row)} for row in report.rows],
                 "figures": report.rows,
             }
-            key = ("method", "data", "split")
+            key = ("method", "data", "split", *(("name",) if method == "earlier" else ()))
             entries = [old for old in entries if any(old[k] != entry[k] for k in key)] + [entry]
             entries.sort(key=lambda e: (e["data"], e["split"], METHODS.index(e["method"])))
             # Written after each measurement: an interrupted run keeps what it has.
@@ -199,12 +206,18 @@ def main(
                 file.write(markdown(entries).encode() + b"\n")
 
 
+def _name(method: str, answerer: Segmenter | Baseline) -> str:
+    if method not in ("model", "earlier"):
+        return answerer.name
+    return f"{'earlier ' * (method == 'earlier')}{answerer.name} ({answerer.fingerprint[:8]})"
+
+
 def command_line(
     method: str, model: str, path: Path, unet: Path | None, split: str, limit: int | None
 ) -> str:
     """What to type for this row alone."""
     asked = f"--split {split}" + (f" --limit {limit}" if limit else "")
-    if method == "model":
+    if method in ("model", "earlier"):
         return f"wsiseg evaluate {model} {path.name} {asked}"
     network = f" --unet {unet}" if method == "unet" else ""
     return f"python -m benchmarks.quality.run {path.name} --method {method}{network} --model {model} {asked}"
