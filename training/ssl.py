@@ -219,7 +219,8 @@ def train(
         )
 
     held_out = views("val", 7, min(_MEASURED, recipe.validation_images))
-    tiles = collate_views([held_out[i] for i in range(len(held_out))]) if len(held_out) else None
+    # A single one differs from no other.
+    tiles = collate_views([held_out[i] for i in range(len(held_out))]) if len(held_out) > 1 else None
     stage = Stage(
         module=module,
         model=model,

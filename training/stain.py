@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import orjson
 import torch
 
 from wsiseg.errors import DataError
+from wsiseg.files import atomic_write
 from wsiseg.training.data.store import QuadrupletStore
 
 NAMES = ("mean L", "mean a", "mean b", "deviation L", "deviation a", "deviation b")
@@ -160,12 +162,15 @@ def measure(store: QuadrupletStore, progress: Callable[[int, int], None] | None 
 
 
 def statistics_path(data: str | Path) -> Path:
-    """Beside the data set: open.zarr → open.stain.json."""
-    return Path(data).with_suffix(".stain.json")
+    """Beside the data set: open.zarr → open.stain.json, and set.v1 → set.v1.stain.json."""
+    path = Path(os.path.abspath(data))  # "." has a name, too
+    return path.with_name(path.name.removesuffix(".zarr") + ".stain.json")
 
 
 def save_statistics(statistics: StainStatistics, path: Path) -> None:
-    path.write_bytes(orjson.dumps(dataclasses.asdict(statistics), option=orjson.OPT_INDENT_2))
+    """OutputError if that fails."""
+    with atomic_write(path) as file:
+        file.write(orjson.dumps(dataclasses.asdict(statistics), option=orjson.OPT_INDENT_2))
 
 
 def load_statistics(store: QuadrupletStore) -> StainStatistics:

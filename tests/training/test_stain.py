@@ -20,6 +20,7 @@ from wsiseg.training.stain import (
     load_statistics,
     restain,
     rgb_to_lab,
+    statistics_path,
     templates,
 )
 
@@ -101,6 +102,8 @@ def test_statistics_are_of_training_images_lie_beside_the_store_and_notice_its_c
     own, _ = templates(rgb_to_lab(tissue_images(6)[1:]))
     for fitted, column in zip(statistics.fitted, own.T, strict=True):
         assert column.min() - 0.5 <= fitted.location <= column.max() + 0.5
+    assert statistics_path(tmp_path / "set.v1") == tmp_path / "set.v1.stain.json"
+    assert statistics_path(".").name == f"{Path.cwd().name}.stain.json"
     (tmp_path / "a.stain.json").rename(tmp_path / "b.stain.json")
     with pytest.raises(DataError, match="5 training images"):
         load_statistics(write("b.zarr", 9))

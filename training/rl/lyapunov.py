@@ -33,6 +33,13 @@ def save_policy(model: PathChatSegR1, folder: Path, step: int) -> None:
     save_tensors(learning, folder / f"step-{step:06d}.safetensors")
 
 
+def forget_policies(folder: Path, after: int) -> None:
+    """Remove those of later steps: of a run that ended before its checkpoint, perhaps of another one."""
+    for path in folder.glob("step-*.safetensors"):
+        if int(path.stem.removeprefix("step-")) > after:
+            path.unlink()
+
+
 @torch.no_grad()
 def kl_to_final(
     model: PathChatSegR1, folder: Path, groups: Sequence[Group], views: Views, recipe: RlRecipe

@@ -65,9 +65,8 @@ def shared_cache(prompt: ReadPrompt, group: int) -> DynamicCache:
 def log_distribution(model: PathChatSegR1, states: torch.Tensor, recipe: RlRecipe) -> torch.Tensor:
     """log π(· | s) at states (…, H) → (…, V): the distribution that the rollout drew from."""
     logits = model.vlm.lm_head(states).float()
-    never = [*model.tokenizer.suppressed, *([model.tokenizer.seg] if recipe.fixed_seg else [])]
     ban = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-    ban[never] = True
+    ban[model.tokenizer.suppressed] = True
     return (logits.masked_fill(ban, _NEVER) / recipe.temperature).log_softmax(-1)
 
 

@@ -32,7 +32,7 @@ class RlRecipe(TuningRecipe):
     `pathwise_bce` beside it; `pathwise_to_llm: false` keeps it in Seg-Adapter and mask head. α_k = α₀ / (1 + ηk)
     with α₀ = `learning_rate`; `eta: null` is 9 / steps, which ends at a tenth.
 
-    `fixed_seg` is LISA's way: `<SEG>` is no action; it is read in the place of an answer's last token, always.
+    `fixed_seg` is LISA's way: `<SEG>` is read in the place of an answer's last token, always, whatever it was.
 
     Every `probe_every` steps the stop regret is measured by `probes` probes an answer.
     """
@@ -44,7 +44,7 @@ class RlRecipe(TuningRecipe):
     answers: Count = 8
     temperature: Amount = 1.0
     learning_rate: Amount = 3e-5
-    eta: float | None = None
+    eta: Amount | None = None
     warmup_steps: Natural = 0
     weight_decay: Amount = 0.0
     ema: Share = 0.0

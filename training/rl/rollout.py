@@ -59,11 +59,10 @@ def roll_out(
     """Draw a group of answers; its prompt is read once. Without a generator, the one greedy answer.
 
     An answer ends at `<SEG>`, at the end token, or is cut off at the model's `max_new_tokens`. With `fixed_seg`
-    (LISA) it cannot say `<SEG>`: that is read in the place of its last token, whatever it said.
+    (LISA) `<SEG>` is read in the place of its last token, whatever that was.
     """
     tokenizer = model.tokenizer
-    never = (tokenizer.seg,) if recipe.fixed_seg else ()
-    sampling = Sampling(recipe.answers, generator, recipe.temperature, never) if generator else None
+    sampling = Sampling(recipe.answers, generator, recipe.temperature) if generator else None
     tokens = views.image_tokens[prompt.view : prompt.view + 1]
     completions = decode(model, tokens, encode_prefix(model, prompt.tokens), sampling)
     group, longest = len(completions), max(len(completion.ids) for completion in completions)

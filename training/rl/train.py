@@ -33,7 +33,7 @@ from wsiseg.training.recipe import save_recipe
 from wsiseg.training.reference import Reference
 from wsiseg.training.rl.experience import Judged, gather, lessons
 from wsiseg.training.rl.loss import step_size
-from wsiseg.training.rl.lyapunov import kl_to_final, save_policy
+from wsiseg.training.rl.lyapunov import forget_policies, kl_to_final, save_policy
 from wsiseg.training.rl.prompts import AskedExamples, encode_views, prompts_of
 from wsiseg.training.rl.recipe import RlRecipe
 from wsiseg.training.rl.rewards import Ending
@@ -115,8 +115,10 @@ def _train(
         if say:
             say(table(learner, recipe, world.num_processes))
         figures = Figures(out, step, recipe)
-        if not resume:
-            save_policy(model, out / "policies", 0)
+        with full_disk_told(out):
+            forget_policies(out / "policies", step)
+            if not resume:
+                save_policy(model, out / "policies", 0)
     held_out = _held_out(store, model, recipe)
 
     def validate() -> None:

@@ -48,7 +48,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Draw `answers` answers to each image from softmax(logits / temperature), never a token of `suppressed`.
+    """Draw `answers` answers to each image from softmax(logits / temperature).
 
     The same `generator` state, on the model's device, gives the same answers.
     """
@@ -56,7 +56,6 @@ class Sampling:
     answers: int
     generator: torch.Generator
     temperature: float = 1.0
-    suppressed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -219,7 +218,6 @@ class _Growing:
 
 def _draw(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, list[float]]:
     """One token for each row of `logits` (rows, V), with its log-probability."""
-    logits[:, list(sampling.suppressed)] = -torch.inf
     logp = (logits / sampling.temperature).log_softmax(-1)
     # NaN, which it refuses in words of its own, is for `decode` to tell.
     token = torch.multinomial(logp.exp().nan_to_num(1.0), 1, generator=sampling.generator)  # (rows, 1)

@@ -57,6 +57,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(discs: Path, start: Path, tmp_pa
         train(recipe, tmp_path / "cut", report=kill)
     with pytest.raises(DataError, match="--resume"):
         train(recipe, tmp_path / "cut")
+    (tmp_path / "cut/policies/step-000003.safetensors").write_bytes(b"of a run that ended before its checkpoint")
     again = train(recipe, tmp_path / "cut", resume=True)
 
     def steps(run: Path) -> dict[float, dict[str, float]]:
@@ -77,7 +78,11 @@ def test_a_resumed_run_is_the_uninterrupted_run(discs: Path, start: Path, tmp_pa
     assert lines[0]["clip_fraction"] == 0.0  # one pass over fresh answers
     assert any("stop_regret" in line for line in lines[::2])
     assert not any("stop_regret" in line for line in lines[1::2])
-    distance = {int(line["step"]): line["kl_to_final"] for line in read_figures(tmp_path / "whole", "lyapunov")}
+    distance, of_resumed = (
+        {int(line["step"]): line["kl_to_final"] for line in read_figures(tmp_path / run, "lyapunov")}
+        for run in ("whole", "cut")
+    )
+    assert distance == of_resumed
     assert set(distance) == {0, 2, 4}
     assert distance[4] == 0.0 < distance[0]
     assert any((tmp_path / "whole" / "tensorboard").iterdir())
@@ -154,6 +159,7 @@ def test_recipes_that_cannot_run_are_refused() -> None:
         ("temperature=0", "above 0"),
         ("length_low=99", "above length_high"),
         ("gradient_checkpointing=true", "rules out"),
+        ("eta=-0.5", "eta"),
         ("mixtrue=0", "did you mean mixture"),
     ):
         with pytest.raises(DataError, match=message):
