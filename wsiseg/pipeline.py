@@ -121,6 +121,7 @@ def segment(
         batch_size=batch_size,
         on_bad_tile=on_bad_tile,
     )
+    batch_size = int(batch_size)  # it may be 16.0
     if examples and len(queries) > 1:
         raise QueryError("examples show one structure: ask for one query at a time")
     found = SpilledAnnotations()

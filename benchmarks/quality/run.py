@@ -52,8 +52,8 @@ own rate, have taken it eleven; f863f49c (of a27c0ae) had them all, and as many 
   presence: both together.
 - Rows of one set are of the same questions only where n is the same: a row keeps the questions of the run that made it.
 - An interval without width means that all groups agree, not that nothing is uncertain.
-- BLEU-4, token F1: the words of the model's chain against the annotator's. s: seconds per question, on the machine of
-  that run.
+- BLEU-4, token F1: the words of the model's chain against the annotator's. s: seconds per question, on the machine and
+  the number of threads of that run (the model's rows: one core), so that rows of different runs do not compare.
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from tests.model.small import small_model
 from wsiseg.errors import ModelError, StoreError, WsisegError
 from wsiseg.inference import MASK_FEATURES, TileMask
-from wsiseg.inference.answers import answers
+from wsiseg.inference.answers import _sound, answers
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.inference.features import TileFeatures
 from wsiseg.inference.journal import Journal
@@ -219,3 +220,26 @@ def test_what_a_model_of_the_users_own_gives_is_looked_at(given: np.ndarray | No
         return
     with pytest.raises(ModelError, match=f"the model fake gives {said}"):
         next(asked)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        [None],
+        [np.zeros((2, 2))],
+        [TileMask([[0.0, 0.0], [0.0, 0.0]], "", 1.0)],  # type: ignore[arg-type]
+        [TileMask(torch.zeros(2, 2), "", 1.0)],  # type: ignore[arg-type]
+        [TileMask(np.zeros((2, 2), complex), "", 1.0)],
+        [TileMask(None, None, 1.0)],  # type: ignore[arg-type]
+        [TileMask(None, "", None)],  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_answer_is_told_as_that(given: object) -> None:
+    with pytest.raises(ModelError, match=r"the model own answers with a \w+, not a TileMask"):
+        _sound(given, 1, 2, "own")  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    (answer,) = _sound([TileMask(np.zeros((2, 2)), "", np.float32(0.5), np.int64(3))], 1, 2, "own")
+    assert json.dumps(answer.seg_position) == "3"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,26 @@ def test_inside_torch_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.is_deterministic_algorithms_warn_only_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_the_last_of_two_calls_that_overlap_puts_torch_back() -> None:
+    entered, may_leave = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with deterministic():
+            entered.set()
+            may_leave.wait(20)
+
+    threads = torch.get_num_threads()
+    thread = threading.Thread(target=first)
+    thread.start()
+    entered.wait(20)
+    with deterministic():
+        may_leave.set()
+        thread.join()
+        assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.get_num_threads() == threads
 
 
 def test_without_cache_a_store_stays_as_it_was(store: TileStore, tmp_path: Path) -> None:

@@ -216,3 +216,26 @@ def test_a_model_that_no_one_holds_leaves_memory_at_once() -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_calls_that_overlap_leave_torch_its_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        outer = in_turn(lambda copy, item: item, "ab", range(2))
+        next(outer)
+        found: list[int] = []
+
+        def inner() -> None:
+            calls = in_turn(lambda copy, item: item, "ab", range(2))
+            next(calls)
+            outer.close()
+            calls.close()
+            found.append(torch.get_num_threads())
+
+        thread = threading.Thread(target=inner)
+        thread.start()
+        thread.join()
+        assert found == [4]
+    finally:
+        torch.set_num_threads(before)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import tifffile
 from PIL import Image
 
 from tests.slide.make import half, pyramid, smooth
-from wsiseg.errors import SlideError
+from wsiseg.errors import MissingMppError, SlideError
 from wsiseg.slide import open_slide
 
 PIXELS = smooth(300, 200)
@@ -206,3 +208,25 @@ def test_slide_of_known_scale(tmp_path: Path) -> None:
         assert a.mpp == b.mpp == (0.25, 0.27)
         assert a.vendor == b.vendor == "generic-tiff"
         assert a.fingerprint == b.fingerprint
+
+
+def test_images_that_are_opened_at_the_same_time_leave_the_hosts_warnings_as_they_were(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    before = list(warnings.filters)
+
+    def load(_: int) -> None:
+        with open_slide(tmp_path / "a.png", slide_mpp=0.5):
+            pass
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(load, range(400)))
+    assert warnings.filters == before
+
+
+@pytest.mark.parametrize("slide_mpp", [np.array([0.5, 0.4]), [0.5, 0.4], (0.5, 0.4)])
+def test_a_scale_may_be_any_pair_of_numbers(slide_mpp: object, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with open_slide(tmp_path / "a.png", slide_mpp=slide_mpp) as slide:  # type: ignore[arg-type]
+        assert slide.mpp == (0.5, 0.4)
+    with pytest.raises(MissingMppError, match="cannot be a slide's scale"):
+        open_slide(tmp_path / "a.png", slide_mpp=(0.5, 0.5, 0.5))  # type: ignore[arg-type]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from itertools import cycle
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -102,7 +104,10 @@ def _shared_evenly(tiles: int, batch_size: int, at_once: int) -> int:
 
 def _sound(answers: Iterable[TileMask], tiles: int, size: int, model: str) -> list[TileMask]:
     """Answers to so many tiles, rounded. ModelError if they cannot be: a model of the user's own may give 0 to 255."""
-    found = list(answers)
+    found = list(answers) if isinstance(answers, Iterable) else [answers]
+    if wrong := [answer for answer in found if not _is_answer(answer)]:
+        kind = type(wrong[0]).__name__
+        raise ModelError(f"the model {model} answers with a {kind}, not a TileMask of an array, a text and a number")
     if len(found) != tiles:
         raise ModelError(f"the model {model} gives {len(found)} answers about {tiles} tiles")
     for mask in found:
@@ -114,7 +119,20 @@ def _sound(answers: Iterable[TileMask], tiles: int, size: int, model: str) -> li
         low, high = probability.min(), probability.max()
         if not -0.001 <= low <= high <= 1.001:  # nor is NaN
             raise ModelError(f"the model {model} gives probabilities from {low:g} to {high:g}, which must be 0 to 1")
-    return [rounded(mask) for mask in found]
+    # Numbers of Python's own, which JSON takes.
+    plain = (replace(m, seg_position=None if m.seg_position is None else int(m.seg_position)) for m in found)
+    return [rounded(mask) for mask in plain]
+
+
+def _is_answer(answer: object) -> bool:
+    if not isinstance(answer, TileMask):
+        return False
+    is_mask = answer.probability is None or (
+        isinstance(answer.probability, np.ndarray) and answer.probability.dtype.kind in "biuf"
+    )
+    is_position = answer.seg_position is None or isinstance(answer.seg_position, Integral)
+    is_told = isinstance(answer.reasoning, str) and isinstance(answer.seg_probability, Real)
+    return is_mask and is_told and is_position
 
 
 def _batches(

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from wsiseg.inference.held import Held, threads_held
+
 
 @contextmanager
 def deterministic() -> Iterator[None]:
@@ -19,18 +21,28 @@ def deterministic() -> Iterator[None]:
     fix_cublas_workspace()
     import torch
 
-    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
-    before = torch.are_deterministic_algorithms_enabled()
-    only_warn = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-    torch.set_num_threads(1)
-    try:
+    with threads_held(), _algorithms_held():
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+        torch.set_num_threads(1)
         yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.benchmark = benchmark
-        torch.use_deterministic_algorithms(before, warn_only=only_warn)
+
+
+def _algorithms() -> tuple[bool, bool, bool]:
+    import torch
+
+    only_warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    return torch.are_deterministic_algorithms_enabled(), only_warn, torch.backends.cudnn.benchmark
+
+
+def _put_algorithms(before: tuple[bool, bool, bool]) -> None:
+    import torch
+
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    torch.backends.cudnn.benchmark = before[2]
+
+
+_algorithms_held = Held(_algorithms, _put_algorithms)
 
 
 def fix_cublas_workspace() -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from wsiseg.inference import Copied
+from wsiseg.inference.held import threads_held
 from wsiseg.inference.shots import Shot
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ def in_turn(
     caller's thread, at most `len(copies)` × 2 ahead.
     """
     with ExitStack() as stack:
-        all_threads, share = torch.get_num_threads(), max(1, cpu_threads() // len(copies))
-        stack.callback(torch.set_num_threads, all_threads)  # threads to come would have what these have
+        share = max(1, cpu_threads() // len(copies))
+        stack.enter_context(threads_held())  # threads to come would have what these have
         if len(copies) == 1 and not ahead:
             torch.set_num_threads(share)
             for item in items:

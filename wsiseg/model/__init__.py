@@ -44,7 +44,7 @@ def load_model(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     fix_cublas_workspace()  # before the first product, should results be asked for later that must be the same
-    devices = [f"cuda:{name}" if name.isdecimal() else name for name in map(str.strip, device.split(","))]
+    devices = [f"cuda:{name}" if name.isdecimal() else name for name in map(str.strip, str(device).split(","))]
     for name in devices:
         try:
             torch.ones(1, device=name)  # a kernel must run, too: a card may be too old for this torch

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from wsiseg.errors import SlideError
 from wsiseg.slide.base import Header, Slide
+from wsiseg.slide.quiet import quietly
 from wsiseg.slide.scale import stated_mpp
 from wsiseg.slide.source import fingerprint, head, open_binary
 
@@ -43,8 +43,7 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
         SlideError: the file is missing or no image, or it has several values and none of them is 0.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore")
+        with quietly(), Image.open(path) as image:
             jpeg = image.format == "JPEG"
             pixels = np.asarray(image)
             if image.mode == "P" and any((image.getpalette() or [])[:3]):
@@ -69,9 +68,8 @@ def _is_smooth(mask: np.ndarray) -> bool:
 
 
 def _load(source: str) -> tuple[np.ndarray, Header]:
-    with open_binary(source) as file, warnings.catch_warnings():
-        # Pillow warns from 89 Mpx on, and of odd metadata; what matters is what it refuses (179 Mpx, damage).
-        warnings.simplefilter("ignore")
+    # Pillow warns from 89 Mpx on, and of odd metadata; what matters is what it refuses (179 Mpx, damage).
+    with open_binary(source) as file, quietly():
         try:
             image = Image.open(file)
             _check_mode(source, image.mode)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from wsiseg.errors import MissingMppError
 
 # 100x oil objectives reach 0.05 µm/px; DICOM overviews go up to about 30. Beyond 40 lie the print
@@ -41,8 +43,8 @@ def supplied_mpp(value: float | Sequence[float]) -> tuple[float, float]:
     Raises:
         MissingMppError: not a scale that a microscope has.
     """
-    x, y = value if isinstance(value, Sequence) else (value, value)
-    mpp = (float(x), float(y))
+    numbers = np.array(value, float).ravel().tolist()
+    mpp = (numbers[0], numbers[-1]) if 1 <= len(numbers) <= 2 else (math.nan, math.nan)
     if not plausible(mpp):
         raise MissingMppError(
             f"--slide-mpp {_show(mpp)} cannot be a slide's scale: give microns per level-0 pixel, "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import tifffile
 
 from wsiseg.errors import PixelError, SlideError
 from wsiseg.slide.base import Header, Slide, stated_bounds
+from wsiseg.slide.quiet import quietly
 from wsiseg.slide.remote import RemoteFile
 from wsiseg.slide.resample import WHITE
 from wsiseg.slide.scale import stated_mpp, tidy
@@ -97,8 +97,7 @@ def _header(source: str, handle: Any) -> Header:
             "open a local copy with OpenSlide"
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # "metadata parsing only partially implemented"
+        with quietly(UserWarning):  # "metadata parsing only partially implemented"
             _arrange(handle.ts_tifffile)
             properties = handle.properties
         series = handle.ts_tifffile.series[properties["tiffslide.series-index"]]

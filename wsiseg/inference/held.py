@@ -1,0 +1,45 @@
+"""Settings of the whole process that a block changes, where blocks of several threads overlap."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Held:
+    """A setting that the last of the blocks that overlap puts back, to what it was before the first of them."""
+
+    def __init__(self, read: Callable[[], Any], put_back: Callable[[Any], None]) -> None:
+        self._read, self._put_back = read, put_back
+        self._lock, self._blocks, self._before = threading.Lock(), 0, None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._blocks:
+                self._before = self._read()
+            self._blocks += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._blocks -= 1
+                if not self._blocks:
+                    self._put_back(self._before)
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _put_threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)
+
+
+threads_held = Held(_threads, _put_threads)
