@@ -112,6 +112,18 @@ def test_tables_of_a_tied_model_that_came_apart_are_refused(base: Path, tmp_path
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.parametrize("options", [{}, {"ensure_weight_tying": True}], ids=["apart", "tied by peft"])
+@pytest.mark.parametrize("table", ["embed_tokens", "lm_head"])
+def test_lora_on_a_table_of_a_tied_model_is_refused(
+    base: Path, tmp_path: Path, table: str, options: dict[str, bool]
+) -> None:
+    # Trap: merged into the one table it changes the other use of it too, and tied by peft it is merged twice.
+    config = LoraConfig(r=4, target_modules=["q_proj", table], **options)  # type: ignore[arg-type]
+    get_peft_model(load_folder(base).vlm, config).save_pretrained(str(tmp_path / "adapter"))  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="of a tied model apart; train single rows"):
+        merge_adapter(load_folder(base), tmp_path / "adapter")
+
+
 def test_every_projection_of_both_transformers_is_adapted_and_nothing_else(base: Path, tmp_path: Path) -> None:
     # Trap: names shared between towers, and names of another library's layout that match nothing.
     trained_adapter(base, tmp_path / "adapter", whole=True)

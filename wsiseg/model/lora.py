@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from wsiseg.model.parts import field, read_json, read_tensors
 from wsiseg.model.pathchat import PathChatSegR1
 
 _PEFT = "base_model.model."
+_ON_A_TABLE = re.compile(r"embed_tokens\.lora_embedding_|lm_head\.lora_")
+_APART = (
+    "trains input and output tables of a tied model apart; train single rows (trainable_token_indices), or both tables "
+    "as one (modules_to_save with ensure_weight_tying), without LoRA on either"
+)
 
 
 def merge_adapter(model: PathChatSegR1, adapter: Path) -> None:
@@ -43,6 +49,9 @@ def merge_adapter(model: PathChatSegR1, adapter: Path) -> None:
             f"{adapter} trains tokens of a tied table and was put on the whole model, so that input and output "
             "tables came apart in training; put the adapter on `model.vlm`"
         )
+    if model.config.text.tie_word_embeddings and any(_ON_A_TABLE.search(key) for key in state):
+        # Merged, what was learned of one table would change the other as well.
+        raise ModelError(f"{adapter} {_APART}")
     base: nn.Module = model if whole else model.vlm
     try:
         wrapped: Any = get_peft_model(base, PeftConfig.from_pretrained(str(adapter)))  # type: ignore[arg-type]
@@ -58,10 +67,7 @@ def merge_adapter(model: PathChatSegR1, adapter: Path) -> None:
     tables = model.vlm.get_input_embeddings().weight, model.vlm.lm_head.weight
     if model.config.text.tie_word_embeddings and tables[0] is not tables[1]:
         # A model folder holds one table: the other, trained as well, would be left out.
-        raise ModelError(
-            f"{adapter} trains input and output tables of a tied model apart (modules_to_save); train single rows "
-            "(trainable_token_indices), or both as one (ensure_weight_tying)"
-        )
+        raise ModelError(f"{adapter} {_APART}")
 
 
 def merge_folder(model: str, adapter: Path, out: Path) -> PathChatConfig:
