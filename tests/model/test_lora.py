@@ -141,6 +141,9 @@ def edit_weights(folder: Path, edit) -> None:  # type: ignore[no-untyped-def]
     save_file(edit(load_file(path)), path)
 
 
+A = "base_model.model.vlm.model.language_model.layers.0.self_attn.q_proj.lora_A.weight"
+
+
 def edit_config(folder: Path, **changes: object) -> None:
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -152,7 +155,11 @@ def edit_config(folder: Path, **changes: object) -> None:
         (lambda f: edit_weights(f, lambda s: dict(list(s.items())[1:])), "adapter .* on model 'small', missing"),
         (lambda f: edit_weights(f, lambda s: s | {"base_model.model.vlm.x": torch.zeros(1)}), "unexpected: .*vlm.x"),
         (lambda f: edit_weights(f, lambda s: {k: v[..., :3].clone() for k, v in s.items()}), "wrong shape"),
+        (lambda f: edit_weights(f, lambda s: s | {A: s[A] * torch.nan}), rf"not finite, the first in {A}"),
         (lambda f: edit_config(f, target_modules="nothing_like_it"), "does not fit the model"),
+        (lambda f: edit_config(f, lora_alpha=None), "does not fit the model"),
+        (lambda f: edit_config(f, r="4"), "does not fit the model"),
+        (lambda f: edit_config(f, trainable_token_indices=[5000]), "does not fit the model"),
         (lambda f: (f / "adapter_model.safetensors").unlink(), "holds no adapter_model.safetensors"),
     ],
 )

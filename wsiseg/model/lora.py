@@ -30,7 +30,7 @@ def merge_adapter(model: PathChatSegR1, adapter: Path) -> None:
     alone). Load the model in float32: W + (α/r)·B·A is rounded once, when it is saved.
 
     Raises:
-        ModelError: not a LoRA adapter, keys that do not fit this model, dimensions that differ.
+        ModelError: not a LoRA adapter, keys that do not fit this model, dimensions that differ, NaN.
     """
     from peft import PeftConfig, get_peft_model
     from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
@@ -42,6 +42,8 @@ def merge_adapter(model: PathChatSegR1, adapter: Path) -> None:
     if not weights.is_file():
         raise ModelError(f"{adapter} holds no {weights.name}")
     state = read_tensors([weights])
+    if broken := sorted(key for key, value in state.items() if not value.float().isfinite().all()):
+        raise ModelError(f"{weights} holds numbers that are not finite, the first in {broken[0]}")
     whole = any(key.startswith(f"{_PEFT}vlm.") for key in state)
     if whole and model.config.text.tie_word_embeddings and any(".token_adapter." in key for key in state):
         # peft sees a tie only from `vlm`: it trained the row of the input table, and left the head's as it was.
@@ -55,13 +57,15 @@ def merge_adapter(model: PathChatSegR1, adapter: Path) -> None:
     base: nn.Module = model if whole else model.vlm
     try:
         wrapped: Any = get_peft_model(base, PeftConfig.from_pretrained(str(adapter)))  # type: ignore[arg-type]
-    except ValueError as error:
+        wanted = get_peft_model_state_dict(wrapped)
+        # peft itself only warns about keys that it does not find.
+        check_state(wanted, state, f"adapter {adapter} on model {model.config.name!r}")
+        set_peft_model_state_dict(wrapped, state)
+        merged = wrapped.merge_and_unload(safe_merge=True)
+    except (ValueError, TypeError, IndexError) as error:
+        if isinstance(error, ModelError):
+            raise
         raise ModelError(f"{adapter} does not fit the model {model.config.name!r}: {error}") from error
-    wanted = get_peft_model_state_dict(wrapped)
-    # peft itself only warns about keys that it does not find.
-    check_state(wanted, state, f"adapter {adapter} on model {model.config.name!r}")
-    set_peft_model_state_dict(wrapped, state)
-    merged = wrapped.merge_and_unload(safe_merge=True)
     if merged is not base:
         raise ModelError(f"{adapter}: peft did not give the model back; this peft version is not supported")
     tables = model.vlm.get_input_embeddings().weight, model.vlm.lm_head.weight
