@@ -20,6 +20,7 @@ from wsiseg.inference import MASK_FEATURES
 from wsiseg.inference.decode import Completion
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model import load_model
+from wsiseg.model.build import write_shards
 from wsiseg.model.config import load_config, paper, save_config, tiny
 from wsiseg.model.folder import build_model, folder_fingerprint, load_folder, save_model
 from wsiseg.model.pathchat import interleaved_positions
@@ -121,6 +122,19 @@ def test_a_checkpoint_for_which_the_disk_has_no_room_leaves_the_last_one_whole(
     assert {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()} == before
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_weights_may_be_read_by_whom_a_new_file_may(tmp_path: Path, umask: int) -> None:
+    """Trap: what safetensors writes only its owner may read, and a model on a shared disk is for all."""
+    before = os.umask(umask)
+    try:
+        save_model(small_model(), tmp_path)
+        write_shards({"a": torch.zeros(1)}, tmp_path, "part")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert set(modes.values()) == {0o666 & ~umask}, modes
+
+
 def test_a_folder_that_was_written_anew_has_another_fingerprint(tmp_path: Path) -> None:
     # Else what the old weights saw would be served to the new ones, which a running notebook may load.
     save_model(small_model(seed=3), tmp_path / "m")
@@ -178,6 +192,7 @@ def test_tied_embeddings_stay_tied_and_are_stored_once(tmp_path: Path) -> None:
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 64), "is damaged"),
         (lambda folder: _truncate(folder / "model.safetensors"), "is damaged"),
+        (lambda folder: _replace_by_folder(folder / "model.safetensors"), "cannot be read: Is a directory"),
         (lambda folder: _change_config(folder, seg_tokens=2), "wrong shape"),
     ],
 )
@@ -276,6 +291,11 @@ def test_a_query_that_is_longer_than_the_model_was_taught_is_refused() -> None:
     with pytest.raises(QueryError, match="shorten it to 59 % or less"):
         segmenter.segment_tiles(tiles, 10 * "glands ", 1.0)
     assert len(model.prompt((10 * "glands ")[: 70 * 59 // 100], 1.0).before) <= 60
+
+
+def _replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
 
 
 def _truncate(path: Path) -> None:

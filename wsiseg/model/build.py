@@ -17,7 +17,16 @@ from wsiseg.model.config import (
     paper,
     save_config,
 )
-from wsiseg.model.folder import CONFIG, TOKENIZER, build_model, check_new, check_state, new_folder, stored_keys
+from wsiseg.model.folder import (
+    CONFIG,
+    TOKENIZER,
+    build_model,
+    check_new,
+    check_state,
+    new_folder,
+    stored_keys,
+    write_tensors,
+)
 from wsiseg.model.parts import Part
 from wsiseg.model.parts.language import read_language
 from wsiseg.model.parts.pathology import read_pathology
@@ -109,8 +118,6 @@ def check_parts(
 
 def write_shards(tensors: dict[str, torch.Tensor], folder: Path, stem: str) -> None:
     """`stem.safetensors`, or `stem-00001.safetensors` and so on where it is too much for one file."""
-    from safetensors.torch import save_file
-
     shards: list[dict[str, torch.Tensor]] = [{}]
     room = _SHARD_BYTES
     for key, value in tensors.items():
@@ -122,7 +129,7 @@ def write_shards(tensors: dict[str, torch.Tensor], folder: Path, stem: str) -> N
         room -= size
     for number, shard in enumerate(shards, start=1):
         name = f"{stem}-{number:05d}.safetensors" if len(shards) > 1 else f"{stem}.safetensors"
-        save_file({key: value.contiguous() for key, value in shard.items()}, folder / name, metadata={"format": "pt"})
+        write_tensors(shard, folder / name)
 
 
 def _locate(part: str, role: str) -> tuple[Path, str, str, str]:

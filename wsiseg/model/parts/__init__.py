@@ -62,6 +62,14 @@ def weight_paths(folder: Path) -> list[Path]:
     raise ModelError(f"{folder} holds no model.safetensors and no pytorch_model.bin")
 
 
+def check_readable(path: Path) -> None:
+    """Raises ModelError: the file cannot be opened, and why. (safetensors says of each that it is not there.)"""
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+
+
 def read_tensors(paths: Sequence[Path]) -> dict[str, torch.Tensor]:
     """All tensors of the files, mapped from disk where the format allows. Raises ModelError: a broken file."""
     from safetensors import SafetensorError
@@ -69,6 +77,7 @@ def read_tensors(paths: Sequence[Path]) -> dict[str, torch.Tensor]:
 
     tensors: dict[str, torch.Tensor] = {}
     for path in paths:
+        check_readable(path)
         try:
             tensors |= load_file(path) if path.suffix == ".safetensors" else read_pickle(path)
         except (SafetensorError, OSError) as error:
@@ -94,9 +103,10 @@ def read_pickle(path: Path) -> dict[str, Any]:
 
 
 def identity(paths: Sequence[Path]) -> str:
-    """sha256 over the files, in order."""
+    """sha256 over the files, in order. Raises ModelError: one cannot be read."""
     digest = hashlib.sha256()
     for path in paths:
+        check_readable(path)
         with open(path, "rb") as file:
             while block := file.read(1 << 24):
                 digest.update(block)
