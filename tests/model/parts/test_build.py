@@ -233,6 +233,7 @@ NORM = "model.norm.weight"
         (lambda p: untie(p), "tie_word_embeddings.* but the weights hold two that differ"),
         (lambda p: edit_json(p / "qwen/config.json", vocab_size=262), "no spare row for <SEG>"),
         (lambda p: edit_json(p / "dinov2/config.json", model_type="vit"), "must be a DINOv2-type one"),
+        (lambda p: edit_json(p / "dinov2/config.json", num_attention_heads=3), "3 heads do not divide the width"),
         (lambda p: (p / "dinov2/preprocessor_config.json").unlink(), "preprocessor_config.json is missing"),
         (lambda p: edit_sam(p, lambda s: s.pop("mask_decoder.iou_token.weight")), "MedSAM .*missing: .*iou_token"),
         (lambda p: edit_sam(p, lambda s: s.pop("image_encoder.pos_embed")), "not a SAM checkpoint"),
@@ -282,6 +283,21 @@ def test_timms_layouts_compute_what_timm_computes(registers: int, positions: int
     pixels = torch.rand(2, 3, 224, 224)
     with torch.inference_mode():
         torch.testing.assert_close(encoder(pixels), timm_forward(state, pixels, 4), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "width", "registers"), [("uni2-h", 1280, 4), ("uni", 1536, 8), ("virchow2", 1280, 0), ("virchow", 32, 0)]
+)
+def test_timm_weights_under_the_name_of_others_are_refused(
+    tmp_path: Path, given: str, width: int, registers: int
+) -> None:
+    # Trap: heads and normalisation come from the name; of another's every key and shape may fit.
+    shapes = {key: value.shape for key, value in timm_state(registers=registers, positions=256).items()}
+    swapped = {32: width, 96: 3 * width}
+    state = {key: torch.zeros([swapped.get(n, n) for n in shape]) for key, shape in shapes.items()}
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=rf"is not {given}: its width is {width} and it has {registers} register"):
+        read_pathology(tmp_path, known=published(given), source="mine", licence="")
 
 
 @pytest.mark.parametrize(("registers", "image_size"), [(0, 224), (0, 518), (4, 518)])

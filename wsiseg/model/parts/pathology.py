@@ -54,6 +54,10 @@ def read_pathology(folder: Path, *, known: Published | None, source: str, licenc
             mean, std = tuple(field(raw, "image_mean", preprocessor)), tuple(field(raw, "image_std", preprocessor))
         tensors = from_transformers(tensors)
     config = pathology_config(tensors, heads, mean, std, source)
+    if known is not None and known.layout == "timm":
+        _check_size(config, known, source)
+    elif heads < 1 or config.width % heads:
+        raise ModelError(f"{folder / 'config.json'}: {heads} heads do not divide the width of {config.width}")
     tensors = fold_positions(tensors, config.grid)
     record = PartRecord("pathology encoder", source, identity(paths), licence_of(folder, licence))
     return Part(record, config, {_PREFIX + key: value for key, value in tensors.items()})
@@ -138,6 +142,16 @@ def fold_positions(tensors: dict[str, torch.Tensor], grid: int) -> dict[str, tor
         patches = square.permute(0, 2, 3, 1).reshape(1, grid * grid, width).to(positions.dtype)
     tensors["pos_embed"] = torch.cat([head[:, :1], patches], dim=1)
     return tensors
+
+
+def _check_size(config: PathologyEncoderConfig, known: Published, source: str) -> None:
+    """Heads and normalisation of other weights of the layout would be taken, and only the features be wrong."""
+    registers = config.arguments["registers"]
+    if (config.width, registers) != (known.width, known.registers):
+        raise ModelError(
+            f"{source} is not {known.name}: its width is {config.width} and it has {registers} register tokens, not "
+            f"{known.width} and {known.registers}; `wsiseg models list` shows the names"
+        )
 
 
 def _transformers_heads(path: Path) -> int:
