@@ -22,6 +22,7 @@ from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model import load_model
 from wsiseg.model.build import write_shards
 from wsiseg.model.config import load_config, paper, save_config, tiny
+from wsiseg.model.efficientnet import EfficientNetLite0
 from wsiseg.model.folder import build_model, folder_fingerprint, load_folder, save_model
 from wsiseg.model.pathchat import interleaved_positions
 from wsiseg.model.prompt import PromptTokenizer
@@ -201,6 +202,22 @@ def test_a_damaged_folder_says_what_is_wrong(tmp_path: Path, damage, message: st
     damage(tmp_path)
     with pytest.raises(ModelError, match=message):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("page.pth", "is not loaded: it is damaged, or no checkpoint"),
+        ("no.pth", "no checkpoint at"),
+        ("other.pth", "other.pth is not EfficientNet-Lite0, missing: _blocks"),
+    ],
+)
+def test_stem_weights_that_are_none_are_refused(tmp_path: Path, name: str, message: str) -> None:
+    # Trap: the words of torch's loader, which advise to run whatever the file holds.
+    (tmp_path / "page.pth").write_bytes(b"<html>")
+    torch.save({"conv_stem.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ModelError, match=message):
+        EfficientNetLite0().load_imagenet_weights(tmp_path / name)
 
 
 def test_configs_survive_the_file(tmp_path: Path) -> None:
