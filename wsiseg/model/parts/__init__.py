@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,17 @@ class Part:
     record: PartRecord
     config: LanguageModelConfig | PathologyEncoderConfig | ImageEncoderConfig
     tensors: dict[str, torch.Tensor]
+
+
+@contextmanager
+def understood(what: object) -> Iterator[None]:
+    """ModelError about `what`, published by others, where its content leads to an error of Python's in the block."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"{what} is not understood ({type(error).__name__}: {error})") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -52,7 +64,8 @@ def weight_paths(folder: Path) -> list[Path]:
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = sorted(set(field(read_json(index), "weight_map", index).values()))
+        with understood(index):
+            shards = sorted(set(field(read_json(index), "weight_map", index).values()))
         if missing := [name for name in shards if not (folder / name).is_file()]:
             raise ModelError(f"{folder} lacks {', '.join(missing)}, named in {index.name}; fetch it again")
         return [folder / name for name in shards]

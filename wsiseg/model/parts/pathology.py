@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from wsiseg.errors import ModelError
 from wsiseg.model.config import PartRecord, PathologyEncoderConfig
-from wsiseg.model.parts import Part, field, identity, licence_of, read_json, read_tensors, weight_paths
+from wsiseg.model.parts import Part, field, identity, licence_of, read_json, read_tensors, understood, weight_paths
 from wsiseg.model.published import Published
 
 _PREFIX = "vlm.model.visual.encoder."
@@ -45,13 +46,15 @@ def read_pathology(folder: Path, *, known: Published | None, source: str, licenc
     if known is not None and known.layout == "timm":
         heads, mean, std = known.num_heads, known.mean, known.std
     else:
-        heads = _transformers_heads(folder / "config.json")
+        with understood(folder / "config.json"):
+            heads = _transformers_heads(folder / "config.json")
         preprocessor = folder / "preprocessor_config.json"
         if known is not None and not preprocessor.exists():  # Midnight's code normalises without one
             mean, std = known.mean, known.std
         else:
             raw = read_json(preprocessor)
-            mean, std = tuple(field(raw, "image_mean", preprocessor)), tuple(field(raw, "image_std", preprocessor))
+            with understood(preprocessor):
+                mean, std = (_three(field(raw, name, preprocessor)) for name in ("image_mean", "image_std"))
         tensors = from_transformers(tensors)
     config = pathology_config(tensors, heads, mean, std, source)
     if known is not None and known.layout == "timm":
@@ -152,6 +155,11 @@ def _check_size(config: PathologyEncoderConfig, known: Published, source: str) -
             f"{source} is not {known.name}: its width is {config.width} and it has {registers} register tokens, not "
             f"{known.width} and {known.registers}; `wsiseg models list` shows the names"
         )
+
+
+def _three(values: Iterable[float]) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    return red, green, blue
 
 
 def _transformers_heads(path: Path) -> int:
