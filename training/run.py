@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from wsiseg.errors import DataError, OutputError
 from wsiseg.files import atomic_write, make_folder
 from wsiseg.fleet.claim import ClaimHeldError, claimed
+from wsiseg.model.folder import write_tensors
 from wsiseg.training.recipe import Recipe
 
 
@@ -74,7 +75,7 @@ def save_state(
     for index, parameter in enumerate(_parameters(optimizer)):
         for name, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{index}.{name}"] = value.clone()
-    save_file({key: value.contiguous() for key, value in tensors.items()}, fresh / "state.safetensors")
+    write_tensors(tensors, fresh / "state.safetensors")
     with atomic_write(fresh / "state.json") as file:  # last: with it the new state is whole
         file.write(json.dumps({"step": step, "updates": average.updates}).encode())
     old = _old(folder)
@@ -162,6 +163,7 @@ def load_state(folder: Path, module: nn.Module, optimizer: Any, average: Average
     try:
         numbers = json.loads((folder / "state.json").read_text())
         step, updates = int(numbers["step"]), int(numbers["updates"])
+        open(folder / "state.safetensors", "rb").close()  # where it may not be read, safetensors says it is not there
         tensors = load_file(folder / "state.safetensors")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DataError(f"{folder} is damaged, or was not copied whole: {error}".splitlines()[0]) from error

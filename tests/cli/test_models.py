@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ def models(*args: object) -> Result:
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Path:
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(PUBLISHED, "uni", dataclasses.replace(PUBLISHED["uni"], width=32))
     write_qwen(tmp_path / "qwen", tied=True)
     (tmp_path / "uni").mkdir()
     torch.save(timm_state(registers=0, positions=257, swiglu=False), tmp_path / "uni/pytorch_model.bin")

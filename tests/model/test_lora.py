@@ -112,6 +112,18 @@ def test_tables_of_a_tied_model_that_came_apart_are_refused(base: Path, tmp_path
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.parametrize("options", [{}, {"ensure_weight_tying": True}], ids=["apart", "tied by peft"])
+@pytest.mark.parametrize("table", ["embed_tokens", "lm_head"])
+def test_lora_on_a_table_of_a_tied_model_is_refused(
+    base: Path, tmp_path: Path, table: str, options: dict[str, bool]
+) -> None:
+    # Trap: merged into the one table it changes the other use of it too, and tied by peft it is merged twice.
+    config = LoraConfig(r=4, target_modules=["q_proj", table], **options)  # type: ignore[arg-type]
+    get_peft_model(load_folder(base).vlm, config).save_pretrained(str(tmp_path / "adapter"))  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="of a tied model apart; train single rows"):
+        merge_adapter(load_folder(base), tmp_path / "adapter")
+
+
 def test_every_projection_of_both_transformers_is_adapted_and_nothing_else(base: Path, tmp_path: Path) -> None:
     # Trap: names shared between towers, and names of another library's layout that match nothing.
     trained_adapter(base, tmp_path / "adapter", whole=True)
@@ -129,6 +141,9 @@ def edit_weights(folder: Path, edit) -> None:  # type: ignore[no-untyped-def]
     save_file(edit(load_file(path)), path)
 
 
+A = "base_model.model.vlm.model.language_model.layers.0.self_attn.q_proj.lora_A.weight"
+
+
 def edit_config(folder: Path, **changes: object) -> None:
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -140,7 +155,11 @@ def edit_config(folder: Path, **changes: object) -> None:
         (lambda f: edit_weights(f, lambda s: dict(list(s.items())[1:])), "adapter .* on model 'small', missing"),
         (lambda f: edit_weights(f, lambda s: s | {"base_model.model.vlm.x": torch.zeros(1)}), "unexpected: .*vlm.x"),
         (lambda f: edit_weights(f, lambda s: {k: v[..., :3].clone() for k, v in s.items()}), "wrong shape"),
+        (lambda f: edit_weights(f, lambda s: s | {A: s[A] * torch.nan}), rf"not finite, the first in {A}"),
         (lambda f: edit_config(f, target_modules="nothing_like_it"), "does not fit the model"),
+        (lambda f: edit_config(f, lora_alpha=None), "does not fit the model"),
+        (lambda f: edit_config(f, r="4"), "does not fit the model"),
+        (lambda f: edit_config(f, trainable_token_indices=[5000]), "does not fit the model"),
         (lambda f: (f / "adapter_model.safetensors").unlink(), "holds no adapter_model.safetensors"),
     ],
 )

@@ -20,7 +20,9 @@ from wsiseg.inference import MASK_FEATURES
 from wsiseg.inference.decode import Completion
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model import load_model
+from wsiseg.model.build import write_shards
 from wsiseg.model.config import load_config, paper, save_config, tiny
+from wsiseg.model.efficientnet import EfficientNetLite0
 from wsiseg.model.folder import build_model, folder_fingerprint, load_folder, save_model
 from wsiseg.model.pathchat import interleaved_positions
 from wsiseg.model.prompt import PromptTokenizer
@@ -121,6 +123,19 @@ def test_a_checkpoint_for_which_the_disk_has_no_room_leaves_the_last_one_whole(
     assert {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()} == before
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_weights_may_be_read_by_whom_a_new_file_may(tmp_path: Path, umask: int) -> None:
+    """Trap: what safetensors writes only its owner may read, and a model on a shared disk is for all."""
+    before = os.umask(umask)
+    try:
+        save_model(small_model(), tmp_path)
+        write_shards({"a": torch.zeros(1)}, tmp_path, "part")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert set(modes.values()) == {0o666 & ~umask}, modes
+
+
 def test_a_folder_that_was_written_anew_has_another_fingerprint(tmp_path: Path) -> None:
     # Else what the old weights saw would be served to the new ones, which a running notebook may load.
     save_model(small_model(seed=3), tmp_path / "m")
@@ -178,6 +193,7 @@ def test_tied_embeddings_stay_tied_and_are_stored_once(tmp_path: Path) -> None:
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 64), "is damaged"),
         (lambda folder: _truncate(folder / "model.safetensors"), "is damaged"),
+        (lambda folder: _replace_by_folder(folder / "model.safetensors"), "cannot be read: Is a directory"),
         (lambda folder: _change_config(folder, seg_tokens=2), "wrong shape"),
     ],
 )
@@ -186,6 +202,22 @@ def test_a_damaged_folder_says_what_is_wrong(tmp_path: Path, damage, message: st
     damage(tmp_path)
     with pytest.raises(ModelError, match=message):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("page.pth", "is not loaded: it is damaged, or no checkpoint"),
+        ("no.pth", "no checkpoint at"),
+        ("other.pth", "other.pth is not EfficientNet-Lite0, missing: _blocks"),
+    ],
+)
+def test_stem_weights_that_are_none_are_refused(tmp_path: Path, name: str, message: str) -> None:
+    # Trap: the words of torch's loader, which advise to run whatever the file holds.
+    (tmp_path / "page.pth").write_bytes(b"<html>")
+    torch.save({"conv_stem.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ModelError, match=message):
+        EfficientNetLite0().load_imagenet_weights(tmp_path / name)
 
 
 def test_configs_survive_the_file(tmp_path: Path) -> None:
@@ -276,6 +308,11 @@ def test_a_query_that_is_longer_than_the_model_was_taught_is_refused() -> None:
     with pytest.raises(QueryError, match="shorten it to 59 % or less"):
         segmenter.segment_tiles(tiles, 10 * "glands ", 1.0)
     assert len(model.prompt((10 * "glands ")[: 70 * 59 // 100], 1.0).before) <= 60
+
+
+def _replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
 
 
 def _truncate(path: Path) -> None:

@@ -66,7 +66,7 @@ def recipe(store: Path, start: Path) -> sft.SftRecipe:
 def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(
     store: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save, left = training_run.save_file, [1]
+    save, left = training_run.write_tensors, [1]
 
     def full(*args: object, **kwargs: object) -> None:
         if not left:
@@ -74,7 +74,7 @@ def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(
         left.pop()
         save(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training_run, "save_file", full)
+    monkeypatch.setattr(training_run, "write_tensors", full)
     with pytest.raises(OutputError, match=r"cannot write .*: No space left on device.*--resume"):
         sft.train(recipe(store, start), tmp_path / "run")
     assert has_state(tmp_path / "run")

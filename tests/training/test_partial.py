@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -136,6 +139,27 @@ def test_another_base_is_refused_and_a_missing_one_is_asked_for(begun: Path, tmp
     shutil.rmtree(tmp_path / "start")
     with pytest.raises(ModelError, match=r"lies neither in .*copy it there, or build it again from language model"):
         load_folder(run / "model")
+
+
+def test_a_base_beside_the_run_is_found_where_nobody_may_look_at_the_old_place(
+    begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Trap: `Path.is_file` raises there, in Python 3.11.
+    run = tmp_path / "bob" / "run"
+    (run / "model").mkdir(parents=True)
+    shutil.copytree(begun, tmp_path / "alice" / "start")
+    name_base(tmp_path / "alice" / "start", run)
+    shutil.copy(run / "base.json", run / "model")
+    shutil.copytree(begun, tmp_path / "bob" / "start")
+    stat = os.stat
+
+    def private(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        if "alice" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", private)
+    assert find_base(run / "model") == tmp_path / "bob" / "start"
 
 
 def test_a_base_that_is_called_as_the_model_itself_is_found_beside_the_run(begun: Path, tmp_path: Path) -> None:

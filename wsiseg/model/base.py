@@ -10,6 +10,7 @@ The base is looked for where it lay, then beside the model and beside its run; a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -62,7 +63,8 @@ def find_base(folder: Path) -> Path:
     parents = own.parents
     places = list(dict.fromkeys([lay, parents[0] / lay.name, parents[min(1, len(parents) - 1)] / lay.name]))
     places = [place for place in places if place != own]  # the base of a run's model is mostly called `model`, too
-    found = next((place for place in places if (place / next(iter(files))).is_file()), None)
+    # Not `Path.is_file`, which raises where nobody may look: the next place may be the right one.
+    found = next((place for place in places if os.path.isfile(place / next(iter(files)))), None)
     if found is None:
         sources = "; ".join(f"{part.role} {part.source}" for part in load_config(folder / "config.json").parts)
         raise ModelError(
@@ -71,7 +73,7 @@ def find_base(folder: Path) -> Path:
         )
     for name, wanted in files.items():
         path = found / name
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise ModelError(f"{found} lacks {name}, which {folder} was trained on")
         if (sha256 := _sha256(path)) != wanted:
             raise ModelError(

@@ -17,8 +17,17 @@ from wsiseg.model.config import (
     paper,
     save_config,
 )
-from wsiseg.model.folder import CONFIG, TOKENIZER, build_model, check_new, check_state, new_folder, stored_keys
-from wsiseg.model.parts import Part
+from wsiseg.model.folder import (
+    CONFIG,
+    TOKENIZER,
+    build_model,
+    check_new,
+    check_state,
+    new_folder,
+    stored_keys,
+    write_tensors,
+)
+from wsiseg.model.parts import Part, understood
 from wsiseg.model.parts.language import read_language
 from wsiseg.model.parts.pathology import read_pathology
 from wsiseg.model.parts.segment_anything import read_sam
@@ -45,11 +54,14 @@ def build_folder(out: Path, *, language: str, pathology: str, sam: Path, sam_kin
     """
     check_new(out)
     folder, source, licence, _ = _locate(language, "language")
-    text, tokenizer = read_language(folder, source=source, licence=licence)
+    with understood(f"language model {source}"):
+        text, tokenizer = read_language(folder, source=source, licence=licence)
     folder, source, licence, name = _locate(pathology, "pathology")
     known = PUBLISHED.get(name) if name else None
-    eye = read_pathology(folder, known=known, source=source, licence=licence)
-    hand = read_sam(sam, kind=sam_kind)
+    with understood(f"pathology encoder {source}"):
+        eye = read_pathology(folder, known=known, source=source, licence=licence)
+    with understood(f"{sam_kind} {sam}"):
+        hand = read_sam(sam, kind=sam_kind)
     config = assembled_config(text, eye, hand)
     fresh = fresh_weights(config)
     check_parts(config, tokenizer, (text, eye, hand), fresh)
@@ -109,20 +121,20 @@ def check_parts(
 
 def write_shards(tensors: dict[str, torch.Tensor], folder: Path, stem: str) -> None:
     """`stem.safetensors`, or `stem-00001.safetensors` and so on where it is too much for one file."""
-    from safetensors.torch import save_file
-
     shards: list[dict[str, torch.Tensor]] = [{}]
-    room = _SHARD_BYTES
+    room, written = _SHARD_BYTES, set[int]()
     for key, value in tensors.items():
         size = value.numel() * value.element_size()
         if size > room and shards[-1]:
             shards.append({})
             room = _SHARD_BYTES
-        shards[-1][key] = value
+        storage = value.untyped_storage().data_ptr()
+        shards[-1][key] = value.clone() if storage in written else value  # safetensors refuses two names of one tensor
+        written.add(storage)
         room -= size
     for number, shard in enumerate(shards, start=1):
         name = f"{stem}-{number:05d}.safetensors" if len(shards) > 1 else f"{stem}.safetensors"
-        save_file({key: value.contiguous() for key, value in shard.items()}, folder / name, metadata={"format": "pt"})
+        write_tensors(shard, folder / name)
 
 
 def _locate(part: str, role: str) -> tuple[Path, str, str, str]:

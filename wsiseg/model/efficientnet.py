@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from wsiseg.model.parts import read_pickle
+
 # (repeats, kernel, stride, expansion, output channels): stages of Lite0, input 32 channels at stride 2
 _STAGES = (
     (1, 3, 1, 1, 16),
@@ -103,7 +105,14 @@ class EfficientNetLite0(nn.Module):
         return features
 
     def load_imagenet_weights(self, path: str | Path) -> None:
-        """Load the published ImageNet state dict; the classifier head and unbuilt stages are left out."""
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        """Load the published ImageNet state dict; the classifier head and unbuilt stages are left out.
+
+        Raises:
+            ModelError: no such file, or not these weights.
+        """
+        from wsiseg.model.folder import check_state  # which imports this module
+
         own = self.state_dict()
-        self.load_state_dict({key: value for key, value in state.items() if key in own}, strict=True)
+        state = {key: value for key, value in read_pickle(Path(path)).items() if key in own}
+        check_state(own, state, f"{path} is not EfficientNet-Lite0")
+        self.load_state_dict(state)

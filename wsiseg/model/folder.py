@@ -7,8 +7,10 @@ What is trained from published parts holds only what training changed (`wsiseg.m
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from wsiseg.errors import ModelError, OutputError
 from wsiseg.files import atomic_folder, atomic_write, make_folder
 from wsiseg.model.base import BASE, base_files, changed, check_changes, find_base, is_partial, weights_in
 from wsiseg.model.config import PathChatConfig, load_config, save_config
+from wsiseg.model.parts import check_readable
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prompt import PromptTokenizer
 
@@ -54,16 +57,25 @@ def _save(model: PathChatSegR1, state: Mapping[str, torch.Tensor], folder: Path)
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Write a safetensors file, whole or not at all; for the only process that writes such files in its folder."""
-    from safetensors.torch import save_file
-
     for leftover in path.parent.glob(".tmp*"):  # under such a name the package writes first; a killed process left it
         leftover.unlink()
     temporary = path.with_name(path.name + ".tmp")
     try:
-        save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, temporary, {"format": "pt"})
+        write_tensors({key: value.cpu() for key, value in tensors.items()}, temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file with the permissions of any new file; the package gives them to the owner alone."""
+    from safetensors.torch import save_file
+
+    with open(path, "wb") as new:
+        mode = stat.S_IMODE(os.fstat(new.fileno()).st_mode)
+    save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata={"format": "pt"})
+    with suppress(OSError):  # the disk knows no permissions
+        path.chmod(mode)
 
 
 def load_folder(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PathChatSegR1:
@@ -146,6 +158,7 @@ def _own_weights(folder: Path, device: str) -> Iterator[tuple[str, torch.Tensor]
 
     found: set[str] = set()
     for path in weight_files(folder):
+        check_readable(path)
         try:
             with safe_open(path, framework="pt", device=device) as file:
                 for key in file.keys():  # noqa: SIM118 - not a dict

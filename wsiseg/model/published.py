@@ -20,8 +20,9 @@ class Published:
     """One set of weights on the hub.
 
     `role` is `language` or `pathology`. `layout` is `transformers` (config.json says all that is needed) or
-    `timm` (the number of heads and the normalisation are not in the files: `num_heads`, `mean`, `std`). The
-    normalisation is also for what has no preprocessor_config.json beside its config.json.
+    `timm` (the number of heads and the normalisation are not in the files: `num_heads`, `mean`, `std`; `width` and
+    `registers`, which are, tell whether these are the weights of that name). The normalisation is also for what has
+    no preprocessor_config.json beside its config.json.
     `gated`: the publisher wants its licence accepted on the hub first.
     """
 
@@ -32,6 +33,8 @@ class Published:
     layout: str = "transformers"
     gated: bool = False
     num_heads: int = 0
+    width: int = 0
+    registers: int = 0
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
@@ -54,6 +57,8 @@ PUBLISHED = {
             "timm",
             gated=True,
             num_heads=24,
+            width=1536,
+            registers=4,
             mean=_OPTIMUS_MEAN,
             std=_OPTIMUS_STD,
         ),
@@ -65,6 +70,8 @@ PUBLISHED = {
             "timm",
             gated=True,
             num_heads=24,
+            width=1536,
+            registers=4,
             mean=_OPTIMUS_MEAN,
             std=_OPTIMUS_STD,
         ),
@@ -76,13 +83,37 @@ PUBLISHED = {
             "timm",
             gated=True,
             num_heads=12,
+            width=768,
+            registers=4,
             mean=_OPTIMUS_MEAN,
             std=_OPTIMUS_STD,
         ),
-        Published("uni", "pathology", "MahmoodLab/UNI", _NC_ND, "timm", gated=True, num_heads=16),
-        Published("uni2-h", "pathology", "MahmoodLab/UNI2-h", _NC_ND, "timm", gated=True, num_heads=24),
-        Published("virchow", "pathology", "paige-ai/Virchow", "Apache-2.0", "timm", gated=True, num_heads=16),
-        Published("virchow2", "pathology", "paige-ai/Virchow2", _NC_ND, "timm", gated=True, num_heads=16),
+        Published("uni", "pathology", "MahmoodLab/UNI", _NC_ND, "timm", gated=True, num_heads=16, width=1024),
+        Published(
+            "uni2-h",
+            "pathology",
+            "MahmoodLab/UNI2-h",
+            _NC_ND,
+            "timm",
+            gated=True,
+            num_heads=24,
+            width=1536,
+            registers=8,
+        ),
+        Published(
+            "virchow", "pathology", "paige-ai/Virchow", "Apache-2.0", "timm", gated=True, num_heads=16, width=1280
+        ),
+        Published(
+            "virchow2",
+            "pathology",
+            "paige-ai/Virchow2",
+            _NC_ND,
+            "timm",
+            gated=True,
+            num_heads=16,
+            width=1280,
+            registers=4,
+        ),
     )
 }
 

@@ -18,7 +18,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from tests.model.published import ROWS, small_sam, timm_forward, timm_state, write_dinov2, write_qwen
 from wsiseg.errors import ModelError, OutputError
 from wsiseg.model import load_model
-from wsiseg.model.build import build_folder
+from wsiseg.model.build import build_folder, write_shards
 from wsiseg.model.config import PathChatConfig, load_config, paper
 from wsiseg.model.dinov2 import Dinov2
 from wsiseg.model.folder import load_folder, save_model
@@ -217,6 +217,7 @@ def edit_sam(parts: Path, edit) -> None:  # type: ignore[no-untyped-def]
 
 
 NORM = "model.norm.weight"
+INDEX, PIXELS = "model.safetensors.index.json", "preprocessor_config.json"
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,17 @@ NORM = "model.norm.weight"
         (lambda p: edit_shard(p, 1, lambda s: s.update({k: v.char() for k, v in s.items()})), "wrong dtype: .*int8"),
         (lambda p: untie(p), "tie_word_embeddings.* but the weights hold two that differ"),
         (lambda p: edit_json(p / "qwen/config.json", vocab_size=262), "no spare row for <SEG>"),
+        (lambda p: edit_json(p / "qwen/config.json", rope_scaling=None), r"qwen/config\.json is not understood"),
+        (lambda p: edit_json(p / "qwen/config.json", vocab_size="300"), "vocab_size must be int, not '300'"),
+        (lambda p: edit_json(p / "qwen/config.json", num_attention_heads=0), "num_attention_heads must be above 0"),
+        (lambda p: edit_json(p / "qwen" / INDEX, weight_map=["a"]), rf"{INDEX} is not understood"),
+        (lambda p: edit_json(p / "dinov2/config.json", num_attention_heads=None), r"dinov2/config\.json is not under"),
+        (lambda p: edit_json(p / "dinov2/config.json", num_attention_heads=0), "0 heads do not divide the width of 32"),
+        (lambda p: edit_json(p / "dinov2" / PIXELS, image_mean=0.5), rf"{PIXELS} is not understood"),
+        (lambda p: edit_json(p / "dinov2" / PIXELS, image_std=[0.5]), rf"{PIXELS} is not understood"),
+        (lambda p: torch.save({1: torch.zeros(1)}, p / "medsam_vit_b.pth"), r"MedSAM .*vit_b\.pth is not understood"),
         (lambda p: edit_json(p / "dinov2/config.json", model_type="vit"), "must be a DINOv2-type one"),
+        (lambda p: edit_json(p / "dinov2/config.json", num_attention_heads=3), "3 heads do not divide the width"),
         (lambda p: (p / "dinov2/preprocessor_config.json").unlink(), "preprocessor_config.json is missing"),
         (lambda p: edit_sam(p, lambda s: s.pop("mask_decoder.iou_token.weight")), "MedSAM .*missing: .*iou_token"),
         (lambda p: edit_sam(p, lambda s: s.pop("image_encoder.pos_embed")), "not a SAM checkpoint"),
@@ -249,6 +260,14 @@ def test_a_part_that_does_not_fit_is_refused_by_name(built: Built, tmp_path: Pat
     with pytest.raises(ModelError, match=message):
         build(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_two_names_of_one_tensor_are_stored_as_two(tmp_path: Path) -> None:
+    # Trap: safetensors refuses what a pickle may hold.
+    one = torch.rand(4)
+    write_shards({"a": one, "b": one, "c": one[:2]}, tmp_path, "part")
+    stored = load_file(tmp_path / "part.safetensors")
+    assert all(torch.equal(stored[key], one[: len(stored[key])]) for key in "abc")
 
 
 def test_a_built_folder_without_one_of_its_files_does_not_load(built: Built, tmp_path: Path) -> None:
@@ -282,6 +301,21 @@ def test_timms_layouts_compute_what_timm_computes(registers: int, positions: int
     pixels = torch.rand(2, 3, 224, 224)
     with torch.inference_mode():
         torch.testing.assert_close(encoder(pixels), timm_forward(state, pixels, 4), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "width", "registers"), [("uni2-h", 1280, 4), ("uni", 1536, 8), ("virchow2", 1280, 0), ("virchow", 32, 0)]
+)
+def test_timm_weights_under_the_name_of_others_are_refused(
+    tmp_path: Path, given: str, width: int, registers: int
+) -> None:
+    # Trap: heads and normalisation come from the name; of another's every key and shape may fit.
+    shapes = {key: value.shape for key, value in timm_state(registers=registers, positions=256).items()}
+    swapped = {32: width, 96: 3 * width}
+    state = {key: torch.zeros([swapped.get(n, n) for n in shape]) for key, shape in shapes.items()}
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=rf"is not {given}: its width is {width} and it has {registers} register"):
+        read_pathology(tmp_path, known=published(given), source="mine", licence="")
 
 
 @pytest.mark.parametrize(("registers", "image_size"), [(0, 224), (0, 518), (4, 518)])

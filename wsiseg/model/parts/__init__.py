@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,17 @@ class Part:
     record: PartRecord
     config: LanguageModelConfig | PathologyEncoderConfig | ImageEncoderConfig
     tensors: dict[str, torch.Tensor]
+
+
+@contextmanager
+def understood(what: object) -> Iterator[None]:
+    """ModelError about `what`, published by others, where its content leads to an error of Python's in the block."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"{what} is not understood ({type(error).__name__}: {error})") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -52,7 +64,8 @@ def weight_paths(folder: Path) -> list[Path]:
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = sorted(set(field(read_json(index), "weight_map", index).values()))
+        with understood(index):
+            shards = sorted(set(field(read_json(index), "weight_map", index).values()))
         if missing := [name for name in shards if not (folder / name).is_file()]:
             raise ModelError(f"{folder} lacks {', '.join(missing)}, named in {index.name}; fetch it again")
         return [folder / name for name in shards]
@@ -62,6 +75,14 @@ def weight_paths(folder: Path) -> list[Path]:
     raise ModelError(f"{folder} holds no model.safetensors and no pytorch_model.bin")
 
 
+def check_readable(path: Path) -> None:
+    """Raises ModelError: the file cannot be opened, and why. (safetensors says of each that it is not there.)"""
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+
+
 def read_tensors(paths: Sequence[Path]) -> dict[str, torch.Tensor]:
     """All tensors of the files, mapped from disk where the format allows. Raises ModelError: a broken file."""
     from safetensors import SafetensorError
@@ -69,6 +90,7 @@ def read_tensors(paths: Sequence[Path]) -> dict[str, torch.Tensor]:
 
     tensors: dict[str, torch.Tensor] = {}
     for path in paths:
+        check_readable(path)
         try:
             tensors |= load_file(path) if path.suffix == ".safetensors" else read_pickle(path)
         except (SafetensorError, OSError) as error:
@@ -94,9 +116,10 @@ def read_pickle(path: Path) -> dict[str, Any]:
 
 
 def identity(paths: Sequence[Path]) -> str:
-    """sha256 over the files, in order."""
+    """sha256 over the files, in order. Raises ModelError: one cannot be read."""
     digest = hashlib.sha256()
     for path in paths:
+        check_readable(path)
         with open(path, "rb") as file:
             while block := file.read(1 << 24):
                 digest.update(block)

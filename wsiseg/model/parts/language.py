@@ -10,8 +10,9 @@ import torch
 from wsiseg.errors import ModelError
 from wsiseg.model.config import LanguageModelConfig, PartRecord
 from wsiseg.model.folder import EMBEDDINGS, HEAD
-from wsiseg.model.parts import Part, field, identity, licence_of, read_json, read_tensors, weight_paths
+from wsiseg.model.parts import Part, field, identity, licence_of, read_json, read_tensors, understood, weight_paths
 from wsiseg.model.prompt import SEG, PromptTokenizer
+from wsiseg.strict import record_of
 
 _PLAIN = (
     "vocab_size",
@@ -34,7 +35,8 @@ def read_language(folder: Path, *, source: str, licence: str) -> tuple[Part, Pro
     Raises:
         ModelError: a file is missing or broken, another architecture, quantised weights, tied tables that differ.
     """
-    config = _read_config(folder / "config.json")
+    with understood(folder / "config.json"):
+        config = _read_config(folder / "config.json")
     paths = weight_paths(folder)
     tensors = {}
     for key, value in read_tensors(paths).items():
@@ -101,9 +103,12 @@ def _read_config(path: Path) -> LanguageModelConfig:
     theta = rope.get("rope_theta") or field(text, "rope_theta", path)
     if text.get("hidden_act", "silu") != "silu" or text.get("use_sliding_window"):
         raise ModelError(f"{path}: only SiLU and full attention are supported, as Qwen2.5-VL is published")
-    return LanguageModelConfig(
-        **{name: field(text, name, path) for name in _PLAIN},
-        rope_theta=float(theta),
-        mrope_section=tuple(field(rope, "mrope_section", path)),
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-    )
+    stated = {name: field(text, name, path) for name in _PLAIN} | {
+        "rope_theta": theta,
+        "mrope_section": field(rope, "mrope_section", path),
+        "tie_word_embeddings": bool(raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
+    }
+    config = record_of(LanguageModelConfig, stated)
+    if below := [name for name in _PLAIN if getattr(config, name) <= 0]:
+        raise ModelError(f"{path}: {below[0]} must be above 0")
+    return config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from wsiseg.errors import ModelError
 from wsiseg.model.config import PartRecord, PathologyEncoderConfig
-from wsiseg.model.parts import Part, field, identity, licence_of, read_json, read_tensors, weight_paths
+from wsiseg.model.parts import Part, field, identity, licence_of, read_json, read_tensors, understood, weight_paths
 from wsiseg.model.published import Published
 
 _PREFIX = "vlm.model.visual.encoder."
@@ -45,15 +46,21 @@ def read_pathology(folder: Path, *, known: Published | None, source: str, licenc
     if known is not None and known.layout == "timm":
         heads, mean, std = known.num_heads, known.mean, known.std
     else:
-        heads = _transformers_heads(folder / "config.json")
+        with understood(folder / "config.json"):
+            heads = _transformers_heads(folder / "config.json")
         preprocessor = folder / "preprocessor_config.json"
         if known is not None and not preprocessor.exists():  # Midnight's code normalises without one
             mean, std = known.mean, known.std
         else:
             raw = read_json(preprocessor)
-            mean, std = tuple(field(raw, "image_mean", preprocessor)), tuple(field(raw, "image_std", preprocessor))
+            with understood(preprocessor):
+                mean, std = (_three(field(raw, name, preprocessor)) for name in ("image_mean", "image_std"))
         tensors = from_transformers(tensors)
     config = pathology_config(tensors, heads, mean, std, source)
+    if known is not None and known.layout == "timm":
+        _check_size(config, known, source)
+    elif heads < 1 or config.width % heads:
+        raise ModelError(f"{folder / 'config.json'}: {heads} heads do not divide the width of {config.width}")
     tensors = fold_positions(tensors, config.grid)
     record = PartRecord("pathology encoder", source, identity(paths), licence_of(folder, licence))
     return Part(record, config, {_PREFIX + key: value for key, value in tensors.items()})
@@ -138,6 +145,21 @@ def fold_positions(tensors: dict[str, torch.Tensor], grid: int) -> dict[str, tor
         patches = square.permute(0, 2, 3, 1).reshape(1, grid * grid, width).to(positions.dtype)
     tensors["pos_embed"] = torch.cat([head[:, :1], patches], dim=1)
     return tensors
+
+
+def _check_size(config: PathologyEncoderConfig, known: Published, source: str) -> None:
+    """Heads and normalisation of other weights of the layout would be taken, and only the features be wrong."""
+    registers = config.arguments["registers"]
+    if (config.width, registers) != (known.width, known.registers):
+        raise ModelError(
+            f"{source} is not {known.name}: its width is {config.width} and it has {registers} register tokens, not "
+            f"{known.width} and {known.registers}; `wsiseg models list` shows the names"
+        )
+
+
+def _three(values: Iterable[float]) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    return red, green, blue
 
 
 def _transformers_heads(path: Path) -> int:
