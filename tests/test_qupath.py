@@ -17,6 +17,8 @@ def test_long_and_dirty_texts() -> None:
     assert len(long) <= MAX_TEXT
     assert long.endswith("word…")
     assert len(clean_text("x" * 10_000)) == MAX_TEXT
+    turning = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff\x85\x9b"  # the direction of writing
+    assert clean_text(f"a{turning}b") == "ab"
     assert clean_class(" Tumor:\nPositive* ") == "Tumor: Positive*"
     assert query_class(" Tumor:\nPositive* ") == "Tumor Positive"
     assert clean_class(f":{'a' * 98} : b") == clean_class(f"{'a' * 98}:b") == f"{'a' * 98}"
@@ -58,6 +60,22 @@ def test_class_colors() -> None:
 def test_check_dialect_finds_what_breaks_an_import(tmp_path: Path, keys, value) -> None:
     path = edited(written([annotation(RING)], tmp_path / "a.geojson"), "features", 0, *keys, value=value)
     assert len(check_dialect(path)) >= 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "said"),
+    [
+        (("properties", "isLocked"), "no", "isLocked"),
+        (("properties", "objectType"), "thing", "objectType"),
+        (("properties", "classification", "color"), [1, 2, 300], "color"),
+        (("properties", "metadata"), {"a": "b", "c": None}, "null"),
+        (("geometry", "coordinates", 0), [[0, 0], [10, 0], [10, 10], [0, 10]], "not closed"),
+        (("geometry", "coordinates", 0), [[0, 0], [10, 0], [0, 0]], "fewer than 4"),
+    ],
+)
+def test_check_dialect_names_what_it_finds(tmp_path: Path, keys: tuple[str, ...], value: object, said: str) -> None:
+    path = edited(written([annotation(RING)], tmp_path / "a.geojson"), "features", 0, *keys, value=value)
+    assert said in " ".join(check_dialect(path))
 
 
 def test_check_dialect_knows_what_breaks_only_some_versions(tmp_path: Path) -> None:

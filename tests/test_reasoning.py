@@ -174,13 +174,13 @@ def test_a_description_is_words_to_qupath(text: str) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.text(st.characters(), max_size=80), st.integers(2, 60))
+@given(st.text(st.characters() | st.sampled_from("\0\x1b\u2028\u202e\u2066\ufeff"), max_size=80), st.integers(2, 60))
 def test_cleaned_text_is_utf8_bounded_and_stays_as_it_is(text: str, limit: int) -> None:
     cleaned = clean_text(text, limit)
     cleaned.encode("utf-8")
     assert len(cleaned) <= limit
     assert clean_text(cleaned, limit) == cleaned
-    assert not set(cleaned) & {"\0", "\x1b", "\u2028", "\u202e"}
+    assert not set(cleaned) & {"\0", "\x1b", "\u2028", "\u202e", "\u2066", "\ufeff"}
 
 
 def assert_only_words(description: str, text: str) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from wsiseg.mask import Canvas, Region, regions, repair, simplify, trace
 from wsiseg.mask.measure import mean_inside
+from wsiseg.mask.regions import _mean_probability
 from wsiseg.mask.shapes import is_safe
 from wsiseg.tiles import Grid, GridSpec, SlideIdentity
 
@@ -165,3 +166,33 @@ def test_simplify_keeps_topology_and_stays_near(seed: int, tolerance: float) -> 
 def test_what_is_smaller_than_the_tolerance_is_a_few_points() -> None:
     (small,) = simplify(np.array([shapely.Point(0, 0).buffer(2)]), 5)
     assert len(small.exterior.coords) < 8
+
+
+def test_a_pixel_at_the_threshold_is_inside_and_one_below_it_outside() -> None:
+    blob = np.zeros((M_HEIGHT, M_WIDTH), np.float32)
+    for at, count in ((128 / 255, 1), (127 / 255, 0)):
+        blob[200:260, 200:260] = at
+        assert len(find(blob)) == count
+    blob[200:260, 200:260] = 230 / 255
+    assert (len(find(blob, threshold=0.9)), len(find(blob, threshold=0.905))) == (1, 0)
+
+
+def test_pieces_smaller_than_the_minimum_are_dropped_too() -> None:
+    cells = np.maximum(disk(100, 100, 12), disk(118, 103, 7))
+    small, whole = sorted(region.area_um2 for region in find(cells, separate=True))
+    assert len(find(cells, separate=True, min_area_um2=(whole + small) / 2)) == 1
+
+
+def test_what_has_no_area_on_qupaths_grid_is_no_region() -> None:
+    peak = np.zeros((M_HEIGHT, M_WIDTH), np.float32)
+    peak[250, 300] = 1
+    assert find(peak, threshold=1.0, min_area_um2=0) == []
+
+
+def test_what_holds_no_centre_of_a_pixel_has_the_probability_of_its_pixel() -> None:
+    with Canvas(64, 64, 32, 0) as canvas:
+        tile = np.zeros((32, 32), np.float32)
+        tile[20, 5] = 1
+        canvas.add(0, 0, tile)
+        canvas.finish()
+        assert _mean_probability(canvas, np.array([shapely.box(5.1, 20.1, 5.4, 20.4)])) == [1.0]

@@ -160,3 +160,11 @@ def test_the_tiles_of_a_region_are_those_that_touch_it(x: int, y: int, width: in
     ]
     assert list(map(tuple, kept.m_xy.tolist())) == expected
     assert len(kept.tissue) == len(kept)
+
+
+def test_tissue_lies_where_it_is_on_a_slide_of_unequal_scales() -> None:
+    slide = FakeSlide(dimensions=(4000, 3000), mpp=(0.25, 0.5))
+    mask = np.zeros((30, 20), bool)
+    mask[:, 15:] = True  # of 200 x 100 level-0 pixels each: from x 3000 on
+    grid = plan_grid(slide, GridSpec(0.5, 100, 0), tissue=FakeMask(mask, (200.0, 100.0)))
+    assert set(grid.m_xy[:, 0].tolist()) == set(range(1500, 2000, 100))

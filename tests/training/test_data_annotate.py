@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wsiseg.training.data.annotate import describe, find_in, number_word, percent_word, refuse, size_word
+from wsiseg.training.data.annotate import (
+    colour_word,
+    describe,
+    find_in,
+    look_at,
+    number_word,
+    percent_word,
+    refuse,
+    shape_word,
+    size_word,
+    texture_word,
+)
 
 
 def disks(*centres: tuple[int, int], radius: int, size: int = 240) -> tuple[np.ndarray, np.ndarray]:
@@ -82,3 +93,42 @@ def test_numbers_are_rounded_coarsely() -> None:
     ]  # fmt: skip
     assert [percent_word(f) for f in (0.01, 0.13, 0.99)] == ["less than 5 %", "about 15 %", "almost all"]
     assert [size_word(d) for d in (6.6, 23, 87)] == ["about 7 µm", "about 25 µm", "about 90 µm"]
+
+
+@pytest.mark.parametrize(("row", "column"), list(np.ndindex(3, 3)))
+def test_every_place_has_its_own_word_in_pictures_of_any_shape(row: int, column: int) -> None:
+    image, mask = disks((40 + 80 * row, 40 + 80 * column), radius=20)
+    words = (
+        ("upper left", "top", "upper right"),
+        ("on the left", "centre", "on the right"),
+        ("lower left", "bottom", "lower right"),
+    )
+    assert words[row][column] in describe(image, mask, "gland", None, np.random.default_rng(0))
+    wide = find_in(np.repeat(image, 2, 1), np.repeat(mask, 2, 1))
+    assert (wide.fullest, wide.area_fraction) == ((row, column), pytest.approx((mask > 0).mean()))
+
+
+def test_specks_are_not_counted_and_small_objects_are() -> None:
+    image, mask = disks((60, 60), (180, 180), radius=10)
+    mask[100, 100] = 1
+    assert find_in(image, mask).count == 2
+    image, mask = disks((60, 60), radius=30)
+    mask[200:208, 200:208] = 1
+    assert find_in(image, mask).count == 2
+
+
+def test_a_pale_stain_is_tissue_and_glass_is_not() -> None:
+    glass = np.full((60, 60, 3), 240, np.uint8)
+    glass[:30] = (225, 200, 215)
+    assert look_at(glass).tissue_fraction == pytest.approx(0.5)
+
+
+def test_words_for_colour_shape_and_texture() -> None:
+    assert colour_word((240, 200, 220)).startswith("pale ")
+    assert colour_word((90, 40, 120)).startswith("dark ")
+    assert [shape_word(elongation) for elongation in (1.2, 1.5, 3.0)] == ["round", "oval", "elongated"]
+    assert [texture_word(roughness) for roughness in (3, 10, 30)] == ["smooth", "fine", "coarse"]
+    image, mask = disks((120, 120), radius=30)
+    rng = np.random.default_rng(0)
+    assert "paler than" in describe(255 - image, mask, "gland", None, rng)
+    assert "about as dark as" in describe(np.full_like(image, 150), mask, "gland", None, rng)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 
 import numpy as np
@@ -11,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from wsiseg.training import metrics
 from wsiseg.training.metrics import (
     bleu4,
     bootstrap_ratio,
@@ -27,10 +25,6 @@ masks = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
 )
 words = ["a", "gland", "with", "dark", "rim", ".", ",", "12.5", "µm"]
 sentences = st.lists(st.sampled_from(words), max_size=12).map(" ".join)
-
-
-def test_worked_examples_in_the_docstrings() -> None:
-    assert doctest.testmod(metrics).failed == 0
 
 
 @given(masks)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import doctest
-from importlib import import_module
-
 import pytest
 import torch
 
 from wsiseg.training.losses import soft_dice
 from wsiseg.training.rl.advantage import gae, group_advantage, mixed_advantage, reward_to_go
 from wsiseg.training.rl.loss import clipped, kl_k3, mean_over, pathwise_loss, policy_loss
-from wsiseg.training.rl.rewards import Ending, length_reward, occupancy_overlap, silence_reward
-
-
-@pytest.mark.parametrize(
-    "room", ["losses", "rl.rewards", "rl.advantage", "rl.loss", "rl.value", "rl.rollout", "rl.probes"]
+from wsiseg.training.rl.rewards import (
+    Ending,
+    emission_reward,
+    format_reward,
+    length_reward,
+    occupancy_overlap,
+    silence_reward,
 )
-def test_worked_examples(room: str) -> None:
-    result = doctest.testmod(import_module(f"wsiseg.training.{room}"))
-    assert result.attempted
-    assert not result.failed
 
 
 def answers(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -140,3 +135,31 @@ def test_the_target_of_the_critic_is_what_was_still_to_come() -> None:
     rewards, _, mask = answers()
     reversed_sums = (rewards * mask).flip(1).cumsum(1).flip(1) * mask
     torch.testing.assert_close(reward_to_go(rewards, mask, gamma=1.0), reversed_sums)
+
+
+def test_the_pathwise_loss_is_that_of_its_parts() -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(3, 16, 16, generator=generator)
+    target = (torch.rand(3, 16, 16, generator=generator) > 0.6).float()
+    bce = -(target * logits.sigmoid().log() + (1 - target) * (-logits).sigmoid().log()).mean((1, 2))
+    by_hand = 0.5 * bce - soft_dice(logits, target) - 0.25 * occupancy_overlap(logits, target)
+    torch.testing.assert_close(pathwise_loss(logits, target, soft=1.0, spatial=0.25, bce=0.5), by_hand)
+
+
+def test_k3_is_itself_up_to_far_policies_and_finite_beyond() -> None:
+    apart = torch.tensor([-5.0, 5.0])
+    torch.testing.assert_close(kl_k3(torch.zeros(2), apart), apart.exp() - apart - 1)
+    assert torch.isfinite(kl_k3(torch.zeros(1), torch.tensor([200.0]))).all()
+
+
+def test_occupancy_is_told_by_eight_cells_a_side() -> None:
+    logits, target = torch.full((1, 16, 16), -50.0), torch.zeros(1, 16, 16)
+    logits[0, 0, 0], target[0, 3, 3] = 50, 1  # cells of 2 x 2 pixels: not in the same one
+    assert occupancy_overlap(logits, target).item() == pytest.approx(1 / 3)
+
+
+def test_what_a_chain_is_paid_for() -> None:
+    for text in ("No gland is seen here.", "Two glands on the left."):
+        assert format_reward(text, Ending.CUT) == 0
+    assert emission_reward("Two on the left. They are dark. They are many.", Ending.SEG) == -0.1  # said long before
+    assert format_reward("A nodule. It is annotated.", Ending.SEG) == 1  # no refusal: "no" and "not" are words
