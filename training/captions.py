@@ -93,6 +93,7 @@ class CaptionStream(torch.utils.data.Dataset):  # type: ignore[type-arg]
         square = ImageOps.pad(picture, (self.size, self.size), color="white")
         text = caption.text
         if len(text) > _LONGEST:
-            text = text[:_LONGEST].rpartition(" ")[0] or text[:_LONGEST]
+            end = text.rfind(" ", _LONGEST - 200, _LONGEST)  # there is none in Chinese
+            text = text[: end if end > 0 else _LONGEST]
         prompt = _PROMPTS[int(rng.integers(len(_PROMPTS)))]
         return Example(np.asarray(square), None, (Question(prompt, text, None),))

@@ -17,10 +17,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from wsiseg.errors import DataError, OutputError
-from wsiseg.files import atomic_write, make_folder
+from wsiseg.files import atomic_write, make_folder, remove_leftovers
 from wsiseg.fleet.claim import ClaimHeldError, claimed
 from wsiseg.model.folder import write_tensors
 from wsiseg.training.recipe import Recipe
+
+_WRITTEN = ("recipe.yaml", "metrics.jsonl", "config.json", "tokenizer.json", "base.json")
 
 
 class Average:
@@ -132,8 +134,9 @@ def sole_run(out: Path, main: bool) -> Iterator[None]:
             stack.enter_context(claimed(out / ".claim"))
         except ClaimHeldError as error:
             raise DataError(f"{error} trains in {out} already: wait for it, or choose another --out") from error
-        for leftover in out.glob(".*.tmp"):  # of a killed process: what this one writes comes later
-            leftover.unlink()
+        for name in _WRITTEN:  # by a killed process
+            remove_leftovers(out / name)
+            remove_leftovers(out / "model" / name)
         yield
 
 

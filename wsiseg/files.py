@@ -97,9 +97,9 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: Callable[[Path], bo
                 os.replace(target, old)
             os.replace(temporary, target)
         except BaseException:
-            _remove_busy(temporary)
             if old.exists() and not target.exists():
                 os.replace(old, target)
+            _remove_busy(temporary)
             raise
         shutil.rmtree(old, ignore_errors=True)
         remove_leftovers(target, older_s=time.time() - begun)  # not what another process is writing there now
@@ -111,10 +111,12 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: Callable[[Path], bo
 
 def _remove_busy(folder: Path) -> None:
     """Remove a folder into which threads may still be writing: zarr's go on for a moment when their caller stops."""
-    for _ in range(50):
+    looks = 0
+    for _ in range(100):
         shutil.rmtree(folder, ignore_errors=True)
-        time.sleep(0.1)  # they make it anew
-        if not folder.exists():
+        time.sleep(0.05)  # they make it anew
+        looks = 0 if folder.exists() else looks + 1
+        if looks == 3:
             return
 
 

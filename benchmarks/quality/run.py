@@ -38,9 +38,10 @@ that it learnt; of anything else it draws nothing, which is no merit in the colu
 
 **Time.** The model has had eleven and a half core-hours and nine minutes of GPUs, the U-Net half of that: 784 steps of
 48 views in 4.4 minutes on the GPU of the model's last leg, and 1,173 of 16 in 168 minutes of two cores. So beside it
-stand two *earlier* weights of the model, asked as it is today, and the U-Net's time lies between theirs: 1bb9ece0 (of
-commit 6f81d8e) had no GPU and at most the eleven and a half core-hours, where the U-Net's GPU steps alone would, at its
-own rate, have taken it eleven; f863f49c (of a27c0ae) had them all, and as many minutes of a GPU as the U-Net.
+stand two *earlier* weights of the model, asked as it is today (model.safetensors of an earlier commit in a copy of
+today's folder), and the U-Net's time lies between theirs: 1bb9ece0 (of 6f81d8e) had no GPU and at most the eleven and a
+half core-hours, where the U-Net's GPU steps alone would, at its own rate, have taken it eleven; f863f49c (of a27c0ae)
+had them all, and as many minutes of a GPU as the U-Net.
 
 - n +/−: questions about what is there, and about what is not.
 - Dice: overlap of mask and truth, 1 at best. HD95: distance of their edges, 95th percentile. Both are means over the

@@ -26,7 +26,7 @@ from benchmarks.quality.baselines import (
 from benchmarks.quality.unet import UNet, count_parameters, width_for
 from tests.model.small import small_model
 from wsiseg.errors import DataError
-from wsiseg.inference import Segmenter
+from wsiseg.inference import Segmenter, devices
 from wsiseg.inference.devices import copies_of
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.testing import FakeModel
@@ -151,7 +151,8 @@ def test_views_know_which_channels_have_a_truth(data: QuadrupletStore) -> None:
 
 
 @pytest.fixture
-def two_threads() -> Iterator[None]:
+def two_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setattr(devices, "_QUOTA", tmp_path / "none")  # of a container, which may be allowed one
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield

@@ -223,20 +223,21 @@ def test_what_a_model_of_the_users_own_gives_is_looked_at(given: np.ndarray | No
 
 
 @pytest.mark.parametrize(
-    "given",
+    ("given", "said"),
     [
-        None,
-        [None],
-        [np.zeros((2, 2))],
-        [TileMask([[0.0, 0.0], [0.0, 0.0]], "", 1.0)],  # type: ignore[arg-type]
-        [TileMask(torch.zeros(2, 2), "", 1.0)],  # type: ignore[arg-type]
-        [TileMask(np.zeros((2, 2), complex), "", 1.0)],
-        [TileMask(None, None, 1.0)],  # type: ignore[arg-type]
-        [TileMask(None, "", None)],  # type: ignore[arg-type]
+        (None, "a NoneType as answer, which must be a TileMask"),
+        ([None], "a NoneType as answer"),
+        ([np.zeros((2, 2))], "a ndarray as answer"),
+        ([TileMask([[0.0, 0.0], [0.0, 0.0]], "", 1.0)], "a list as probability, which must be an array"),  # type: ignore[arg-type]
+        ([TileMask(torch.zeros(2, 2), "", 1.0)], "a Tensor as probability"),  # type: ignore[arg-type]
+        ([TileMask(np.zeros((2, 2), complex), "", 1.0)], "a ndarray as probability"),
+        ([TileMask(None, None, 1.0)], "a NoneType as reasoning, which must be a text"),  # type: ignore[arg-type]
+        ([TileMask(None, "", None)], "a NoneType as seg_probability, which must be a number"),  # type: ignore[arg-type]
+        ([TileMask(None, "", 1.0, 0.5)], "a float as seg_position, which must be a whole number"),  # type: ignore[arg-type]
     ],
 )
-def test_what_is_no_answer_is_told_as_that(given: object) -> None:
-    with pytest.raises(ModelError, match=r"the model own answers with a \w+, not a TileMask"):
+def test_what_is_no_answer_is_told_as_that(given: object, said: str) -> None:
+    with pytest.raises(ModelError, match=f"the model own gives {said}"):
         _sound(given, 1, 2, "own")  # type: ignore[arg-type]
 
 

@@ -60,22 +60,30 @@ def test_inside_torch_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_last_of_two_calls_that_overlap_puts_torch_back() -> None:
     entered, may_leave = threading.Event(), threading.Event()
+    of_first: list[int] = []
 
     def first() -> None:
+        torch.set_num_threads(2)
         with deterministic():
             entered.set()
             may_leave.wait(20)
+        of_first.append(torch.get_num_threads())
 
     threads = torch.get_num_threads()
-    thread = threading.Thread(target=first)
-    thread.start()
-    entered.wait(20)
-    with deterministic():
-        may_leave.set()
-        thread.join()
-        assert torch.are_deterministic_algorithms_enabled()
-    assert not torch.are_deterministic_algorithms_enabled()
-    assert torch.get_num_threads() == threads
+    torch.set_num_threads(2)
+    try:
+        thread = threading.Thread(target=first)
+        thread.start()
+        entered.wait(20)
+        with deterministic():
+            may_leave.set()
+            thread.join()
+            assert torch.are_deterministic_algorithms_enabled()
+            assert torch.get_num_threads() == 1
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert [torch.get_num_threads()] == of_first == [2]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_without_cache_a_store_stays_as_it_was(store: TileStore, tmp_path: Path) -> None:

@@ -125,9 +125,9 @@ def test_a_plain_reading_decides_the_scale_and_is_told(model: PathChatSegmenter)
 )
 def test_who_says_more_than_a_name_is_told_to_check(model: PathChatSegmenter, query: str) -> None:
     """The model draws all of the structure, and of what is to be left out that."""
-    told = f'"{query}" says more than the name of one structure. The model may pass over such words, even "not": check'
+    told = f'"{query}" is more than the name of one structure that the model knows, or another. It may pass over words'
     assert model.caution_for(query).startswith(told)
-    assert "says more" not in model.caution_for("outline the malignant glands") + model.caution_for("glomeruli")
+    assert "is more than" not in model.caution_for("outline the malignant glands") + model.caution_for("glomeruli")
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,8 @@ def _shared_evenly(tiles: int, batch_size: int, at_once: int) -> int:
 def _sound(answers: Iterable[TileMask], tiles: int, size: int, model: str) -> list[TileMask]:
     """Answers to so many tiles, rounded. ModelError if they cannot be: a model of the user's own may give 0 to 255."""
     found = list(answers) if isinstance(answers, Iterable) else [answers]
-    if wrong := [answer for answer in found if not _is_answer(answer)]:
-        kind = type(wrong[0]).__name__
-        raise ModelError(f"the model {model} answers with a {kind}, not a TileMask of an array, a text and a number")
+    if wrong := next(filter(None, map(_wrong_with, found)), ""):
+        raise ModelError(f"the model {model} gives {wrong}")
     if len(found) != tiles:
         raise ModelError(f"the model {model} gives {len(found)} answers about {tiles} tiles")
     for mask in found:
@@ -124,15 +123,20 @@ def _sound(answers: Iterable[TileMask], tiles: int, size: int, model: str) -> li
     return [rounded(mask) for mask in plain]
 
 
-def _is_answer(answer: object) -> bool:
+def _wrong_with(answer: object) -> str:
+    """Which part of an answer is of a wrong type; "" if none is."""
     if not isinstance(answer, TileMask):
-        return False
-    is_mask = answer.probability is None or (
-        isinstance(answer.probability, np.ndarray) and answer.probability.dtype.kind in "biuf"
-    )
-    is_position = answer.seg_position is None or isinstance(answer.seg_position, Integral)
-    is_told = isinstance(answer.reasoning, str) and isinstance(answer.seg_probability, Real)
-    return is_mask and is_told and is_position
+        return f"a {type(answer).__name__} as answer, which must be a TileMask"
+    mask, position = answer.probability, answer.seg_position
+    for is_right, name, value, wanted in (
+        (mask is None or (isinstance(mask, np.ndarray) and mask.dtype.kind in "biuf"), "probability", mask, "an array"),
+        (isinstance(answer.reasoning, str), "reasoning", answer.reasoning, "a text"),
+        (isinstance(answer.seg_probability, Real), "seg_probability", answer.seg_probability, "a number"),
+        (position is None or isinstance(position, Integral), "seg_position", position, "a whole number"),
+    ):
+        if not is_right:
+            return f"a {type(value).__name__} as {name}, which must be {wanted}"
+    return ""
 
 
 def _batches(

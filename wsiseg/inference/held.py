@@ -9,10 +9,13 @@ from typing import Any
 
 
 class Held:
-    """A setting that the last of the blocks that overlap puts back, to what it was before the first of them."""
+    """A setting that the last of the blocks that overlap puts back, to what it was before the first of them.
 
-    def __init__(self, read: Callable[[], Any], put_back: Callable[[Any], None]) -> None:
-        self._read, self._put_back = read, put_back
+    each: whether every block puts it back, as one that each thread has for itself.
+    """
+
+    def __init__(self, read: Callable[[], Any], put_back: Callable[[Any], None], *, each: bool = False) -> None:
+        self._read, self._put_back, self._each = read, put_back, each
         self._lock, self._blocks, self._before = threading.Lock(), 0, None
 
     @contextmanager
@@ -26,7 +29,7 @@ class Held:
         finally:
             with self._lock:
                 self._blocks -= 1
-                if not self._blocks:
+                if self._each or not self._blocks:
                     self._put_back(self._before)
 
 
@@ -42,4 +45,5 @@ def _put_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-threads_held = Held(_threads, _put_threads)
+# torch keeps them for each thread, and for threads to come what was set last.
+threads_held = Held(_threads, _put_threads, each=True)

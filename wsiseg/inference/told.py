@@ -16,8 +16,8 @@ def with_outlines(config: PathChatConfig, query: str, *, shown: bool) -> str:
     told = [f'"{query}" was read as "{read}".'] if read else []
     if config.names and not shown and not config.structure(query):
         told.append(
-            f'"{query}" says more than the name of one structure. The model may pass over such words, even "not": '
-            "check that it outlined what you meant."
+            f'"{query}" is more than the name of one structure that the model knows, or another. It may pass over '
+            'words, even "not": check that it outlined what you meant.'
         )
     if not shown and (never := _never_learnt(config, query)):
         told.append(f"The model {never}: check what it outlined.")

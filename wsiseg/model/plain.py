@@ -86,9 +86,10 @@ def known_names(names: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, 
     """
     meant = [(name, (structure, asked)) for structure, row in names.items() for name, asked in row.items()]
     known = {" ".join(_words(name.casefold())): what for name, what in reversed(meant)}
-    for pair in _SPELLINGS:
-        known = {text.replace(a, b): what for a, b in (pair, pair[::-1]) for text, what in known.items()} | known
-    return {form: what for text, what in known.items() for form in (text.removesuffix("s"), f"{text}s")} | known
+    known = {form: what for text, what in known.items() for form in (text.removesuffix("s"), f"{text}s")} | known
+    for one, other in (*_SPELLINGS, *(pair[::-1] for pair in _SPELLINGS)):
+        known = {re.sub(rf"\b{one}(?=s?\b)", other, text): what for text, what in known.items()} | known
+    return known
 
 
 def _without_reason(text: str, known: Known) -> str:

@@ -92,7 +92,7 @@ def write_draft(path: Path, draft: Draft, basis: str) -> None:
     run = {**draft.run, "draft": {"of": basis, "edits": draft.edits.to_json()}}
     with atomic_write(path) as file:
         write_geojson(draft.found, file, run=run)
-    remove_leftovers(path)
+    remove_leftovers(path, older_s=3600)  # of a process that was killed; another may be viewing the same file
 
 
 def read_draft(path: Path, basis: str, written: int) -> Draft | None:
