@@ -239,3 +239,20 @@ def test_texts_that_no_file_can_hold_are_mended_and_names_that_are_none_left_out
     annotations, run = read_collection(path)
     assert (annotations[0].name, annotations[0].metadata, run) == ("half ?", {"k ?": "? v"}, {"queries": ["?"]})
     written(annotations, path)
+
+
+def test_what_other_programs_write_otherwise_is_read_too(tmp_path: Path) -> None:
+    path = written([annotation(RING)], tmp_path / "a.geojson")
+    properties = ("features", 0, "properties")
+    edited(path, *properties, "classification", "color", value=[1, 2, 3, 255])
+    edited(path, *properties, "measurements", value={"a": "1.5", "b": True, "c": float("inf")})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as programs on Windows mark UTF-8
+    (found,) = read_geojson(path)
+    assert (found.color, found.measurements) == ((1, 2, 3), {"a": 1.5})
+
+
+def test_a_coordinate_must_be_finite(tmp_path: Path) -> None:
+    path = written([annotation(RING)], tmp_path / "a.geojson")
+    edited(path, "features", 0, "geometry", "coordinates", 0, 1, value=[float("inf"), 0])
+    with pytest.raises(GeoJSONError, match="feature 0"):
+        read_geojson(path)
