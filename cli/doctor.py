@@ -7,7 +7,7 @@ import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 
 import click
@@ -21,7 +21,6 @@ EXTRAS = {
     "zarrs": "fast",
     "starlette": "view",
     "uvicorn": "view",
-    "accelerate": "train",
     "tensorboard": "train",
     "yaml": "train",
     "aiohttp": "url",
@@ -108,13 +107,19 @@ def extra(module: str, name: str) -> Finding:
 
 
 def packages() -> str:
-    found = []
-    for name in PACKAGES:
+    """Versions of the most important ones. RuntimeError: one is missing, or of a version that wsiseg cannot use."""
+    from packaging.requirements import Requirement
+
+    for needed in map(Requirement, requires("wsiseg") or ()):
+        if needed.marker and not needed.marker.evaluate({"extra": ""}):
+            continue
         try:
-            found.append(f"{name} {version(name)}")
+            found = version(needed.name)
         except PackageNotFoundError:
-            raise RuntimeError(f"{name} is not installed: `pip install {name}`") from None
-    return ", ".join(found)
+            raise RuntimeError(f'{needed.name} is not installed: `pip install "{needed}"`') from None
+        if not needed.specifier.contains(found, prereleases=True):
+            raise RuntimeError(f'{needed.name} {found} is here, and wsiseg needs another: `pip install "{needed}"`')
+    return ", ".join(f"{name} {version(name)}" for name in PACKAGES)
 
 
 def examine() -> list[Finding]:

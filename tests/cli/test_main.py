@@ -8,6 +8,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -149,6 +150,18 @@ def test_doctor_says_what_is_here() -> None:
 def test_doctor_looks_for_every_extra() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert set(EXTRAS.values()) == project["optional-dependencies"].keys() - {"benchmark", "docs", "dev"}
+
+
+def test_doctor_tells_of_a_package_that_is_too_old_or_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from wsiseg.cli import doctor
+
+    assert "shapely" in doctor.packages()
+    monkeypatch.setattr(doctor, "version", lambda name: "2.1.0" if name == "shapely" else version(name))
+    with pytest.raises(RuntimeError, match=r'shapely 2\.1\.0 is here, .*`pip install "shapely>=2\.1\.1"`'):
+        doctor.packages()
+    monkeypatch.setattr(doctor, "requires", lambda _: ["no-such-thing>=1", 'other>=1; extra == "train"'])
+    with pytest.raises(RuntimeError, match='no-such-thing is not installed: `pip install "no-such-thing>=1"`'):
+        doctor.packages()
 
 
 def test_doctor_tells_of_a_driver_that_torch_makes_nothing_of(monkeypatch: pytest.MonkeyPatch) -> None:
