@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from wsiseg.slide import resample
-from wsiseg.slide.resample import resample_region
+from wsiseg.slide.resample import resample_image, resample_region
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (311, 257, 3)).astype(np.uint8)
 SIZE = (257, 311)
@@ -65,6 +65,14 @@ def test_scale_one_returns_the_pixels_and_white_beyond() -> None:
     np.testing.assert_array_equal(out[:11, 3:], PIXELS[300:, :17])
     assert (out[:, :3] == 255).all()
     assert (out[11:] == 255).all()
+
+
+def test_an_image_in_memory_is_resized_as_one_that_is_read() -> None:
+    for scale in (1.0, 2.5):
+        box = (30, 9, 60, 90)
+        np.testing.assert_array_equal(
+            resample_image(PIXELS, scale, *box), resample_region(read, SIZE, (scale, scale), *box)
+        )
 
 
 def test_a_rounding_error_makes_no_pixel_more() -> None:
