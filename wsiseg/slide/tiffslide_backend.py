@@ -139,7 +139,8 @@ def _header(source: str, handle: Any) -> Header:
 def _arrange(tiff: Any) -> None:
     """Before tiffslide looks: it takes the first image for the slide, and planes for colours only where they are C."""
     if tiff.is_ome:  # may begin with the overview of the glass
-        tiff.series.sort(key=lambda series: series.keyframe.imagewidth * series.keyframe.imagelength, reverse=True)
+        images = getattr(tiff.series, "_series", tiff.series)  # tifffile's releases for Python 3.12 wrap the list
+        images.sort(key=lambda series: series.keyframe.imagewidth * series.keyframe.imagelength, reverse=True)
     for series in tiff.series:
         for level in series.levels:
             if level.axes == "SYX":  # red, green and blue in planes
