@@ -264,7 +264,7 @@ def _at_wandb(out: Path, step: int, recipe: Recipe) -> Any:
         kept.write_text(secrets.token_hex(8))
     try:
         return wandb.init(
-            project=recipe.wandb, name=out.name, dir=out, id=kept.read_text(), resume="allow", config=vars(recipe)
+            project=recipe.wandb, name=out.name, dir=str(out), id=kept.read_text(), resume="allow", config=vars(recipe)
         )
     except wandb.Error as error:
         raise DataError(f"Weights & Biases: {error}; `wandb login`, or WANDB_MODE=offline") from error

@@ -144,7 +144,7 @@ def _arrange(tiff: Any) -> None:
     for series in tiff.series:
         for level in series.levels:
             if level.axes == "SYX":  # red, green and blue in planes
-                level._axes_squeezed = "CYX"
+                setattr(level, "_axes_squeezed" if hasattr(level, "_axes_squeezed") else "_axes", "CYX")
 
 
 def _refusing_cut_off(decode: Callable[..., Any]) -> Callable[..., Any]:
