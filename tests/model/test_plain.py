@@ -153,6 +153,12 @@ def test_signs_and_borders_are_no_plain_request(bundled: PathChatConfig, query: 
     assert bundled.structure(query) == ""
 
 
+@pytest.mark.parametrize("word", ["skip", "than", "without", "except", "don't", "only", "leave"])
+def test_a_reason_that_narrows_is_read_with_the_request(bundled: PathChatConfig, word: str) -> None:
+    assert bundled.structure(f"outline the nuclei so that I can {word} the large") == ""
+    assert bundled.structure("outline the nuclei so that I can count the large") == "nuclei"
+
+
 @pytest.mark.parametrize(
     ("query", "read"),
     [
