@@ -11,6 +11,7 @@ import torch
 import wsiseg
 from tests.model.small import small_model
 from wsiseg.inference.deterministic import deterministic
+from wsiseg.inference.devices import in_turn
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.slide import open_slide
 from wsiseg.testing import synthetic_slide
@@ -56,6 +57,18 @@ def test_inside_torch_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.is_deterministic_algorithms_warn_only_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_after_a_part_of_the_work_it_still_holds() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with deterministic():
+            assert list(in_turn(lambda copy, item: item, ["copy"], range(2))) == [0, 1]
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_the_last_of_two_calls_that_overlap_puts_torch_back() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 class Held:
     """A setting that the last of the blocks that overlap puts back, to what it was before the first of them.
 
-    each: whether every block puts it back, as one that each thread has for itself.
+    each: every thread has its own: a block that others outlive puts back what it found itself.
     """
 
     def __init__(self, read: Callable[[], Any], put_back: Callable[[Any], None], *, each: bool = False) -> None:
@@ -21,8 +21,9 @@ class Held:
     @contextmanager
     def __call__(self) -> Iterator[None]:
         with self._lock:
+            found = self._read()
             if not self._blocks:
-                self._before = self._read()
+                self._before = found
             self._blocks += 1
         try:
             yield
@@ -30,7 +31,7 @@ class Held:
             with self._lock:
                 self._blocks -= 1
                 if self._each or not self._blocks:
-                    self._put_back(self._before)
+                    self._put_back(found if self._blocks else self._before)
 
 
 def _threads() -> int:
