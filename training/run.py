@@ -19,10 +19,11 @@ from torch import nn
 from wsiseg.errors import DataError, OutputError
 from wsiseg.files import atomic_write, make_folder, remove_leftovers
 from wsiseg.fleet.claim import ClaimHeldError, claimed
-from wsiseg.model.folder import write_tensors
+from wsiseg.model.base import BASE
+from wsiseg.model.folder import CONFIG, TOKENIZER, write_tensors
 from wsiseg.training.recipe import Recipe
 
-_WRITTEN = ("recipe.yaml", "metrics.jsonl", "config.json", "tokenizer.json", "base.json")
+_WRITTEN = ("recipe.yaml", "metrics.jsonl", CONFIG, TOKENIZER, BASE)
 
 
 class Average:

@@ -25,7 +25,8 @@ from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.evaluate import evaluate
 from wsiseg.training.figures import FIGURES, figures
 
-METHODS = ("model", "earlier", "foreground", "stain", "unet")
+MODELS = ("model", "earlier")
+METHODS = (*MODELS, "foreground", "stain", "unet")
 HEADER = """# How good the masks are
 
 Measured masks, silences and words of the bundled model, beside baselines. Research use only. One line per data set,
@@ -183,7 +184,7 @@ def main(
         store = QuadrupletStore.open(path)
         part = split or ("val" if store.indices(split="val") else "test")
         for method in methods:
-            is_model = method in ("model", "earlier")
+            is_model = method in MODELS
             answerer = segmenter if is_model else baseline(method, segmenter, store, unet, device)
             print(f"{answerer.name} on {path}", file=sys.stderr, flush=True)
             report = evaluate(answerer, store, split=part, limit=limit)
@@ -208,7 +209,7 @@ def main(
 
 
 def _name(method: str, answerer: Segmenter | Baseline) -> str:
-    if method not in ("model", "earlier"):
+    if method not in MODELS:
         return answerer.name
     return f"{'earlier ' * (method == 'earlier')}{answerer.name} ({answerer.fingerprint[:8]})"
 
@@ -218,7 +219,7 @@ def command_line(
 ) -> str:
     """What to type for this row alone."""
     asked = f"--split {split}" + (f" --limit {limit}" if limit else "")
-    if method in ("model", "earlier"):
+    if method in MODELS:
         return f"wsiseg evaluate {model} {path.name} {asked}"
     network = f" --unet {unet}" if method == "unet" else ""
     return f"python -m benchmarks.quality.run {path.name} --method {method}{network} --model {model} {asked}"

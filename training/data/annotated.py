@@ -34,7 +34,7 @@ from wsiseg.slide import open_slide
 from wsiseg.tiles.grid import tile_starts
 from wsiseg.training.data.chance import split_of
 from wsiseg.training.data.concepts import concept_named, concept_of
-from wsiseg.training.data.importers import make_sample
+from wsiseg.training.data.importers import make_sample, read_index
 from wsiseg.training.data.names import concept_asked
 from wsiseg.training.data.store import Sample
 
@@ -100,11 +100,10 @@ def _paired(folder: Path) -> list[AnnotatedSlide]:
 def _indexed(path: Path) -> list[AnnotatedSlide]:
     folder = path.parent
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, restval=""))
+        rows, columns = read_index(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read {path}: {error}") from error
-    if not rows or not rows[0].keys() >= _COLUMNS:
+    if not rows or not _COLUMNS.issubset(columns):
         raise DataError(f"{path} must have the columns {', '.join(sorted(_COLUMNS))}, and a line for every slide")
     found = []
     for line, row in enumerate(rows, start=2):

@@ -67,12 +67,21 @@ def read_labels(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return mask.astype(np.uint16)
 
 
+def read_index(path: Path) -> tuple[list[Row], Sequence[str]]:
+    """The rows of an index.csv, short ones filled up, and its columns.
+
+    Raises:
+        OSError, UnicodeDecodeError, csv.Error: it cannot be read, or is no CSV in UTF-8.
+    """
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, restval="")
+        return list(reader), reader.fieldnames or ()
+
+
 def _rows(folder: Path, columns: Sequence[str]) -> list[Row]:
     path = folder / "index.csv"
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            rows, have = list(reader), reader.fieldnames or ()
+        rows, have = read_index(path)
     except OSError as error:
         raise DataError(f"{folder} has no index.csv, so it is not one of the sets known here") from error
     except (UnicodeDecodeError, csv.Error) as error:

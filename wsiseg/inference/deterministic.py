@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from wsiseg.inference.held import Held, threads_held
 
 
@@ -19,8 +21,6 @@ def deterministic() -> Iterator[None]:
         RuntimeError: within the block, of an operation for which torch has no such algorithm on the device.
     """
     fix_cublas_workspace()
-    import torch
-
     with threads_held(), _algorithms_held():
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
@@ -29,15 +29,11 @@ def deterministic() -> Iterator[None]:
 
 
 def _algorithms() -> tuple[bool, bool, bool]:
-    import torch
-
     only_warn = torch.is_deterministic_algorithms_warn_only_enabled()
     return torch.are_deterministic_algorithms_enabled(), only_warn, torch.backends.cudnn.benchmark
 
 
 def _put_algorithms(before: tuple[bool, bool, bool]) -> None:
-    import torch
-
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
     torch.backends.cudnn.benchmark = before[2]
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 
 class Held:
     """A setting that the last of the blocks that overlap puts back, to what it was before the first of them.
@@ -34,17 +36,5 @@ class Held:
                     self._put_back(found if self._blocks else self._before)
 
 
-def _threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
-
-
-def _put_threads(count: int) -> None:
-    import torch
-
-    torch.set_num_threads(count)
-
-
 # torch keeps them for each thread, and for threads to come what was set last.
-threads_held = Held(_threads, _put_threads, each=True)
+threads_held = Held(torch.get_num_threads, torch.set_num_threads, each=True)

@@ -59,7 +59,7 @@ def asked_for(text: str, known: Known) -> tuple[str, str] | None:
     (('glands', 'crypts'), ('nuclei', 'nuclei'))
     >>> asked_for("large crypts", known)
     """
-    asked = " ".join(_words(_PHRASES.sub(" ", _without_reason(text, known))))
+    asked = _without_phrases(_without_reason(text, known))
     elsewhere = _PLACE.sub(" ", asked)
     if _NO_WORDS.search(text) or _SAYS_MORE.search(elsewhere):
         return None
@@ -72,7 +72,7 @@ def passes_over(text: str, known: Known) -> bool:
 
     That is a word of the reason which only asks for nothing ("so that I can count mitoses"), and "these" before a name.
     """
-    asked = _PLACE.sub(" ", " ".join(_words(_PHRASES.sub(" ", text))))
+    asked = _PLACE.sub(" ", _without_phrases(text))
     parts = [*_parts(asked.split(), known), ""]
     unknown = any(isinstance(part, str) and part not in ASKING for part in parts[:-1])
     return unknown or any(a in _POINTS and not isinstance(b, str) for a, b in pairwise(parts))
@@ -90,6 +90,11 @@ def known_names(names: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, 
     for one, other in (*_SPELLINGS, *(pair[::-1] for pair in _SPELLINGS)):
         known = {re.sub(rf"\b{one}(?=s?\b)", other, text): what for text, what in known.items()} | known
     return known
+
+
+def _without_phrases(text: str) -> str:
+    """The words of `text` but for articles and phrases that only ask."""
+    return " ".join(_words(_PHRASES.sub(" ", text)))
 
 
 def _without_reason(text: str, known: Known) -> str:
