@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 import torch
 
+from wsiseg.model import sam
 from wsiseg.model.config import ImageEncoderConfig, paper
 from wsiseg.model.sam import ImageEncoder, MaskHead, _Attention, _modeling
 
@@ -79,8 +80,10 @@ def test_modeling_loads_without_torchvision_and_leaves_the_package_alone() -> No
     assert _modeling.ImageEncoderViT.__module__.startswith("wsiseg._segment_anything_modeling")
 
 
+@pytest.mark.parametrize("flash", [False, True])
 @pytest.mark.parametrize(("window", "size"), [(0, 64), (3, 64), (14, 224)])
-def test_fused_attention_is_upstreams(window: int, size: int) -> None:
+def test_fused_attention_is_upstreams(window: int, size: int, flash: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sam, "is_flash_better", lambda q: flash)
     torch.manual_seed(0)
     config = dataclasses.replace(
         paper().image, image_size=size, embed_dim=32, depth=1, num_heads=2, window_size=window, global_attn_indexes=()
@@ -95,3 +98,24 @@ def test_fused_attention_is_upstreams(window: int, size: int) -> None:
         assert type(block.attn) is _Attention
         block.attn.forward = partial(_Attention.__base__.forward, block.attn)
         torch.testing.assert_close(ours, block(x))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_medsams_encoder_in_16_bits_is_as_near_to_32_as_with_a_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    encoder = ImageEncoder(dataclasses.replace(paper().image, depth=3)).eval().to("cuda")
+    with torch.no_grad():
+        for block in encoder.vit.blocks:
+            for table in (block.attn.rel_pos_h, block.attn.rel_pos_w):
+                table.normal_(std=0.3)
+    pixels = torch.randn(2, 3, 1024, 1024, device="cuda")
+    with torch.inference_mode():
+        exact, _ = encoder(pixels)
+        encoder.bfloat16()
+        flash, _ = encoder(pixels.bfloat16())
+        monkeypatch.setattr(sam, "is_flash_better", lambda q: False)
+        biased, _ = encoder(pixels.bfloat16())
+    off, off_biased = ((found.float() - exact).norm() / exact.norm() for found in (flash, biased))
+    assert off < 0.05
+    assert off < 1.2 * off_biased

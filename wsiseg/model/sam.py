@@ -37,6 +37,7 @@ def _load_modeling() -> ModuleType:
     return module
 
 
+_LARGE = 1024  # cells of an image
 STRIDE = 16  # of the coarsest features: the sides of what the image encoder sees are multiples of it
 
 _modeling = _load_modeling()
@@ -104,7 +105,7 @@ class _Attention(_modeling.image_encoder.Attention):  # type: ignore[misc, name-
     """SAM's attention through PyTorch's fused kernels: its relative positions are a bias on the logits.
 
     q·k/√C + q·R_h[row] + q·R_w[column] (segment_anything, `add_decomposed_rel_pos`); upstream holds three tables
-    (heads, N, N) of an image, this one: the bias.
+    (heads, N, N) of an image, this one the bias, or on a GPU in 16 bits none.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -115,9 +116,46 @@ class _Attention(_modeling.image_encoder.Attention):  # type: ignore[misc, name-
         cells = q.unflatten(2, (height, width))
         rows = torch.einsum("bnhwc,hkc->bnhwk", cells, _get_rel_pos(height, height, self.rel_pos_h))
         columns = torch.einsum("bnhwc,wkc->bnhwk", cells, _get_rel_pos(width, width, self.rel_pos_w))
-        bias = (rows[..., :, None] + columns[..., None, :]).reshape(batch, self.num_heads, height * width, -1)
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        if is_flash_better(q):
+            seen = _biased_by_channels(q, k, v, rows.flatten(2, 3), columns.flatten(2, 3))
+        else:
+            bias = (rows[..., :, None] + columns[..., None, :]).reshape(batch, self.num_heads, height * width, -1)
+            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(seen.transpose(1, 2).reshape(batch, height, width, channels))
+
+
+def is_flash_better(q: torch.Tensor) -> bool:
+    """Whether kernels that never hold a table of all pairs of cells are: on CUDA, in 16 bits, where the table is large.
+
+    They take no bias. Of windows of 14 x 14 cells the table is smaller than what stands for it (docs/speed.md).
+    """
+    return q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and q.shape[2] > _LARGE
+
+
+def _biased_by_channels(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+) -> torch.Tensor:
+    """softmax(q·k/√C + rows[row of k] + columns[column of k]) v, without a bias of N × N.
+
+    A key says in H + W further channels where it lies (one in its row's, one in its column's, else 0), and a query has
+    there what it adds for each row and column: their product is the bias.
+
+    Args:
+        q, k, v: (B, heads, N, C), N = H·W cells. rows (B, heads, N, H), columns (B, heads, N, W).
+    """
+    channels, height, width = q.shape[-1], rows.shape[-1], columns.shape[-1]
+    place = torch.cat(
+        [
+            torch.eye(height, dtype=k.dtype, device=k.device).repeat_interleave(width, 0),
+            torch.eye(width, dtype=k.dtype, device=k.device).repeat(height, 1),
+        ],
+        dim=1,
+    )  # (N, H + W)
+    root = channels**0.5
+    q = torch.cat([q, root * rows, root * columns], dim=-1)  # (B, heads, N, C + H + W)
+    k = torch.cat([k, place.expand(*k.shape[:2], -1, -1)], dim=-1)
+    v = F.pad(v, (0, height + width))
+    return F.scaled_dot_product_attention(q, k, v, scale=1 / root)[..., :channels]
 
 
 _modeling.image_encoder.Attention = _Attention  # in our own copy of the module: the package keeps its own
