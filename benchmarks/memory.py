@@ -8,7 +8,7 @@ from wsiseg.model.config import PathChatConfig, paper
 from wsiseg.model.memory import WEIGHT_BITS, Memory, memory
 
 CARDS_GB = (8, 12, 16, 24, 32, 48, 80)
-BATCHES = (1, 8)
+BATCHES = (1, 16, 64)
 
 
 def sizes() -> dict[str, PathChatConfig]:

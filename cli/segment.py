@@ -112,7 +112,9 @@ class Region(click.ParamType):
     help="Cut outlines apart where they have a neck, as touching cells have; by default where a query means cells.",
 )
 @device_option
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Tiles at once.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), help="Tiles at once.  [default: 64 on a CUDA device, 16 elsewhere]"
+)
 @on_bad_tile_option
 @click.option(
     "--no-cache",

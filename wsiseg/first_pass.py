@@ -28,7 +28,7 @@ def worth_asking(
     tiles: TileSource,
     queries: Sequence[str],
     model: Segmenter,
-    batch_size: int,
+    batch_size: int | None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SlideTiles:
     """The same tiles without those in which a look at `FACTOR` times their µm per pixel finds nothing of any query.

@@ -57,7 +57,7 @@ def segment(
     separate: bool | None = None,
     origin: Origin = "qupath",
     region: Box | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     device: str | None = None,
     examples: Iterable[Shot] = (),
     on_bad_tile: OnBadTile = "stop",
@@ -90,7 +90,7 @@ def segment(
         region: look only at this box (x, y, width, height), in the coordinates that `origin` names: at the
             tiles that touch it, for the outlines that touch it. Inside the box they are those of the whole slide;
             one that reaches beyond the tiles at its edge is cut there.
-        batch_size: tiles that the model sees at once.
+        batch_size: tiles that the model sees at once; None is 64 on a CUDA device and 16 elsewhere.
         device: where a model that is loaded here runs: cpu, cuda, cuda:1, mps; None is the best there is. Several
             GPUs, such as "0,1", share the tiles of the slide, with the same result.
         examples: what one query means, shown on other images (see `wsiseg.read_shot`).
@@ -121,7 +121,7 @@ def segment(
         batch_size=batch_size,
         on_bad_tile=on_bad_tile,
     )
-    batch_size = int(batch_size)  # it may be 16.0
+    batch_size = None if batch_size is None else int(batch_size)  # it may be 16.0
     if examples and len(queries) > 1:
         raise QueryError("examples show one structure: ask for one query at a time")
     found = SpilledAnnotations()

@@ -45,7 +45,7 @@ def check_parameters(
     min_area_um2: float,
     simplify_um: float | None,
     origin: Origin,
-    batch_size: int,
+    batch_size: int | None,
     on_bad_tile: OnBadTile,
 ) -> None:
     """QueryError if one is out of its range: before a slide is opened, not after it was asked."""
@@ -55,12 +55,16 @@ def check_parameters(
         (min_area_um2 >= 0, f"min_area_um2 {min_area_um2} must be 0 or more"),
         (simplify_um is None or simplify_um >= 0, f"simplify_um {simplify_um} must be 0 or more"),
         (origin in get_args(Origin), f"origin {origin!r} must be {' or '.join(get_args(Origin))}"),
-        (batch_size >= 1 and batch_size % 1 == 0, f"batch_size {batch_size} must be a whole number from 1"),
+        (batch_size is None or _counts(batch_size), f"batch_size {batch_size} must be a whole number from 1"),
         (on_bad_tile in get_args(OnBadTile), f"on_bad_tile {on_bad_tile!r} must be {' or '.join(get_args(OnBadTile))}"),
     ]
     for kept, said in rules:
         if not kept:
             raise QueryError(said)
+
+
+def _counts(number: float) -> bool:
+    return number >= 1 and number % 1 == 0
 
 
 def open_source(

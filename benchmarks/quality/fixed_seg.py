@@ -16,11 +16,11 @@ class FixedSeg(PathChatSegmenter):
     """`<SEG>` stands in the place of the last token of every answer, as `fixed_seg` trains it."""
 
     def _complete(
-        self, tokens: torch.Tensor, query: str, mpp: float, said: Sequence[str] = ()
+        self, tokens: torch.Tensor, query: str, mpp: float, said: Sequence[str], slots: int
     ) -> list[Completion]:
         return [
             completion if completion.seg_state is not None else self._forced(completion, image, query, mpp)
-            for completion, image in zip(super()._complete(tokens, query, mpp, said), tokens, strict=True)
+            for completion, image in zip(super()._complete(tokens, query, mpp, said, slots), tokens, strict=True)
         ]
 
     def _forced(self, completion: Completion, image: torch.Tensor, query: str, mpp: float) -> Completion:

@@ -149,10 +149,10 @@ class SegZero(PathChatSegmenter):
 
     @torch.inference_mode()
     def _answer(
-        self, features: TileFeatures, rows: Sequence[int], query: str, mpp: float, said: Sequence[str] = ()
+        self, features: TileFeatures, rows: Sequence[int], query: str, mpp: float, said: Sequence[str], slots: int
     ) -> list[TileMask]:
         (tokens,) = features.part(IMAGE_TOKENS, rows)
-        completions = self._complete(tokens, query, mpp, said)
+        completions = self._complete(tokens, query, mpp, said, slots)
         texts = [self.model.tokenizer.decode(completion.ids) for completion in completions]
         boxes = [read_boxes(text) for text in texts]
         drawn = [i for i, of_tile in enumerate(boxes) if of_tile]

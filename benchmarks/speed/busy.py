@@ -31,7 +31,7 @@ from wsiseg.model.config import paper
 from wsiseg.pipeline import segment
 
 _EVERY_S = 0.05
-_TRACED = (0.5, 4)  # from which share of the tiles on, and how many batches
+_TRACED = (0.5, 4)  # from which share of the tiles on, and how many batches at least
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Busy:
     whole_s: float  # opening, finding tissue and tracing included
 
 
-def measure(slide: Path, model: PathChatSegmenter, batch_size: int = 16, threshold: float = 0.5) -> Busy:
+def measure(slide: Path, model: PathChatSegmenter, batch_size: int = 64, threshold: float = 0.5) -> Busy:
     """`segment` of the slide with the loaded model, once for the driver's figure and once for the profiler's."""
     told: list[float] = []
     answers: list[tuple[float, int]] = []
@@ -124,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=8000, help="side of the synthetic slide in pixels")
     parser.add_argument("--images", type=Path, default=SAMPLE, help="tissue to lay out: a folder or a slide")
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=64)
     arguments = parser.parse_args()
     print(torch.cuda.get_device_name())
     with tempfile.TemporaryDirectory(prefix="wsiseg-busy-") as folder:

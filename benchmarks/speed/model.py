@@ -27,9 +27,10 @@ from transformers import LogitsProcessor, StoppingCriteria
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from benchmarks.speed.rows import Row, Setup, measure_cost, with_ratios
-from wsiseg.inference import IMAGE_TOKENS, MASK_FEATURES, TileMask
+from wsiseg.inference import IMAGE_TOKENS, MASK_FEATURES, REFILLS, TileMask, engine
 from wsiseg.inference import decode as decoding
 from wsiseg.inference.decode import decode, encode_prefix
+from wsiseg.inference.devices import in_turn
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.inference.recorded import Chosen
 from wsiseg.model import BUNDLED, load_model, model_folder
@@ -42,8 +43,10 @@ from wsiseg.tiles import GridSpec, SlideTiles, plan_grid
 
 OURS, LISA, GENERATE = "wsiseg", "the LISA way: generate tile by tile, SAM for each", "generate, batch as ours"
 PLAIN = "wsiseg, steps one by one"  # where a GPU records them
-QUERY, BATCH = "outline the nuclei", 16
-TILES = 32
+LARGE = "wsiseg, batches of 64, as `segment` on a GPU"
+QUERY, BATCH, LARGE_BATCH = "outline the nuclei", 16, 64
+LISA_TILES = 8  # on a GPU, of seconds each
+TILES = 32  # different ones; a GPU is asked about them again and again, as if they were a slide's
 _STOPS = 2.3  # with random weights, chains of all lengths: 4.9 σ is the largest of 152,064 logits
 _FLOAT32 = "positional_encoding_gaussian_matrix"
 
@@ -84,35 +87,52 @@ def run(slide: Path, preset: str, device: str, repeat: int) -> tuple[str, dict[s
     def peer(batch: int, look: bool) -> Callable[[np.ndarray], Any]:
         return lambda some: generated(segmenter, some, QUERY, mpp, batch, always_look=look, chains=chains)
 
-    ways: dict[str, Callable[[np.ndarray], Any]] = {
-        OURS: lambda some: ours(segmenter, some, mpp, chains),
-        GENERATE: peer(BATCH, False),
-        LISA: peer(1, True),
-    }
+    def wsiseg(batch: int, times: int) -> Callable[[np.ndarray], Any]:
+        return lambda some: ours(segmenter, some, mpp, chains, batch, times)
+
+    ways = {OURS: (wsiseg(BATCH, 1), 1), GENERATE: (peer(BATCH, False), 1), LISA: (peer(1, True), 1)}
     if device != "cpu":
-        ways[PLAIN] = lambda some: unrecorded(segmenter, some, mpp, chains)
+        ways |= {OURS: (wsiseg(BATCH, 8), 8), LARGE: (wsiseg(LARGE_BATCH, 32), 32)}
+        ways[PLAIN] = lambda some: unrecorded(segmenter, some, mpp, chains), 1
     seconds = dict.fromkeys(ways, math.inf)
-    for answer in ways.values():
+    for answer, _ in ways.values():
         answer(tiles[:2])  # what is done once, at the first use
     for _ in range(repeat):
-        for way, answer in ways.items():
-            seconds[way] = min(seconds[way], clock(partial(answer, tiles), device) / len(tiles))
+        for way, (answer, times) in ways.items():
+            some = tiles[:LISA_TILES] if way == LISA and device != "cpu" else tiles
+            seconds[way] = min(seconds[way], clock(partial(answer, some), device) / (times * len(some)))
     return name + told, seconds, floor_of(segmenter, tiles, mpp, chains)
 
 
 def ours(
-    segmenter: PathChatSegmenter, tiles: np.ndarray, mpp: float, chains: Sequence[list[int]] | None = None
+    segmenter: PathChatSegmenter,
+    tiles: np.ndarray,
+    mpp: float,
+    chains: Sequence[list[int]] | None = None,
+    batch: int = BATCH,
+    times: int = 1,
 ) -> list[TileMask]:
-    """In batches; with `chains`, those end where these do, whatever the logits say."""
-    batches = (tiles[i : i + BATCH] for i in range(0, len(tiles), BATCH))
-    with nullcontext() if chains is None else ending(chains, segmenter.model.tokenizer):
-        return [answer for batch in batches for answer in segmenter.segment_tiles(batch, QUERY, mpp)]
+    """About the tiles, so many times, as `wsiseg.inference.answers` asks about a large slide's: on a CPU in one thread.
+
+    With `chains`, those that are written end where these do, whatever the logits say.
+    """
+    on_gpu = segmenter.device.type == "cuda"
+    which = np.arange(len(tiles) * times) % len(tiles)
+    together = REFILLS * batch if on_gpu else batch
+    asked = (tiles[which[i : i + together]] for i in range(0, len(which), together))
+
+    def ask(copy: PathChatSegmenter, some: np.ndarray) -> list[TileMask]:
+        return copy.answer(copy.look(np.arange(len(some)), some.shape[1:3], lambda: some), QUERY, mpp, batch)
+
+    copies = segmenter.copies if on_gpu else [segmenter]
+    with nullcontext() if chains is None else ending(list(chains) * times, segmenter.model.tokenizer):
+        return [answer for answers in in_turn(ask, copies, asked) for answer in answers]
 
 
 def unrecorded(
     segmenter: PathChatSegmenter, tiles: np.ndarray, mpp: float, chains: Sequence[list[int]] | None = None
 ) -> list[TileMask]:
-    with patch.object(decoding, "can_record", lambda model: False):
+    with patch.object(decoding, "can_record", lambda _: False), patch.object(engine, "can_record", lambda _: False):
         return ours(segmenter, tiles, mpp, chains)
 
 
@@ -128,29 +148,28 @@ def ending(chains: Sequence[list[int]], tokenizer: PromptTokenizer) -> Iterator[
 
     The device does all that it would do: only what it has chosen is taken for another token.
     """
-    quickest, to_come = decoding._quickest, iter(chains)
+    write, to_come = decoding._write, iter(chains)
 
-    @contextmanager
-    def planned(growing: Any, *arguments: Any, **keys: Any) -> Iterator[_Planned]:
-        with quickest(growing, *arguments, **keys) as steps:
-            yield _Planned(steps, list(islice(to_come, len(growing.samples))), {tokenizer.seg, tokenizer.end})
+    def planned(model: PathChatSegR1, steps: Any, batch: int, hear: Any) -> list[decoding.Completion]:
+        told = _Planned(steps, list(islice(to_come, batch)), {tokenizer.seg, tokenizer.end})
+        return write(model, told, batch, hear)  # type: ignore[arg-type]
 
-    with patch.object(decoding, "_quickest", planned):
+    with patch.object(decoding, "_write", planned):
         yield
 
 
 class _Planned:
     def __init__(self, steps: Any, chains: list[list[int]], stops: set[int]) -> None:
-        self.steps, self.chains, self.stops, self.at = steps, chains, stops, 0
+        self.steps, self.stops = steps, stops
+        self.to_come = dict(enumerate(chains))  # of each sample
 
     def choose(self) -> Chosen:
         chosen: Chosen = self.steps.choose()
-        planned = [self.chains[sample][self.at :] for sample in chosen.samples]
-        token = [
-            chain[0] if chain and (len(chain) == 1 or own in self.stops) else own
-            for own, chain in zip(chosen.token, planned, strict=True)
-        ]
-        self.at += 1
+        token = []
+        for sample, own in zip(chosen.samples, chosen.token, strict=True):
+            planned, self.to_come[sample] = self.to_come[sample], self.to_come[sample][1:]
+            is_told = planned and (len(planned) == 1 or own in self.stops)
+            token.append(planned[0] if is_told else own)
         return dataclasses.replace(chosen, token=token)
 
     def go_on(self, waiting: list[int]) -> None:

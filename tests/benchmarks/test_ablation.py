@@ -164,7 +164,7 @@ def test_with_a_fixed_seg_every_tile_has_a_mask_from_the_state_that_training_rea
     i = silent[0]
     features = plain.look(np.arange(6), (128, 128), lambda: tiles)
     (tokens,) = features.part("image_tokens", [i])
-    (completion,) = fixed._complete(tokens, "glands", 0.5)
+    (completion,) = fixed._complete(tokens, "glands", 0.5, (), 1)
     prompt = model.prompt("glands", 0.5)
     before, after = (model.embed(torch.tensor([ids])) for ids in (prompt.before, prompt.after + completion.ids))
     with torch.inference_mode():

@@ -43,7 +43,7 @@ class _Says(SegZero):
     said: list[str]
 
     def _complete(
-        self, tokens: torch.Tensor, query: str, mpp: float, said: Sequence[str] = ()
+        self, tokens: torch.Tensor, query: str, mpp: float, said: Sequence[str], slots: int
     ) -> list[Completion]:
         ids = [self.model.tokenizer.encode_plain(text) for text in self.said]
         return [Completion(i, torch.randn(8) if n % 2 else None, 0.5, []) for n, i in enumerate(ids)]

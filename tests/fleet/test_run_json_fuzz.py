@@ -78,7 +78,8 @@ def test_any_value_in_any_place(path: Path, told: bytes, data: st.DataObject, va
         assert all(isinstance(job.source, str) and isinstance(job.queries, tuple) for job in jobs)
         assert all(isinstance(query, str) for job in jobs for query in job.queries)
         assert (path.parent / f"{jobs[0].name}.geojson").resolve().is_relative_to(path.parent) if jobs else True
-        assert (type(asked.batch_size), type(asked.threshold)) == (int, float)
+        assert asked.batch_size is None or type(asked.batch_size) is int
+        assert type(asked.threshold) is float
 
 
 @given(data=st.binary(max_size=60))

@@ -16,7 +16,7 @@ import torch
 import wsiseg
 from tests.model.small import small_model
 from wsiseg.errors import ModelError
-from wsiseg.inference import KnowsCells, KnowsLimits, KnowsNames, devices, engine
+from wsiseg.inference import KnowsCells, KnowsLimits, KnowsNames, TileMask, devices, engine, recorded
 from wsiseg.inference.answers import answers
 from wsiseg.inference.devices import SeveralDevices, in_turn
 from wsiseg.inference.engine import PathChatSegmenter
@@ -239,3 +239,68 @@ def test_calls_that_overlap_leave_torch_its_threads() -> None:
         assert found == [4]
     finally:
         torch.set_num_threads(before)
+
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+
+
+def answered(tmp_path: Path, model: PathChatSegmenter | SeveralDevices, batch_size: int) -> list[TileMask]:
+    synthetic_slide(tmp_path / "slide.tif", {}, l0_width=2400, l0_height=2100)
+    with open_slide(tmp_path / "slide.tif") as slide:
+        tiles = SlideTiles(slide, plan_grid(slide, GridSpec(0.5, 128, 32)))
+        return [mask for _, masks in answers(tiles, ["nuclei"], model, batch_size) for mask in masks["nuclei"]]
+
+
+def assert_equal(found: list[TileMask], expected: list[TileMask]) -> None:
+    for a, b in zip(found, expected, strict=True):
+        assert (a.reasoning, a.seg_probability) == (b.reasoning, b.seg_probability)
+        np.testing.assert_array_equal(a.probability, b.probability)
+
+
+@pytest.mark.gpu
+@cuda
+def test_streams_and_devices_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def on_gpu() -> PathChatSegmenter:
+        return PathChatSegmenter(small_model(seed=4, stops=1.5).to("cuda"), name="small", fingerprint="one")
+
+    model = on_gpu()
+    assert list(model.copies) == [model] * 2
+    found = answered(tmp_path, model, 8)
+    assert len(found) > 8 * 8, "no tile takes another's place; choose a larger slide"
+    assert any(mask.probability is not None for mask in found)
+    for _ in range(3):
+        assert_equal(answered(tmp_path, model, 8), found)
+    assert_equal(answered(tmp_path, SeveralDevices([model, on_gpu()]), 8), found)
+    monkeypatch.setattr(engine, "_STREAMS", 1)
+    assert_equal(answered(tmp_path, model, 8), found)
+
+
+@pytest.mark.gpu
+@cuda
+def test_a_gpu_that_is_full_does_less_at_once_and_loses_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = PathChatSegmenter(small_model(seed=4, stops=1.5).to("cuda"), name="small", fingerprint="one")
+
+    def peak(batch_size: int) -> tuple[int, list[TileMask]]:
+        recorded._idle.clear()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        found = answered(tmp_path, model, batch_size)
+        return torch.cuda.max_memory_reserved(), found
+
+    enough, _ = peak(2)
+    enough += 100 << 20
+    needed, expected = peak(64)
+    assert needed > enough
+    torch.cuda.set_per_process_memory_fraction(enough / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        _, found = peak(64)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert "out of memory with several batches at once; going on with one" in caplog.text
+    assert "out of memory with 64 tiles at once; going on with 32" in caplog.text
+    # A batch of another size rounds otherwise, which may turn a word of random weights here and there.
+    assert len(found) == len(expected)
+    alike = sum(a.reasoning == b.reasoning for a, b in zip(found, expected, strict=True))
+    assert alike >= 0.9 * len(found)

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from tests.model.small import byte_tokenizer, small_config, small_model
 from wsiseg.errors import ModelError, OutputError, QueryError
 from wsiseg.inference import MASK_FEATURES
 from wsiseg.inference.decode import Completion
+from wsiseg.inference.devices import in_turn
 from wsiseg.inference.engine import PathChatSegmenter
+from wsiseg.inference.room import Room
+from wsiseg.inference.shots import Shot
 from wsiseg.model import load_model
 from wsiseg.model.build import write_shards
 from wsiseg.model.config import load_config, paper, save_config, tiny
@@ -272,6 +276,65 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(
     assert sizes[where] == [7, 3, 1, 1, 1, 1, 1, 1, 1]  # what fits is remembered
     if where == "_complete":  # what was seen of the tiles before is not looked at again
         assert sizes["_encode"] == [7]
+
+
+def test_out_of_memory_beside_another_batch_takes_one_at_a_time_before_it_halves(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    segmenter = PathChatSegmenter(small_model(seed=1), name="a", fingerprint="a")
+    batches = np.random.default_rng(0).integers(0, 255, (5, 4, 128, 128, 3), dtype=np.uint8)
+    expected = [answer.reasoning for tiles in batches for answer in segmenter.segment_tiles(tiles, "glands", 1.0)]
+    whole, both, at_work, sizes = segmenter._complete, threading.Barrier(2), [0], list[int]()
+
+    def limited(tokens: torch.Tensor, *rest: Any) -> Any:
+        at_work[0] += 1
+        try:
+            sizes.append(len(tokens))
+            if len(sizes) <= 2:
+                both.wait(10)  # the first two are in memory together
+            if at_work[0] > 1 or len(tokens) > 2:
+                raise torch.OutOfMemoryError("injected")
+            return whole(tokens, *rest)
+        finally:
+            at_work[0] -= 1
+
+    monkeypatch.setattr(segmenter, "_complete", limited)
+    found = in_turn(lambda copy, tiles: copy.segment_tiles(tiles, "glands", 1.0), [segmenter] * 2, batches)
+    assert [answer.reasoning for answers in found for answer in answers] == expected
+    assert sizes == [4, 4, 4, *[2] * 10]
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of memory with several batches at once; going on with one",
+        "out of memory with 4 tiles at once; going on with 2",
+    ]
+
+
+def test_room_is_never_more_again() -> None:
+    room = Room()
+    with room.taken() as first:
+        pass
+    with room.taken() as second:
+        pass
+    assert "going on with 4" in room.less(first, 8)
+    assert "going on with 2" in room.less(first, 4)
+    assert "going on with 2" in room.less(second, 8)  # it had begun before
+    assert room.fitting(64) == 2
+
+
+def test_examples_are_tried_before_a_batch_takes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Trap: what is asked about them takes room of its own, and waits for ever where there is room for one batch.
+    taken: list[int] = []
+
+    def tried(segmenter: PathChatSegmenter, query: str, mpp: float) -> float:
+        taken.append(len(segmenter._room._running))
+        return 0.5
+
+    monkeypatch.setattr(PathChatSegmenter, "_try_on_shots", tried)
+    model = small_model()
+    model.config = dataclasses.replace(model.config, shot_weight=1.0)
+    shot = Shot(np.zeros((8, 8, 3), np.uint8), np.eye(8, dtype=bool), 0.5)
+    shown = PathChatSegmenter(model, name="a", fingerprint="a").with_shots([shot])
+    shown.segment_tiles(np.zeros((2, 128, 128, 3), np.uint8), "glands", 0.5)
+    assert taken == [0]
 
 
 def test_a_device_without_room_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,6 @@ from wsiseg.geojson import Annotation, read_collection, write_geojson
 from wsiseg.inference import TileMask
 from wsiseg.inference.devices import SeveralDevices
 from wsiseg.inference.engine import PathChatSegmenter
-from wsiseg.inference.features import TileFeatures
 from wsiseg.pipeline import segment
 from wsiseg.qupath import DESCRIPTION
 from wsiseg.slide import open_slide
@@ -89,12 +88,12 @@ def test_a_query_tells_what_happens_and_becomes_a_class(client: TestClient) -> N
 
 
 def test_all_devices_share_a_query(slide_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    asked_in: list[str] = []
 
     class Counted(PathChatSegmenter):
-        def answer(self, features: TileFeatures, query: str, mpp: float) -> list[TileMask]:
-            asked.append(threading.current_thread().name)
-            return super().answer(features, query, mpp)
+        def answer(self, *asked: Any) -> list[TileMask]:
+            asked_in.append(threading.current_thread().name)
+            return super().answer(*asked)
 
     def load(name: str | None, *, device: str | None) -> SeveralDevices:
         assert (name, device) == (None, "0,1")
@@ -105,7 +104,7 @@ def test_all_devices_share_a_query(slide_path: Path, monkeypatch: pytest.MonkeyP
         query = Query(Session(slide, asking=Asking(device="0,1")), "nuclei", (100, 100, 250, 250))
         query.wait(60)
     assert query.events[-1]["kind"] == "done"
-    assert {name[:8] for name in asked} == {"device-0", "device-1"}
+    assert {name[:8] for name in asked_in} == {"device-0", "device-1"}
 
 
 def test_a_query_on_a_region_looks_there_only(client: TestClient) -> None:

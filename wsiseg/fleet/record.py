@@ -46,7 +46,7 @@ class Settings:
     simplify_um: float | None = None
     separate: bool | None = None
     origin: Origin = "qupath"
-    batch_size: int = 16
+    batch_size: int | None = None
     device: str | None = None
     on_bad_tile: OnBadTile = "stop"
     cache: bool = True

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # The parts of what an `Encoder` sees of a tile: for every query, and for those that end in a mask.
 IMAGE_TOKENS, MASK_FEATURES = "image_tokens", "mask_features"
+# Batches that a GPU is given together, so that the next tile takes the place of one whose chain is at its end.
+REFILLS = 4
 ASK_PLAINLY = "if you see it there, ask for it by its name alone"
 
 
@@ -105,8 +107,10 @@ class Encoder(Protocol):
         """
         ...
 
-    def answer(self, features: TileFeatures, query: str, mpp: float) -> list[TileMask]:
-        """As `Segmenter.segment_tiles`."""
+    def answer(
+        self, features: TileFeatures, query: str, mpp: float, at_once: int | None = None
+    ) -> list[TileMask]:
+        """As `Segmenter.segment_tiles`; at_once: how many tiles, None for all."""
         ...
 
 

@@ -14,12 +14,16 @@ import numpy as np
 import torch
 
 from wsiseg.errors import ModelError
-from wsiseg.inference import IMAGE_TOKENS, Encoder, Segmenter, TileMask
+from wsiseg.inference import IMAGE_TOKENS, REFILLS, Encoder, Segmenter, TileMask
 from wsiseg.inference.devices import copies_of, in_turn
 from wsiseg.inference.journal import Journal, rounded
 from wsiseg.inference.upload import upload
 from wsiseg.tiles import Embeddings, TileSource, TileStore
 from wsiseg.tiles.stream import batch_indices
+
+_BATCH = 16
+_CUDA_BATCH = 64  # a step of decoding reads all weights, and takes hardly longer over 64 rows than over 16
+_SHARES = 8  # of the tiles of a slide, for as many as four devices that each work on two
 
 _Batch = tuple[np.ndarray, Callable[[], np.ndarray | torch.Tensor]]  # indices (B,), and how to get their tiles
 # Indices (B,) int64 of tiles in their grid, and for each query an answer for each of them.
@@ -30,12 +34,14 @@ def answers(
     source: TileSource,
     queries: Sequence[str],
     model: Segmenter,
-    batch_size: int,
+    batch_size: int | None = None,
     *,
     cache: bool = True,
     journal: Journal | None = None,
 ) -> Answers:
     """Ask `model` every query about every tile, in grid order; probabilities are in steps of 1/255.
+
+    `batch_size` tiles are asked about at once; None is 64 on a CUDA device and 16 elsewhere.
 
     What an `Encoder` sees of the tiles of a store is kept there, unless `cache` is False, and used again by later
     calls. Answers that are in `journal` are taken from there, and new ones added.
@@ -59,13 +65,13 @@ def answers(
 
 
 def _new_answers(
-    source: TileSource, queries: Sequence[str], model: Segmenter, batch_size: int, first: int, cache: bool
+    source: TileSource, queries: Sequence[str], model: Segmenter, batch_size: int | None, first: int, cache: bool
 ) -> Answers:
     """About the tiles from `first` on."""
     mpp, size = source.grid.spec.mpp, source.grid.spec.tile_size
     encoders: list[Encoder] = [copy for copy in copies_of(model) if isinstance(copy, Encoder)]
     if not encoders:
-        with closing(source.batches(batch_size, first)) as read:
+        with closing(source.batches(batch_size or _BATCH, first)) as read:
             for indices, tiles in read:
                 yield indices, {q: model.segment_tiles(tiles, q, mpp) for q in queries}
         return
@@ -74,18 +80,21 @@ def _new_answers(
         kept = Embeddings(source, model_name=model.name, model_fingerprint=model.fingerprint)
 
     devices = [copy.device for copy in encoders]
-    if devices[0].type == "cpu":
-        batch_size = _shared_evenly(len(source.grid), batch_size, len(encoders))
+    count, kind = len(source.grid), devices[0].type
+    at_once = batch_size or (_CUDA_BATCH if kind == "cuda" else _BATCH)
+    if kind == "cpu":
+        at_once = _shared_evenly(count, at_once, len(encoders))
+    together = _refilled(count, at_once) if kind == "cuda" else at_once
 
     def ask(copy: Encoder, batch: _Batch) -> tuple[np.ndarray, dict[str, list[TileMask]]]:
         indices, read = batch
         features = copy.look(indices, (size, size), read, kept)
-        return indices, {q: copy.answer(features, q, mpp) for q in queries}
+        return indices, {q: copy.answer(features, q, mpp, at_once) for q in queries}
 
     try:
         with (
-            closing(_batches(source, kept, batch_size, first, devices)) as batches,
-            closing(in_turn(ask, encoders, batches, ahead=devices[0].type == "cuda")) as answered,
+            closing(_batches(source, kept, together, first, devices)) as batches,
+            closing(in_turn(ask, encoders, batches, ahead=kind == "cuda")) as answered,
         ):
             for indices, masks in answered:
                 yield indices, masks
@@ -100,6 +109,14 @@ def _shared_evenly(tiles: int, batch_size: int, at_once: int) -> int:
     """Tiles in a batch, at most `batch_size`, so that those who take one at once have as many to do."""
     rounds = max(1, math.ceil(tiles / (batch_size * at_once)))
     return max(1, math.ceil(tiles / (rounds * at_once)))
+
+
+def _refilled(tiles: int, batch_size: int) -> int:
+    """Tiles that a GPU is given together: up to `REFILLS` batches, where so many are left for all that work at once.
+
+    It does not depend on how many do: nor do the answers, to the last bit.
+    """
+    return max(batch_size, min(REFILLS * batch_size, tiles // _SHARES))
 
 
 def _sound(answers: Iterable[TileMask], tiles: int, size: int, model: str) -> list[TileMask]:

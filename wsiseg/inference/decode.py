@@ -2,9 +2,9 @@
 
 All tiles of a slide are asked the same query, so everything before the image (system turn, examples, query, scale) is
 run once, with batch size 1, and its keys and values are repeated for the batch. A sample leaves the batch when
-it emits `<SEG>` (after one more step, which gives the state of `<SEG>`) or ends its answer. Greedy, token for
-token, the output equals transformers' `generate` (tests/inference/test_decode.py); with `Sampling`, each image is
-answered several times, at random, and its prompt is still computed once.
+it emits `<SEG>` (after one more step, which gives the state of `<SEG>`) or ends its answer; on a GPU the next one takes
+its place. Greedy, token for token, the output equals transformers' `generate` (tests/inference/test_decode.py); with
+`Sampling`, each image is answered several times, at random, and its prompt is still computed once.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 
 import torch
 from transformers import DynamicCache
 
 from wsiseg.errors import ModelError
-from wsiseg.inference.recorded import Chosen, Recorded, can_record, recorded_steps
+from wsiseg.inference.recorded import Chosen, Kept, Recorded, can_record, recorded_steps
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prompt import PromptTokens
 
@@ -99,12 +100,14 @@ def decode(
     prefix: Prefix,
     sampling: Sampling | None = None,
     *,
+    slots: int | None = None,
     hear: Callable[[list[list[int]]], None] | None = None,
 ) -> list[Completion]:
     """Completions for a batch of images that share the prompt: greedy, or drawn as `sampling` says.
 
     Args:
         image_tokens: (B, n, H), from `model.image_tokens`.
+        slots: how many samples are at work at once; None is all of them.
         hear: called after every step with the ids of all completions so far.
 
     Returns:
@@ -113,47 +116,66 @@ def decode(
     Raises:
         ModelError: the model computes NaN.
     """
-    tokenizer, limit = model.tokenizer, model.config.max_new_tokens
-    batch, answers = len(image_tokens), sampling.answers if sampling else 1
-    tail = model.embed(prefix.after).expand(batch, -1, -1)
-    inputs = torch.cat([image_tokens.to(tail.dtype), tail], dim=1)
+    if not len(image_tokens):
+        return []
+    slots, limit = slots or len(image_tokens), model.config.max_new_tokens
+    prompt = prefix.cache.get_seq_length() + image_tokens.shape[1] + len(prefix.after)
+    is_recorded = sampling is None and can_record(model)
+    recorded = recorded_steps(model, prefix.cache, slots, prompt, limit + 1) if is_recorded else nullcontext()
+    with recorded as steps:
+        if steps:
+            kept, first = _read_all(model, prefix, image_tokens, slots)
+            return _write(model, _Refilled(steps, slots, kept, first), len(image_tokens), hear)
+    completions: list[Completion] = []
+    for start in range(0, len(image_tokens), slots):
+        growing = _read(model, prefix, image_tokens[start : start + slots], sampling)
+        said = [completion.ids for completion in completions]
+        tell = None if hear is None else partial(_tell_after, hear, said)
+        completions += _write(model, growing, len(growing.samples) * (sampling.answers if sampling else 1), tell)
+    return completions
 
-    batch *= answers
+
+def _tell_after(hear: Callable[[list[list[int]]], None], said: list[list[int]], ids: list[list[int]]) -> None:
+    hear([*said, *ids])
+
+
+def _write(
+    model: PathChatSegR1, steps: _Growing | _Refilled, batch: int, hear: Callable[[list[list[int]]], None] | None
+) -> list[Completion]:
+    """Take these steps until all of so many samples are done."""
+    tokenizer, limit = model.tokenizer, model.config.max_new_tokens
     ids: list[list[int]] = [[] for _ in range(batch)]
     log_probabilities: list[list[float]] = [[] for _ in range(batch)]
     states: list[torch.Tensor | None] = [None] * batch
     chance = [0.0] * batch
     done = [False] * batch
-    growing = _Growing(model, prefix, len(inputs), prefix.positions, sampling)
-    growing.read(inputs)
-    with _quickest(growing, limit + 1, recorded=sampling is None and can_record(model)) as steps:
-        while not all(done):
-            chosen = steps.choose()
-            for row, sample in enumerate(chosen.samples):
-                if done[sample]:
-                    continue
-                if ids[sample] and ids[sample][-1] == tokenizer.seg:  # this step has read <SEG> itself
-                    states[sample], done[sample] = chosen.last[row], True
-                    continue
-                if len(ids[sample]) == limit:
-                    done[sample] = True
-                    continue
-                token, probability = chosen.token[row], chosen.probability[row]
-                if math.isnan(probability):  # the first token of the table would be chosen, again and again
-                    raise computes_nan(model, "words")
-                ids[sample].append(token)
-                if chosen.log_probability:
-                    log_probabilities[sample].append(chosen.log_probability[row])
-                if token == tokenizer.seg:
-                    chance[sample] = probability
-                    if model.config.seg_state == "predictor":
-                        states[sample], done[sample] = chosen.last[row], True
-                else:
-                    chance[sample] = max(chance[sample], probability)
-                    done[sample] = token == tokenizer.end
-            if hear:
-                hear(ids)
-            steps.go_on([sample for sample in range(batch) if not done[sample]])
+    while not all(done):
+        chosen = steps.choose()
+        for row, sample in enumerate(chosen.samples):
+            if done[sample]:
+                continue
+            if ids[sample] and ids[sample][-1] == tokenizer.seg:  # this step has read <SEG> itself
+                states[sample], done[sample] = chosen.last[row].clone(), True  # not a view of all rows
+                continue
+            if len(ids[sample]) == limit:
+                done[sample] = True
+                continue
+            token, probability = chosen.token[row], chosen.probability[row]
+            if math.isnan(probability):  # the first token of the table would be chosen, again and again
+                raise computes_nan(model, "words")
+            ids[sample].append(token)
+            if chosen.log_probability:
+                log_probabilities[sample].append(chosen.log_probability[row])
+            if token == tokenizer.seg:
+                chance[sample] = probability
+                if model.config.seg_state == "predictor":
+                    states[sample], done[sample] = chosen.last[row].clone(), True
+            else:
+                chance[sample] = max(chance[sample], probability)
+                done[sample] = token == tokenizer.end
+        if hear:
+            hear(ids)
+        steps.go_on([sample for sample in range(batch) if not done[sample]])
     return [Completion(*parts) for parts in zip(ids, states, chance, log_probabilities, strict=True)]
 
 
@@ -224,18 +246,54 @@ def _draw(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, list[
     return token[:, 0], logp.gather(1, token)[:, 0].tolist()
 
 
-@contextmanager
-def _quickest(growing: _Growing, answer: int, *, recorded: bool) -> Iterator[_Growing | Recorded]:
-    """Steps for at most `answer` more tokens: recorded ones where that can be, else `growing` itself."""
-    if not recorded:
-        yield growing
-        return
-    position = int(growing.positions[0, 0, growing.at])
-    with recorded_steps(growing.model, growing.cache, position, answer) as steps:
-        if steps:
-            growing.cache = DynamicCache()  # its keys and values were taken over: their memory is free
-            steps.begin(growing.choose())
-        yield steps or growing
+class _Refilled:
+    """Recorded steps over a few rows at a time: where samples are done, the next ones go on.
+
+    All prompts are read before: in few large batches, and the steps do not wait for them.
+    """
+
+    def __init__(self, steps: Recorded, slots: int, kept: Kept, first: Chosen) -> None:
+        self.steps, self.slots, self.kept = steps, slots, kept
+        self.first: Chosen | None = first
+        self.token = first.token  # the first of each sample
+        self.begun = 0  # so many samples, or they were done with their first tokens
+
+    def choose(self) -> Chosen:
+        first, self.first = self.first, None
+        return first or self.steps.choose()
+
+    def go_on(self, waiting: list[int]) -> None:
+        """The step over those who have begun is under way; the next may begin."""
+        to_come = [sample for sample in waiting if sample >= self.begun]
+        free = self.steps.free(set(waiting).difference(to_come), self.slots) if to_come else []
+        if free:
+            next_ones = to_come[: len(free)]
+            self.steps.put(free[: len(next_ones)], next_ones, self.kept, [self.token[s] for s in next_ones])
+            self.begun = next_ones[-1] + 1
+
+
+def _read_all(model: PathChatSegR1, prefix: Prefix, image_tokens: torch.Tensor, slots: int) -> tuple[Kept, Chosen]:
+    """The prompts of all samples, `slots` at a time, with the first tokens that are chosen behind them."""
+    parts = []
+    for start in range(0, len(image_tokens), slots):
+        read = _read(model, prefix, image_tokens[start : start + slots])
+        if not start:
+            kept = Kept(len(image_tokens), read.positions[0, 0, read.at])
+        kept.keep(start, read.cache)
+        parts.append(read.choose())
+        del read  # the next is read without it in memory
+    tokens, probabilities = ([n for part in parts for n in getattr(part, name)] for name in ("token", "probability"))
+    return kept, Chosen(range(len(tokens)), tokens, probabilities, torch.cat([part.last for part in parts]))
+
+
+def _read(
+    model: PathChatSegR1, prefix: Prefix, image_tokens: torch.Tensor, sampling: Sampling | None = None
+) -> _Growing:
+    """Steps over all samples (B, n, H), whose prompts have been read."""
+    tail = model.embed(prefix.after).expand(len(image_tokens), -1, -1)
+    growing = _Growing(model, prefix, len(image_tokens), prefix.positions, sampling)
+    growing.read(torch.cat([image_tokens.to(tail.dtype), tail], dim=1))
+    return growing
 
 
 def _language(model: PathChatSegR1) -> torch.nn.Module:

@@ -1,4 +1,4 @@
-"""One model at work on several batches of tiles at once: on several devices, or on the threads of a CPU.
+"""One model at work on several batches of tiles at once: on several devices, on streams of one, on a CPU's threads.
 
 Answers come in the tiles' order.
 """
@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -37,16 +39,22 @@ class SeveralDevices:
 
     def __init__(self, copies: Sequence[PathChatSegmenter]) -> None:
         first = copies[0]
-        self.copies = tuple(copies)
+        self._each = tuple(copies)
         self.name, self.fingerprint = first.name, first.fingerprint
         self.tile_size, self.overlap = first.tile_size, first.overlap
         self.mpp_for, self.asks_for_cells = first.mpp_for, first.asks_for_cells
         self.caution_for, self.hint_for = first.caution_for, first.hint_for
         self.segment_tiles = first.segment_tiles
 
+    @property
+    def copies(self) -> Sequence[Segmenter]:
+        """See `Copied`: the devices take batches in turn, and again as long as one takes more of them at once."""
+        of_each = (copy.copies if copy.device.type == "cuda" else [copy] for copy in self._each)
+        return [copy for turn in zip_longest(*of_each) for copy in turn if copy is not None]
+
     def with_shots(self, shots: Sequence[Shot]) -> SeveralDevices:
         """See `InContext`."""
-        return SeveralDevices([copy.with_shots(shots) for copy in self.copies])
+        return SeveralDevices([copy.with_shots(shots) for copy in self._each])
 
 
 def copies_of(model: Segmenter) -> Sequence[Segmenter]:
@@ -69,9 +77,9 @@ def in_turn(
 ) -> Generator[R, None, None]:
     """`ask(copy, item)` of each item, in order; copy k is asked items k, k + n, …, one at a time, in a thread.
 
-    The copies share the CPU's threads: each computes on as many. One copy is asked in the caller's thread, which reads
-    no item ahead, unless `ahead`. What `ask` raises is raised when its item's turn has come. `items` is read in the
-    caller's thread, at most `len(copies)` × 2 ahead.
+    The copies share the CPU's threads: each computes on as many. On a CUDA device each has a stream of its own. One
+    copy is asked in the caller's thread, which reads no item ahead, unless `ahead`. What `ask` raises is raised when
+    its item's turn has come. `items` is read in the caller's thread, at most `len(copies)` × 2 ahead.
     """
     with ExitStack() as stack:
         share = max(1, cpu_threads() // len(copies))
@@ -82,8 +90,8 @@ def in_turn(
                 yield ask(copies[0], item)
             return
         threads = [
-            ThreadPoolExecutor(1, f"device-{k}", initializer=torch.set_num_threads, initargs=(share,))
-            for k in range(len(copies))
+            ThreadPoolExecutor(1, f"device-{k}", initializer=_begin, initargs=(share, k, getattr(copy, "device", None)))
+            for k, copy in enumerate(copies)
         ]
         for thread in threads:
             stack.callback(thread.shutdown, cancel_futures=True)
@@ -95,3 +103,17 @@ def in_turn(
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
+
+
+def _begin(threads: int, k: int, device: torch.device | None) -> None:
+    """In a thread that computes: on so many threads of the CPU, or on a stream of its own."""
+    torch.set_num_threads(threads)
+    if device is not None and device.type == "cuda":
+        stream = _stream(device, k)
+        stream.wait_stream(torch.cuda.default_stream(device))  # where the model was loaded
+        torch.cuda.set_stream(stream)
+
+
+@lru_cache  # memory that was freed on a stream is used anew only there
+def _stream(device: torch.device, k: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)

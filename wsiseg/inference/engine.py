@@ -14,10 +14,12 @@ import numpy as np
 import torch
 
 from wsiseg.errors import ModelError, QueryError
-from wsiseg.inference import IMAGE_TOKENS, MASK_FEATURES, TileMask
+from wsiseg.inference import IMAGE_TOKENS, MASK_FEATURES, REFILLS, TileMask
 from wsiseg.inference.decode import Completion, Prefix, computes_nan, decode, encode_prefix
 from wsiseg.inference.devices import cpu_threads
 from wsiseg.inference.features import TileFeatures
+from wsiseg.inference.recorded import can_record, give_back, has_idle
+from wsiseg.inference.room import Room
 from wsiseg.inference.shots import Shot
 from wsiseg.inference.told import with_outlines, without_outlines
 from wsiseg.model import is_out_of_memory, no_memory
@@ -33,6 +35,14 @@ _CPU_TILES = 4
 # other, and the longer the more else is at work on the machine: there each thread takes a batch of its own.
 _LARGE = 100e6
 _AT_ONCE = 8  # batches at most: each takes 0.2 GB; more threads are shared out among them
+# Batches at once on a GPU: while one is decoded, which reads weights and computes little, another is looked at.
+_STREAMS = 2
+_CUDA_PIXELS = 8 * 1024**2  # that an encoder sees at once there: more are no quicker, and take more memory
+
+
+def most_at_once(side: int) -> int:
+    """Images of side × side pixels that an encoder is given at once on a GPU."""
+    return max(1, _CUDA_PIXELS // side**2)
 
 
 class PathChatSegmenter:
@@ -55,7 +65,7 @@ class PathChatSegmenter:
         self.model.to(memory_format=layout(model.device))  # type: ignore[call-overload]
         self.name, self.fingerprint, self._caution = name, fingerprint, caution
         self.tile_size, self.overlap = model.config.tile_size, model.config.overlap
-        self._largest: int | None = None  # batch size that is known to fit
+        self._room = Room()
         self._prefix = _remembered(self._encode_prefix, 16)
         self.shots, self._tell = tuple(shots), tell
         self._views = _remembered(self._view_shots, 4)
@@ -79,21 +89,29 @@ class PathChatSegmenter:
 
     @property
     def copies(self) -> Sequence[PathChatSegmenter]:
-        """See `Copied`: one for each thread of a CPU, of which there may be more. Whoever listens hears all of them."""
-        is_large = sum(weight.numel() for weight in self.model.parameters()) > _LARGE
-        at_once = 1 if is_large or self.device.type != "cpu" else min(_AT_ONCE, cpu_threads())
+        """See `Copied`: one for each thread of a CPU, of which there may be more, or each of the streams of a GPU.
+        Whoever listens hears all of them."""
+        at_once = self._at_once()
         if self._tell is None or at_once == 1:
             return [self] * at_once
         return [self._like(self.shots, tell) for tell in _parted(self._tell, at_once)]
+
+    def _at_once(self) -> int:
+        if self.device.type == "cuda":
+            return 1 if torch.are_deterministic_algorithms_enabled() else _STREAMS
+        is_large = sum(weight.numel() for weight in self.model.parameters()) > _LARGE
+        return 1 if is_large or self.device.type != "cpu" else min(_AT_ONCE, cpu_threads())
 
     def heard_by(self, tell: Callable[[list[str]], None]) -> PathChatSegmenter:
         """See `Audible`. The weights are shared."""
         return self._like(self.shots, tell)
 
     def _like(self, shots: Sequence[Shot], tell: Callable[[list[str]], None] | None) -> PathChatSegmenter:
-        return PathChatSegmenter(
+        other = PathChatSegmenter(
             self.model, name=self.name, fingerprint=self.fingerprint, caution=self._caution, shots=shots, tell=tell
         )
+        other._room = self._room
+        return other
 
     def asks_for_cells(self, query: str) -> bool:
         """See `KnowsCells`."""
@@ -134,32 +152,49 @@ class PathChatSegmenter:
         """See `Encoder`."""
         return TileFeatures(self._encode, indices, size, read, kept, self.model.device)
 
-    def answer(self, features: TileFeatures, query: str, mpp: float) -> list[TileMask]:
+    def answer(
+        self, features: TileFeatures, query: str, mpp: float, at_once: int | None = None
+    ) -> list[TileMask]:
         """See `Encoder`. Raises QueryError, ModelError as `segment_tiles`."""
         answers: list[TileMask] = []
+        if self.shots and self.model.config.shot_weight and len(features):
+            self._trust(query, mpp)  # remembered; not below, where room is taken
+        given_back = False
         while len(answers) < len(features):
-            rows = range(len(features))[len(answers) :][: self._largest]
-            try:
-                answers += self._answer(features, rows, query, mpp, [a.reasoning for a in answers])
-                continue
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                if len(rows) == 1:
-                    raise ModelError(no_memory(self.device, "one tile beside the model")) from error
-            # Only here: the error, while it is handled, holds what the batch had in memory.
-            self._largest = len(rows) // 2
-            (torch.mps if self.device.type == "mps" else torch.cuda).empty_cache()
-            _log.warning("out of memory with %d tiles at once; going on with %d", len(rows), self._largest)
+            with self._room.taken() as attempt:
+                slots, recorded = self._room.fitting(at_once or len(features)), can_record(self.model)
+                together = REFILLS * slots if slots > 1 and recorded else slots
+                rows = range(len(features))[len(answers) :][:together]
+                size = slots if recorded else min(slots, len(rows))  # steps are recorded over all slots
+                try:
+                    answers += self._answer(features, rows, query, mpp, [a.reasoning for a in answers], slots)
+                    continue
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    given_back = attempt.alone and not given_back and has_idle(self.model)
+                    if attempt.alone and size == 1 and not given_back:
+                        raise ModelError(no_memory(self.device, "one tile beside the model")) from error
+                # Only here: the error, while it is handled, holds what the batch had in memory.
+                give_back(self.model)
+                if not given_back and (told := self._room.less(attempt, size)):
+                    _log.warning("%s", told)
         if self._tell:
             self._tell([])
         return answers
 
     def _encode(self, part: str, tiles: np.ndarray | torch.Tensor) -> list[torch.Tensor]:
         """One part of what is seen of tiles (B, H, W, 3) uint8; each array (B, …)."""
-        at_once = _CPU_TILES if self.model.device.type == "cpu" else len(tiles)
+        at_once = self._seen_at_once(part, tiles)
         groups = [self._encode_group(part, tiles[i : i + at_once]) for i in range(0, len(tiles), at_once)]
         return [torch.cat(arrays) for arrays in zip(*groups, strict=True)]
+
+    def _seen_at_once(self, part: str, tiles: np.ndarray | torch.Tensor) -> int:
+        if self.device.type == "cpu":
+            return _CPU_TILES
+        config = self.model.config
+        side = config.pathology.image_size if part == IMAGE_TOKENS else config.image.image_size
+        return self._room.fitting(most_at_once(side or tiles.shape[1]))
 
     @torch.inference_mode()
     def _encode_group(self, part: str, tiles: np.ndarray | torch.Tensor) -> list[torch.Tensor]:
@@ -171,24 +206,19 @@ class PathChatSegmenter:
 
     @torch.inference_mode()
     def _answer(
-        self, features: TileFeatures, rows: Sequence[int], query: str, mpp: float, said: Sequence[str] = ()
+        self, features: TileFeatures, rows: Sequence[int], query: str, mpp: float, said: Sequence[str], slots: int
     ) -> list[TileMask]:
-        """About these rows of the batch; `said` was written about those before."""
+        """About these rows of the batch, `slots` of them at once; `said` was written about those before."""
         model = self.model
         (tokens,) = features.part(IMAGE_TOKENS, rows)
-        completions = self._complete(tokens, query, mpp, said)
+        completions = self._complete(tokens, query, mpp, said, slots)
         probability: list[np.ndarray | None] = [None] * len(rows)
         emitted = [i for i, completion in enumerate(completions) if completion.seg_state is not None]
-        if emitted:
-            states = torch.stack([c.seg_state for c in completions if c.seg_state is not None])
-            seen = features.part(MASK_FEATURES, [rows[i] for i in emitted])
-            embedding, *finer = (array.to(states.dtype) for array in seen)
-            masks = model.decode_masks(embedding, finer, states, features.size)
-            if self.shots and (weight := model.config.shot_weight):
-                trust = self._trust(query, mpp)
-                shown = self._prototypes(mpp).log_odds([embedding, *finer], features.size)
-                masks = trust * masks + (1 - trust) * weight * shown
-            for i, mask in zip(emitted, masks.sigmoid().float().cpu().numpy(), strict=True):
+        for start in range(0, len(emitted), slots):
+            some = emitted[start : start + slots]
+            states = torch.stack([state for i in some if (state := completions[i].seg_state) is not None])
+            masks = self._masks(features, [rows[i] for i in some], states, query, mpp)
+            for i, mask in zip(some, masks.sigmoid().float().cpu().numpy(), strict=True):
                 if np.isnan(mask).any():  # no pixel of it would pass a threshold
                     raise computes_nan(model, "masks")
                 probability[i] = mask
@@ -202,12 +232,25 @@ class PathChatSegmenter:
             for mask, completion in zip(probability, completions, strict=True)
         ]
 
+    def _masks(
+        self, features: TileFeatures, rows: Sequence[int], states: torch.Tensor, query: str, mpp: float
+    ) -> torch.Tensor:
+        """Logits (b, H, W) of the rows whose `<SEG>` has these states (b, hidden)."""
+        model, seen = self.model, features.part(MASK_FEATURES, rows)
+        embedding, *finer = (array.to(states.dtype) for array in seen)
+        masks = model.decode_masks(embedding, finer, states, features.size)
+        if self.shots and (weight := model.config.shot_weight):
+            trust = self._trust(query, mpp)
+            shown = self._prototypes(mpp).log_odds([embedding, *finer], features.size)
+            masks = trust * masks + (1 - trust) * weight * shown
+        return masks
+
     def _complete(
-        self, tokens: torch.Tensor, query: str, mpp: float, said: Sequence[str] = ()
+        self, tokens: torch.Tensor, query: str, mpp: float, said: Sequence[str], slots: int
     ) -> list[Completion]:
         tell, text = self._tell, self.model.tokenizer.decode
         hear = None if tell is None else lambda ids: tell([*said, *map(text, ids)])
-        return decode(self.model, tokens, self._prefix(query, mpp), hear=hear)
+        return decode(self.model, tokens, self._prefix(query, mpp), slots=slots, hear=hear)
 
     def _encode_prefix(self, query: str, mpp: float) -> Prefix:
         model = self.model
@@ -266,9 +309,12 @@ def _remembered(method: Callable[..., T], size: int) -> Callable[..., T]:
     weak = WeakMethod(method)
 
     def call(*key: Any) -> T:
-        alive = weak()
+        alive: Any = weak()
         assert alive is not None
-        return alive(*key)
+        result: T = alive(*key)
+        if (device := alive.__self__.device).type == "cuda":  # what is remembered is taken on other streams, too
+            torch.cuda.current_stream(device).synchronize()
+        return result
 
     return lru_cache(size)(call)
 

@@ -2,17 +2,18 @@
 
 A step of one token over a batch is about a thousand small kernels, which take longer to launch than to run. A graph
 launches them at once, over memory that stays in place: keys and values have their room from the start, finished rows
-are computed along (their weights are read anyway), and tokens, positions and the mask are counted on the device.
-There the next token is chosen too, so that the device has begun the next step before Python sees what it chose.
+are computed along (their weights are read anyway) until another sample takes their place, and tokens, positions and
+the mask are counted on the device, row by row. There the next token is chosen too, so that the device has begun the
+next step before Python sees what it chose.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -26,21 +27,24 @@ from wsiseg.model.pathchat import PathChatSegR1
 
 _log = logging.getLogger(__name__)
 _ROOM = 64  # tokens; queries of nearly the same length share a recording
+_KEPT = 2  # recordings of a model for each stream: queries of other lengths have others
 _WARM_UPS = 2  # libraries choose their kernels and take their memory before anything is recorded
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
 Read = tuple[torch.Tensor, torch.Tensor]  # last states (rows, H), and (2, rows) float64: tokens chosen, P(<SEG>)
 
-_idle: WeakKeyDictionary[nn.Module, list[Recorded]] = WeakKeyDictionary()
+# Those of a stream are replayed there alone: one after the other, whatever memory the kernels of several share.
+_idle: WeakKeyDictionary[nn.Module, dict[int, list[Recorded]]] = WeakKeyDictionary()
 _refused: WeakSet[nn.Module] = WeakSet()
 # Of a process only one capture may be under way (torch.cuda.graph), whatever device it is on: each begins by waiting
 # for the current device, which is not allowed while that one is captured, and would end both.
 _recording = Lock()
+_looking = Lock()  # several threads may work on one stream
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a step chose: the next token of each sample of the running batch, a row each.
+    """What a step chose: the next token of each sample of the running batch, a row each. Some may be done already.
 
     `probability` is that of `<SEG>`, `last` (rows, H) the states that the tokens were chosen from. `log_probability`
     of the tokens is empty where nothing was drawn at random.
@@ -65,28 +69,35 @@ def can_record(model: PathChatSegR1) -> bool:
 
 
 @contextmanager
-def recorded_steps(model: PathChatSegR1, cache: DynamicCache, position: int, answer: int) -> Iterator[Recorded | None]:
-    """Steps that go on from the keys and values of `cache`, for answers of at most `answer` tokens.
+def recorded_steps(
+    model: PathChatSegR1, like: DynamicCache, rows: int, prompt: int, answer: int
+) -> Iterator[Recorded | None]:
+    """Steps over `rows` rows at least, for answers of at most `answer` tokens to prompts of `prompt`.
 
-    Recordings are kept with the model, and made anew when its weights have moved or a batch is larger.
+    Recordings are kept with the model. How large one is follows from the arguments alone, whatever was recorded before:
+    so do the last bits of what it computes.
 
     Args:
-        position: M-RoPE position of the next token.
+        like: a cache of the model, whatever is in it.
 
     Yields:
-        Steps that wait for `begin`; None, with a warning the first time, where the model's steps cannot be recorded.
+        Steps that wait for `put`; None, with a warning the first time, where the model's steps cannot be recorded.
 
     Raises:
         RuntimeError: the device has no room for them (`is_out_of_memory`).
     """
-    rows, length = _keys_and_values(cache)[0][0].shape[0], cache.get_seq_length()
-    room = -(-(length + answer + 1) // _ROOM) * _ROOM  # the last step is one that nobody asks for
-    idle = _idle.setdefault(model, [])  # of which several threads may each take one
-    steps = idle.pop() if idle else None
-    if steps is None or not steps.serves(model, rows, room):
-        steps = None  # its memory is free before more is asked for
+    room = -(-(prompt + answer + 1) // _ROOM) * _ROOM  # the last step is one that nobody asks for
+    rows = 1 << (rows - 1).bit_length()  # so that batches of all sizes share few recordings
+    with _looking:
+        idle = _idle.setdefault(model, {}).setdefault(_stream_id(model.device), [])
+        steps = next((kept for kept in idle if kept.serves(model, rows, room)), None)
+        if steps:
+            idle.remove(steps)
+        else:
+            del idle[: len(idle) + 1 - _KEPT]  # their memory is free before more is asked for
+    if steps is None:
         try:
-            steps = Recorded(model, cache, rows, room)
+            steps = Recorded(model, like, rows, room)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -94,77 +105,102 @@ def recorded_steps(model: PathChatSegR1, cache: DynamicCache, position: int, ans
             _log.warning("decoding step by step, which is slower: the steps cannot be recorded (%s)", error)
             yield None
             return
-    steps.fill(cache, position)
-    del cache  # which the caller may let go of meanwhile
+    steps.begin()
     yield steps
     idle.append(steps)
 
 
+def has_idle(model: PathChatSegR1) -> bool:
+    """Whether recordings that are not at work hold memory."""
+    return any(_idle.get(model, {}).values())
+
+
+def give_back(model: PathChatSegR1) -> None:
+    """Give the memory of recordings that are not at work, and what torch keeps for itself, back to the device."""
+    with _recording:  # older torch may not while anything is recorded
+        _idle.pop(model, None)
+        (torch.mps if model.device.type == "mps" else torch.cuda).empty_cache()
+
+
+def _stream_id(device: torch.device) -> int:
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
 class Recorded:
-    """One recorded step of at most `rows` rows of at most `room` tokens. It does not hold the model itself."""
+    """One recorded step over `rows` rows of at most `room` tokens. It does not hold the model itself."""
 
     def __init__(self, model: PathChatSegR1, like: DynamicCache, rows: int, room: int) -> None:
         device, tokenizer = model.device, model.tokenizer
         self._weights, self._rows, self._room = _places(model), rows, room
         self._held = _Held(like, rows, room)
         self._token = torch.zeros(rows, dtype=torch.long, device=device)
-        self._position = torch.zeros(1, dtype=torch.long, device=device)
+        self._position = torch.zeros(rows, dtype=torch.long, device=device)
         self._never = torch.zeros(model.vlm.lm_head.weight.shape[0], device=device)  # (V,), added to the logits
         self._never[tokenizer.suppressed] = -torch.inf
-        self._running: list[int] = []
-        self._ahead: Callable[[], Chosen]  # waits for what the step under way chooses
-        # Garbage goes to the last places, which nothing reads before they are written.
-        self._held.place.fill_(room - _WARM_UPS - 1)
         with _recording:
             self._replay = _record(lambda: self._step(model), device)
 
     def serves(self, model: PathChatSegR1, rows: int, room: int) -> bool:
-        """Where results must not depend on what was recorded before, only if it has exactly as much room."""
-        needed, there = (rows, room), (self._rows, self._room)
-        exact = torch.are_deterministic_algorithms_enabled()
-        enough = needed == there if exact else rows <= self._rows and room <= self._room
-        return enough and self._weights == _places(model)
+        return (self._rows, self._room, self._weights) == (rows, room, _places(model))
 
-    def fill(self, cache: DynamicCache, position: int) -> None:
-        """Go on from these keys and values."""
-        self._held.fill(cache)
-        self._position.fill_(position)
+    def begin(self) -> None:
+        """Without the samples of before."""
+        self._samples: list[int] = []  # of the first rows, one each
+        self._ahead: Callable[[], Chosen] | None = None  # waits for what the step under way chooses
 
-    def begin(self, first: Chosen) -> None:
-        """Go on with these tokens; `choose` gives them first."""
-        self._running = list(first.samples)
-        self._token[: len(first.token)] = torch.tensor(first.token, device=self._token.device)
-        self._ahead = lambda: first
+    def free(self, waiting: Collection[int], slots: int) -> list[int]:
+        """The rows, of so many, that belong to none of these samples."""
+        taken = {row for row, sample in enumerate(self._samples) if sample in waiting}
+        return [row for row in range(min(slots, self._rows)) if row not in taken]
+
+    def put(self, rows: Sequence[int], samples: Sequence[int], kept: Kept, tokens: Sequence[int]) -> None:
+        """These samples go on in these rows, from what was kept of them, with these tokens.
+
+        The first to come take the rows from 0 on, without a gap.
+        """
+        there, which = self._indices(rows), self._indices(samples)
+        self._held.put(there, kept.keys_and_values[:, which])
+        self._position[there] = kept.position
+        self._token[there] = self._indices(tokens)
+        of_rows = dict(enumerate(self._samples)) | dict(zip(rows, samples, strict=True))
+        self._samples = [of_rows[row] for row in range(len(of_rows))]  # a new list: the step under way has the old one
+
+    def _indices(self, numbers: Sequence[int]) -> torch.Tensor:
+        device = self._token.device
+        there = torch.tensor(numbers)
+        # From pinned memory, or the copy would wait until the device has done what it was given before.
+        return there.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else there
 
     def choose(self) -> Chosen:
         """What the step before the one that the device is taking now has chosen."""
+        ahead = self._ahead or self._launch()
+        self._ahead = self._launch()
+        return ahead()
+
+    def _launch(self) -> Callable[[], Chosen]:
         last, written = self._replay()
         # Copies: the next replay writes where these are. That one is launched before they are waited for.
         last, written = last.clone(), written.to("cpu", non_blocking=True, copy=True)
         arrived = torch.cuda.current_stream(last.device).record_event() if last.is_cuda else None
         # Not a method of this object, which would hold itself: once dropped, its memory is free at once.
-        before, self._ahead = self._ahead, partial(_arrived, self._running, last, written, arrived)
-        return before()
-
-    def go_on(self, waiting: list[int]) -> None:
-        """Nothing is to be done: the step over all samples is under way."""
+        return partial(_arrived, self._samples, last, written, arrived)
 
     def _step(self, model: PathChatSegR1) -> Read:
         language, rows = model.vlm.model.language_model, self._rows
         inputs = model.embed(self._token[:, None])  # (rows, 1, H)
-        hidden = torch.arange(self._room, device=inputs.device) > self._held.place
-        mask = torch.zeros(self._room, dtype=inputs.dtype, device=inputs.device).masked_fill(hidden, -torch.inf)
+        hidden = torch.arange(self._room, device=inputs.device) > self._held.place[:, None]  # (rows, room)
+        mask = torch.zeros(hidden.shape, dtype=inputs.dtype, device=inputs.device).masked_fill(hidden, -torch.inf)
         last = language(
             inputs_embeds=inputs,
-            position_ids=self._position.expand(3, rows, 1),
-            attention_mask=dict.fromkeys(language.config.layer_types, mask.expand(rows, 1, 1, -1)),
+            position_ids=self._position[:, None].expand(3, rows, 1),
+            attention_mask=dict.fromkeys(language.config.layer_types, mask[:, None, None]),
             past_key_values=self._held,
             use_cache=True,
         ).last_hidden_state[:, -1]
         logits = model.vlm.lm_head(last).float() + self._never
         token, probability = logits.argmax(-1), logits.softmax(-1)[:, model.tokenizer.seg]
         self._token.copy_(token)
-        self._held.place += 1
+        self._held.go_on()
         self._position += 1
         return last, torch.stack([token.double(), probability.double()])
 
@@ -178,27 +214,51 @@ def _arrived(
     return Chosen(samples, [int(t) for t in token], probability, last)
 
 
+class Kept:
+    """Keys and values of samples whose prompts were read, until they go on.
+
+    keys_and_values: (2 · layers, samples, heads, tokens, dim). position: M-RoPE position of their next tokens.
+    """
+
+    def __init__(self, samples: int, position: torch.Tensor) -> None:
+        self.position = position  # 0-dimensional
+        self._samples = samples
+
+    def keep(self, first: int, cache: DynamicCache) -> None:
+        """Of the samples from `first` on."""
+        of_layers = [values for layer in _keys_and_values(cache) for values in layer]
+        if not first:
+            _, heads, tokens, dim = of_layers[0].shape
+            self.keys_and_values = of_layers[0].new_empty(len(of_layers), self._samples, heads, tokens, dim)
+        for kept, values in zip(self.keys_and_values, of_layers, strict=True):
+            kept[first : first + len(values)] = values
+
+
 class _Held:
-    """Keys and values (rows, heads, room, dim) of all layers, written at `place`: what the layers take for a cache."""
+    """Keys and values (rows, heads, room, dim) of all layers, written at `place` (rows,): what the layers take for a
+    cache. A row that nobody has taken, or whose sample is done, writes on to its last place."""
 
     def __init__(self, like: DynamicCache, rows: int, room: int) -> None:
-        def space(values: torch.Tensor) -> torch.Tensor:
-            return values.new_zeros(rows, values.shape[1], room, values.shape[3])
+        keys, _ = _keys_and_values(like)[0]
+        _, heads, _, dim = keys.shape
+        self._all = keys.new_zeros(2 * len(like.layers), rows, heads, room, dim)
+        self._rows, self._last = torch.arange(rows, device=keys.device), room - 1
+        self.place = torch.full((rows,), self._last, device=keys.device)
 
-        self.layers = [(space(keys), space(values)) for keys, values in _keys_and_values(like)]
-        self.place = torch.zeros(1, dtype=torch.long, device=self.layers[0][0].device)
-
-    def fill(self, cache: DynamicCache) -> None:
-        for held, given in zip(self.layers, _keys_and_values(cache), strict=True):
-            for room, values in zip(held, given, strict=True):
-                room[: len(values), :, : values.shape[2]] = values
-        self.place.fill_(cache.get_seq_length())
+    def put(self, rows: torch.Tensor, given: torch.Tensor) -> None:
+        """Keys and values (2 · layers, K, heads, tokens, dim) of K rows."""
+        tokens = given.shape[3]
+        self._all[:, rows, :, :tokens] = given
+        self.place[rows] = tokens
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any) -> KeysValues:
-        held_keys, held_values = self.layers[layer]
-        held_keys.index_copy_(2, self.place, keys)
-        held_values.index_copy_(2, self.place, values)
+        held_keys, held_values = self._all[2 * layer], self._all[2 * layer + 1]
+        held_keys[self._rows, :, self.place] = keys[:, :, 0]
+        held_values[self._rows, :, self.place] = values[:, :, 0]
         return held_keys, held_values
+
+    def go_on(self) -> None:
+        self.place.add_(1).clamp_(max=self._last)
 
 
 def _keys_and_values(cache: DynamicCache) -> list[KeysValues]:
@@ -208,7 +268,7 @@ def _keys_and_values(cache: DynamicCache) -> list[KeysValues]:
 
 def _record(step: Callable[[], Read], device: torch.device) -> Callable[[], Read]:
     """`step` as a graph; its replay gives what the last call of `step` gave, in the same memory."""
-    aside = torch.cuda.Stream(device)
+    aside = _aside(device, _stream_id(device))
     aside.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(aside):
         for _ in range(_WARM_UPS):
@@ -224,6 +284,12 @@ def _record(step: Callable[[], Read], device: torch.device) -> Callable[[], Read
         return read
 
     return replay
+
+
+@lru_cache  # torch has 32 streams, and gives them out again: a new one for each recording would be another's at last
+def _aside(device: torch.device, stream: int) -> torch.cuda.Stream:
+    """Where what is replayed on this stream is recorded."""
+    return torch.cuda.Stream(device)
 
 
 def _places(model: PathChatSegR1) -> tuple[int, ...]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
+from wsiseg.inference import REFILLS
+from wsiseg.inference.engine import most_at_once
 from wsiseg.model import BUNDLED, model_folder
-from wsiseg.model.config import PathChatConfig
+from wsiseg.model.config import ImageEncoderConfig, PathChatConfig
 from wsiseg.model.folder import TOKENIZER, build_model, stored_keys
 from wsiseg.model.prompt import PromptTokenizer
+from wsiseg.model.sam import STRIDE
 
 PARTS = {
     "vlm.model.visual.encoder.": "pathology encoder",
@@ -31,7 +33,10 @@ RUNTIME_BYTES = 1e9  # CUDA context, kernels, fragmentation; rule of thumb
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on the device while `batch` tiles are answered at once."""
+    """Bytes on the device while one batch of tiles is answered.
+
+    A second, at work beside it, takes as much again but for the weights.
+    """
 
     weights: float
     kv_cache: float
@@ -57,12 +62,12 @@ def parameter_counts(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
 
 
 def memory(config: PathChatConfig, *, precision: str, batch: int) -> Memory:
-    """Memory for inference.
+    """Memory for inference on a CUDA device.
 
     Weights: the layers of the language model at `precision` (a key of WEIGHT_BITS), all else, embedding tables
-    included, in 16 bits. Keys and values in 16 bits, for prompt, image and the longest answer. Activations: the
-    larger of the first pass over the prompt (gate and up of the MLP) and SAM's global attention as
-    segment_anything computes it, which holds three (heads, N, N) tables for each image at its peak.
+    included, in 16 bits. Keys and values in 16 bits, for prompt, image and the longest answer, and for the prompts that
+    wait for a place, whose steps are recorded (so not of quantised weights). Activations: what is seen of all these
+    tiles, and the larger of the first pass over the prompts (gate and up of the MLP) and SAM's global attention.
     """
     with torch.device("meta"):
         tokenizer = PromptTokenizer.from_file(model_folder(BUNDLED) / TOKENIZER)
@@ -73,10 +78,23 @@ def memory(config: PathChatConfig, *, precision: str, batch: int) -> Memory:
     head_width = text.hidden_size // text.num_attention_heads
     prompt = _PROMPT_TOKENS + config.image_token_count
     kv_of_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_width * 2
-    cells = math.prod([(image.image_size or config.tile_size) // 16] * 2)
-    attention = 3 * image.num_heads * cells**2 * 2 if image.global_attn_indexes else 0
+    together = REFILLS * batch if batch > 1 else batch
+    waiting = together * prompt if precision == "bf16" else 0
+    side = (image.image_size or config.tile_size) // STRIDE
+    seen = 2 * (config.image_token_count * text.hidden_size + image.prompt_dim * side**2) + 3 * config.tile_size**2
+    encoded = min(batch, most_at_once(STRIDE * side)) * _global_attention(image, side)
     return Memory(
         weights=layers * WEIGHT_BITS[precision] / 8 + 2 * others,
-        kv_cache=batch * (prompt + config.max_new_tokens) * kv_of_token,
-        activations=batch * max(prompt * 2 * text.intermediate_size * 2, attention),
+        kv_cache=(batch * (prompt + config.max_new_tokens) + waiting) * kv_of_token,
+        activations=together * seen + max(batch * prompt * 2 * text.intermediate_size * 2, encoded),
     )
+
+
+def _global_attention(image: ImageEncoderConfig, side: int) -> float:
+    """Bytes of one image, in 16 bits, at the peak of `wsiseg.model.sam` on CUDA: queries, keys, values and the result
+    with the channels that stand for the bias, and what they are made of (queries, keys and values, the bias of rows and
+    of columns, also scaled, the features and those before the block)."""
+    if not image.global_attn_indexes:
+        return 0
+    width, places = image.embed_dim, image.num_heads * side
+    return 2.0 * side**2 * (4 * (width + 2 * places) + 3 * width + 4 * places + 2 * width)
