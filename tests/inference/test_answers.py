@@ -15,7 +15,7 @@ import torch
 from tests.model.small import small_model
 from wsiseg.errors import ModelError, StoreError, WsisegError
 from wsiseg.inference import MASK_FEATURES, TileMask
-from wsiseg.inference.answers import _sound, answers
+from wsiseg.inference.answers import _sound, _together, answers
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.inference.features import TileFeatures
 from wsiseg.inference.journal import Journal
@@ -244,3 +244,21 @@ def test_what_is_no_answer_is_told_as_that(given: object, said: str) -> None:
 def test_numbers_of_numpy_are_numbers() -> None:
     (answer,) = _sound([TileMask(np.zeros((2, 2)), "", np.float32(0.5), np.int64(3))], 1, 2, "own")
     assert json.dumps(answer.seg_position) == "3"
+
+
+@pytest.mark.parametrize(
+    ("tiles", "batch_size", "refills", "together"),
+    [
+        (10, 16, 1, 16),
+        (10, 64, 4, 64),
+        (600, 64, 4, 64),
+        (1100, 64, 4, 128),
+        (2048, 64, 4, 256),
+        (99999, 64, 4, 256),
+        (99999, 16, 1, 16),
+    ],
+)
+def test_batches_are_given_together_where_a_slide_has_many(
+    tiles: int, batch_size: int, refills: int, together: int
+) -> None:
+    assert _together(tiles, batch_size, refills) == together

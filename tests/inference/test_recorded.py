@@ -133,6 +133,7 @@ def test_a_window_of_several_batches_is_answered_as_one_batch(
     seen = segmenter.look(np.arange(13), (128, 128), lambda: tiles)
     found = segmenter.answer(seen, QUERIES[0], 0.5, at_once=3)
     assert read == [3, 3, 3, 3, 1], "four batches together, and one tile that is left"
+    assert segmenter.refills == 4
     assert len(records) == 1, "as large as a batch, also for the tile that is left"
     assert max(masks_at_once) <= 3
     assert [a.reasoning for a in found] == [a.reasoning for a in expected]

@@ -94,6 +94,11 @@ class Encoder(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    @property
+    def refills(self) -> int:
+        """Batches that it is best asked about together."""
+        ...
+
     def look(
         self,
         indices: np.ndarray,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from wsiseg.errors import ModelError
-from wsiseg.inference import IMAGE_TOKENS, REFILLS, Encoder, Segmenter, TileMask
+from wsiseg.inference import IMAGE_TOKENS, Encoder, Segmenter, TileMask
 from wsiseg.inference.devices import copies_of, in_turn
 from wsiseg.inference.journal import Journal, rounded
 from wsiseg.inference.upload import upload
@@ -84,7 +84,7 @@ def _new_answers(
     at_once = batch_size or (_CUDA_BATCH if kind == "cuda" else _BATCH)
     if kind == "cpu":
         at_once = _shared_evenly(count, at_once, len(encoders))
-    together = _refilled(count, at_once) if kind == "cuda" else at_once
+    together = _together(count, at_once, encoders[0].refills)
 
     def ask(copy: Encoder, batch: _Batch) -> tuple[np.ndarray, dict[str, list[TileMask]]]:
         indices, read = batch
@@ -111,12 +111,13 @@ def _shared_evenly(tiles: int, batch_size: int, at_once: int) -> int:
     return max(1, math.ceil(tiles / (rounds * at_once)))
 
 
-def _refilled(tiles: int, batch_size: int) -> int:
-    """Tiles that a GPU is given together: up to `REFILLS` batches, where so many are left for all that work at once.
+def _together(tiles: int, batch_size: int, refills: int) -> int:
+    """Tiles that are given together: up to so many batches, where that leaves enough for all that work at once.
 
-    It does not depend on how many do: nor do the answers, to the last bit.
+    Whole ones, or the last steps would be taken over a few tiles. It does not depend on how many work: nor do the
+    answers, to the last bit.
     """
-    return max(batch_size, min(REFILLS * batch_size, tiles // _SHARES))
+    return batch_size * min(refills, max(1, tiles // (_SHARES * batch_size)))
 
 
 def _sound(answers: Iterable[TileMask], tiles: int, size: int, model: str) -> list[TileMask]:

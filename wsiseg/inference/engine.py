@@ -88,6 +88,11 @@ class PathChatSegmenter:
         return self.model.device
 
     @property
+    def refills(self) -> int:
+        """See `Encoder`: where steps are recorded, the next tile takes the place of one that is done."""
+        return REFILLS if can_record(self.model) else 1
+
+    @property
     def copies(self) -> Sequence[PathChatSegmenter]:
         """See `Copied`: one for each thread of a CPU, of which there may be more, or each of the streams of a GPU.
         Whoever listens hears all of them."""
@@ -163,7 +168,7 @@ class PathChatSegmenter:
         while len(answers) < len(features):
             with self._room.taken() as attempt:
                 slots, recorded = self._room.fitting(at_once or len(features)), can_record(self.model)
-                together = REFILLS * slots if slots > 1 and recorded else slots
+                together = self.refills * slots if slots > 1 else slots
                 rows = range(len(features))[len(answers) :][:together]
                 size = slots if recorded else min(slots, len(rows))  # steps are recorded over all slots
                 try:

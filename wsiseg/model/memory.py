@@ -78,7 +78,7 @@ def memory(config: PathChatConfig, *, precision: str, batch: int) -> Memory:
     head_width = text.hidden_size // text.num_attention_heads
     prompt = _PROMPT_TOKENS + config.image_token_count
     kv_of_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_width * 2
-    together = REFILLS * batch if batch > 1 else batch
+    together = REFILLS * batch if precision == "bf16" and batch > 1 else batch
     waiting = together * prompt if precision == "bf16" else 0
     side = (image.image_size or config.tile_size) // STRIDE
     seen = 2 * (config.image_token_count * text.hidden_size + image.prompt_dim * side**2) + 3 * config.tile_size**2
