@@ -54,7 +54,7 @@ def command(
         raise click.UsageError("--slide-mpp and --backend are for the slide: give it with --slide.")
     output_format = output_format or formats.format_of(out)
     formats.check_path(output_format, None if out == "-" else out)
-    check_apart(out, slide)
+    check_apart(out, slide, geojson)
     tell_if_large(geojson)
     annotations, run = read_collection(geojson)
     check_apart(out, source_of(run))

@@ -122,18 +122,22 @@ def _draw_outlines(
 
 
 def _draw_legend(picture: Image.Image, annotations: Sequence[Annotation], font_px: int) -> None:
-    """font_px: of the text; less where it would not fit on a narrow slide, such as a core biopsy."""
+    """font_px: of the text; less where it would not fit on a narrow or low slide, such as a core biopsy.
+
+    Where even the smallest does not, names are shortened, and classes left out: the scale bar has its place below.
+    """
     counts = Counter(
         (annotation.classification or "no class", annotation.color) for annotation in annotations
     )
-    entries = [(f"{_short(name)} ({count:,})", color) for (name, color), count in counts.most_common(_LEGEND_ENTRIES)]
-    if len(counts) > _LEGEND_ENTRIES:
-        entries.append((f"and {len(counts) - _LEGEND_ENTRIES} more classes", _PAPER))
-    if not entries:
-        entries = [("no annotations", _PAPER)]
     draw = ImageDraw.Draw(picture)
     for em in range(font_px, _SMALLEST_FONT_PX - 1, -1):
-        font = _font(em)
+        font, most = _font(em), min(_LEGEND_ENTRIES, _lines_above_scale_bar(picture.height, em))
+        entries = _legend(counts, most, _LEGEND_CHARACTERS)
+        width = round(max(draw.textlength(text, font) for text, _ in entries))
+        if width + 5 * em <= picture.width and len(counts) <= most:
+            break
+    for characters in range(_LEGEND_CHARACTERS, 0, -1):
+        entries = _legend(counts, most, characters)
         width = round(max(draw.textlength(text, font) for text, _ in entries))
         if width + 5 * em <= picture.width:
             break
@@ -145,9 +149,22 @@ def _draw_legend(picture: Image.Image, annotations: Sequence[Annotation], font_p
         draw.text((left + 2 * em, y + em // 2), text, fill=_INK, font=font, anchor="lm")
 
 
-def _short(name: str) -> str:
+def _lines_above_scale_bar(height: int, em: int) -> int:
+    return max(2, (2 * (height - 6 * em) // em - 1) // 3)
+
+
+def _legend(counts: Counter[tuple[str, Color]], most: int, characters: int) -> list[tuple[str, Color]]:
+    """Text and colour of at most so many lines."""
+    shown = most if len(counts) <= most else most - 1
+    entries = [(f"{_short(name, characters)} ({n:,})", color) for (name, color), n in counts.most_common(shown)]
+    if len(counts) > shown:
+        entries.append((f"and {len(counts) - shown} more classes", _PAPER))
+    return entries or [("no annotations", _PAPER)]
+
+
+def _short(name: str, characters: int) -> str:
     """A long query would lie over half of the slide."""
-    return name if len(name) <= _LEGEND_CHARACTERS else f"{name[: _LEGEND_CHARACTERS - 1].rstrip()}…"
+    return name if len(name) <= characters else f"{name[: characters - 1].rstrip()}…"
 
 
 def _draw_scale_bar(picture: Image.Image, um_per_px: float, font: ImageFont.FreeTypeFont) -> None:

@@ -193,6 +193,9 @@ def test_the_slide_that_a_file_was_made_of_is_not_written_over(result: Result, t
     shown = run("convert", tmp_path / "out.geojson", "--out", slide, "--format", "geojson")
     assert (shown.exit_code, slide.read_bytes() == before) == (1, True)
     assert "this command reads that file" in shown.stderr
+    outlines = (tmp_path / "out.geojson").read_bytes()
+    shown = run("convert", tmp_path / "out.geojson", "--out", tmp_path / "out.geojson", "--format", "asap")
+    assert (shown.exit_code, (tmp_path / "out.geojson").read_bytes() == outlines) == (1, True)
 
 
 def test_quiet_says_nothing_of_what_was_done(result: Result, tmp_path: Path) -> None:

@@ -256,3 +256,12 @@ def test_a_coordinate_must_be_finite(tmp_path: Path) -> None:
     edited(path, "features", 0, "geometry", "coordinates", 0, 1, value=[float("inf"), 0])
     with pytest.raises(GeoJSONError, match="feature 0"):
         read_geojson(path)
+
+
+@pytest.mark.parametrize("far", [1e200, 3e9])
+def test_what_lies_on_no_slide_is_refused(tmp_path: Path, far: float) -> None:
+    ring = [[0, 0], [far, 0], [far, 9], [0, 9], [0, 0]]
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {}}
+    (tmp_path / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    with pytest.raises(GeoJSONError, match="px away, which is on no slide"):
+        read_collection(tmp_path / "a.geojson")

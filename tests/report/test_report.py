@@ -19,10 +19,11 @@ from PIL import Image
 from wsiseg.cli.main import main
 from wsiseg.geojson import Annotation, read_collection, write_geojson
 from wsiseg.pipeline import segment
-from wsiseg.qupath import DESCRIPTION
+from wsiseg.qupath import DESCRIPTION, Color
 from wsiseg.render import close_up
 from wsiseg.report.histogram import histogram_svg
-from wsiseg.report.summary import extremes
+from wsiseg.report.summary import extremes, summarize
+from wsiseg.review import REVIEW
 from wsiseg.slide import open_slide
 from wsiseg.testing import FakeModel, disk, synthetic_slide
 
@@ -224,3 +225,33 @@ def test_a_histogram_counts_every_value_once() -> None:
     svg = histogram_svg(values, "µm²", (1, 2, 3), "sizes")
     assert sum(int(n.replace(",", "")) for n in re.findall(r": ([\d,]+)</title>", svg)) == 500
     assert "nan" not in histogram_svg(np.array([5.0]), "µm²", (1, 2, 3), "one").lower()
+
+
+def test_small_areas_unequal_scales_and_several_queries_are_told_as_they_are(tmp_path: Path) -> None:
+    synthetic_slide(tmp_path / "s.tif", {}, mpp=(0.25, 0.5))
+    cell = Annotation(uuid.uuid4(), shapely.box(10, 10, 20, 20), "", "cell", (0, 0, 200))
+    run = {"queries": ["outline the glands", "the tumour, if any"], "examples": [{"image": "/folder/a.png"}]}
+    with open(tmp_path / "a.geojson", "wb") as file:
+        write_geojson([cell], file, run=run)
+    assert report(tmp_path / "s.tif", tmp_path / "a.geojson", "--out", tmp_path / "r.html").exit_code == 0
+    text = Reader((tmp_path / "r.html").read_text()).text
+    assert "0.25 × 0.5 µm/px" in text
+    assert re.search(r"cell\s+1\s+12.5 µm²", text)
+    assert re.search(r"queries · 1\s+outline the glands\s+outlines: queries · 2\s+the tumour, if any", text)
+    assert "examples · 1 · image\na.png" in text
+
+
+def test_outlines_of_another_slide_are_told_on_the_page(slide_path: Path, tmp_path: Path) -> None:
+    far = Annotation(uuid.uuid4(), shapely.box(9000, 10, 9100, 90), "", "far", (0, 0, 200))
+    with open(tmp_path / "a.geojson", "wb") as file:
+        write_geojson([far], file)
+    assert report(slide_path, tmp_path / "a.geojson", "--out", tmp_path / "r.html").exit_code == 0
+    assert "Warning: 1 of 1 outlines lie outside the slide" in (tmp_path / "r.html").read_text()
+
+
+def test_a_class_has_the_colour_of_what_is_drawn_of_it() -> None:
+    def drawn(color: Color, **metadata: str) -> Annotation:
+        return Annotation(uuid.uuid4(), shapely.box(0, 0, 9, 9), "", "gland", color, metadata=metadata)
+
+    (shown,) = summarize([drawn((200, 0, 0), **{REVIEW: "rejected"}), drawn((0, 200, 0))], None)
+    assert shown.color == (0, 200, 0)

@@ -33,6 +33,7 @@ _PART = 4 << 20  # bytes of a file that are parsed at once
 _BEGIN = re.compile(rb'\A\s*\[|"features"\s*:\s*\[')
 _BETWEEN = re.compile(rb',\s*(?=\{\s*"type"\s*:\s*"Feature")')  # in no text: there a quotation mark has a backslash
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_FARTHEST_PX = 1e8  # slides are a hundredth as large
 _WITHOUT_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString")
 _log = logging.getLogger(__name__)
 
@@ -245,7 +246,7 @@ def _plain_polygons(geometries: list[Any]) -> np.ndarray:
         xy = np.array([position for ring in rings for position in ring], np.float64)
     except (TypeError, ValueError, OverflowError, RecursionError):
         return shapes
-    if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
+    if xy.ndim != 2 or xy.shape[1] != 2 or not (np.abs(xy) <= _FARTHEST_PX).all():
         return shapes
     ring_ends = np.cumsum([0, *map(len, rings)])
     polygon_ends = np.cumsum([0, *map(len, polygons)])
@@ -273,6 +274,8 @@ def _polygon(rings: Any) -> shapely.Polygon:
         xy = np.array([position[:2] for position in ring], np.float64)
         if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
             raise GeoJSONError("a coordinate is not a pair of numbers")
+        if (np.abs(xy) > _FARTHEST_PX).any():
+            raise GeoJSONError(f"a coordinate lies {np.abs(xy).max():.3g} px away, which is on no slide")
         if len(xy) < 4 or (xy[0] != xy[-1]).any():
             raise GeoJSONError("a ring is not closed, or has fewer than 4 positions")
         closed.append(xy)

@@ -14,6 +14,7 @@ import shapely
 from PIL import Image
 
 from wsiseg import __version__
+from wsiseg.belonging import misplaced
 from wsiseg.errors import MissingMppError
 from wsiseg.geojson import Annotation
 from wsiseg.mask.regions import Origin
@@ -62,12 +63,16 @@ def _page(
     name = escape(_file_name(slide.source))
     yield _HEAD.format(name=name, style=_STYLE)
     width, height = slide.dimensions
-    scale = f"{mpp[0]:.4g} µm/px" if mpp else "no scale stated"
+    scale = f"{' × '.join(dict.fromkeys(f'{side:.4g}' for side in mpp))} µm/px" if mpp else "no scale stated"
     yield f"<header><h1>{name}</h1><p>{width:,} × {height:,} px · {scale} · {len(kept):,} outlines</p></header>"
     yield "<p class=note>For research use only: not a medical device, not for diagnosis.</p>"
+    if warning := misplaced(annotations, run, slide, origin):
+        yield f"<p><b>Warning: {escape(warning)}.</b></p>"
     picture = overlay(slide, kept, origin=origin, max_px=_OVERVIEW_PX)
     yield f'<img class=overview src="{_data_uri(picture)}" alt="The slide with all outlines">'
     yield f"<h2>Classes</h2>{_class_table(classes, unit, slide, mpp)}"
+    if kept:
+        yield "<p class=note>Areas are sums over outlines: where some lie over each other, it counts for each.</p>"
     if rejected := len(annotations) - len(kept):
         yield f"<p>Rejected outlines ({rejected:,}) are left out of all figures but the last column.</p>"
     if kept:
@@ -100,7 +105,7 @@ def _class_table(
         cells = [
             f'<i style="background:rgb({c.color[0]} {c.color[1]} {c.color[2]})"></i>{escape(c.name)}',
             f"{len(c.areas):,}",
-            f"{total / 1e6:.4g} mm²" if mpp else f"{short(total)} px²",
+            _area(total, mpp is not None),
             f"{100 * total / whole:.3g} %",
             f"{short(np.median(c.areas))} {unit}" if len(c.areas) else "–",
             "–" if math.isnan(c.mean_probability) else f"{c.mean_probability:.3f}",
@@ -110,6 +115,12 @@ def _class_table(
     heads = ("Class", "Outlines", "Area in all", "Of the slide", "Median area", "Mean probability", "Reviewed")
     head = "".join(f"<th scope=col>{text}</th>" for text in heads)
     return f"<table class=figures><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _area(area: float, is_um2: bool) -> str:
+    if not is_um2:
+        return f"{short(area)} px²"
+    return f"{short(area)} µm²" if 0 < area < 1000 else f"{area / 1e6:.4g} mm²"
 
 
 def _histogram(c: ClassSummary, unit: str) -> str:
@@ -165,12 +176,12 @@ def _file_name(source: str) -> str:
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """A JSON value as rows of a table, one for each leaf; lists of leaves in one line."""
+    """A JSON value as rows of a table, one for each leaf; lists of numbers in one line."""
     if isinstance(value, dict):
         for key, item in value.items():
             is_path = key in _PATHS and isinstance(item, str)
             yield from _flat(f"{name} · {key}", _file_name(item) if is_path else item)
-    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+    elif isinstance(value, list) and any(isinstance(item, dict if len(value) == 1 else dict | str) for item in value):
         for number, item in enumerate(value, start=1):
             yield from _flat(f"{name} · {number}", item)
     elif isinstance(value, list):
@@ -210,7 +221,10 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: left; padding: 5px 14px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top;
   overflow-wrap: anywhere; }
 th { font-weight: 400; color: var(--muted); }
+.figures th, .figures td + td { overflow-wrap: normal; }
 .figures th + th, .figures td + td { text-align: right; }
+.figures td + td:not(:last-child) { white-space: nowrap; }
+h2 { break-after: avoid; }
 td i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 8px; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 24px; }
 figure { margin: 0; break-inside: avoid; } figure img { display: block; width: 100%; border-radius: 6px; }

@@ -43,7 +43,7 @@ def _summary(name: str, group: Sequence[Annotation], um2_per_px: float) -> Class
     kept = [a for a in group if is_kept(a.metadata)]
     return ClassSummary(
         name=name or "no class",
-        color=group[0].color,
+        color=(kept or group)[0].color,
         areas=shapely.area(np.array([a.geometry for a in kept], object)) * um2_per_px,
         mean_probability=_mean([p for a in kept if (p := probability(a)) is not None]),
         reviews={
