@@ -160,10 +160,12 @@ def stain_stats_command(path: str) -> None:
     Mean and standard deviation of lightness and colour (CIELAB) of every image's tissue; their distributions are
     saved beside the store: open.zarr gives open.stain.json.
     """
+    from wsiseg.files import check_writable
     from wsiseg.training.data.store import QuadrupletStore
     from wsiseg.training.stain import NAMES, measure, save_statistics, statistics_path
 
     store = QuadrupletStore.open(path)
+    check_writable(statistics_path(path))  # all images are measured first
     with progress_bar("stain") as advance:
         statistics = measure(store, advance)
     save_statistics(statistics, statistics_path(path))

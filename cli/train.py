@@ -69,7 +69,7 @@ def command(
         raise no_run(out)
     if resume and config is None and (out / "recipe.yaml").is_file():
         config = out / "recipe.yaml"
-    if resume and config == out / "recipe.yaml" and not has_state(out):
+    if resume and not has_state(out):
         tell(f"wsiseg: {out} has no checkpoint yet: the run begins again")
         resume = False
     recipe = load_recipe(recipe_class, config, overrides, stage=stage, data=data, model=model, steps=steps)

@@ -132,6 +132,39 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
         write("newer")
 
 
+def test_a_folder_that_another_process_wrote_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "store"
+
+    def write() -> None:
+        with atomic_folder(target, replaces=lambda there: (there / "half").exists()) as new:
+            (new / "mine").touch()
+            target.mkdir()
+            (target / "whole").touch()
+
+    with pytest.raises(OutputError, match="something else is there"):
+        write()
+    assert os.listdir(tmp_path) == ["store"]
+    assert os.listdir(target) == ["whole"]
+
+
+def test_what_a_killed_process_left_takes_no_room_from_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, young = (tmp_path / f".store.{digit * 8}.tmp" for digit in "ab")
+    for left in (old, young):
+        left.mkdir()
+    os.utime(old, (0, 0))
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def write() -> None:
+        with atomic_folder(tmp_path / "store", replaces=lambda _: True):
+            assert not old.exists()
+            raise full
+
+    with pytest.raises(OutputError, match=rf"No space left on device; delete {young}, unless another command"):
+        write()
+
+
 def test_a_link_keeps_pointing_at_its_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "file")

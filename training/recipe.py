@@ -83,6 +83,11 @@ class Recipe:
     def largest_norm(self) -> float:
         return self.clip_norm or math.inf
 
+    @property
+    def reads_start(self) -> bool:
+        """Whether a run reads `model` again when it is resumed (`wsiseg.training.reference`)."""
+        return False
+
 
 R = TypeVar("R")
 

@@ -75,6 +75,10 @@ class SftRecipe(TuningRecipe):
     lambda_hold: Amount = 0.0
     lambda_plain: Amount = 0.0
 
+    @property
+    def reads_start(self) -> bool:
+        return self.tuning == "full" and bool(self.lambda_hold or self.lambda_plain)
+
 
 class SftModel(nn.Module):
     """The model with its training-only probes; `forward` gives the losses of a batch."""

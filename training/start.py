@@ -14,7 +14,7 @@ from wsiseg.errors import DataError
 from wsiseg.model import BUNDLED, model_folder
 from wsiseg.model.base import BASE, find_base, is_partial, name_base
 from wsiseg.model.config import PRESETS, PathChatConfig, load_config, save_config
-from wsiseg.model.folder import CONFIG, TOKENIZER, build_model, load_folder
+from wsiseg.model.folder import CONFIG, TOKENIZER, build_model, folder_fingerprint, load_folder
 from wsiseg.model.pathchat import PathChatSegR1
 from wsiseg.model.prompt import PromptTokenizer
 from wsiseg.training.data.concepts import CONCEPTS
@@ -25,6 +25,8 @@ from wsiseg.training.examples import ExampleStream
 from wsiseg.training.recipe import Recipe
 from wsiseg.training.run import has_state, no_run
 from wsiseg.training.tokenizer import train_tokenizer
+
+_START = "start.sha256"  # fingerprint of the model that the run began with
 
 
 def begin(
@@ -44,6 +46,8 @@ def begin(
         raise DataError(f"{out} holds a run already; add --resume to continue it, or choose another --out")
     if resume and not begun:
         raise no_run(out)
+    if resume and recipe.reads_start:
+        _check_start(recipe, out)
     if resume and is_partial(out):  # the state holds only what training changes
         model = load_folder(find_base(out))
         model.config = load_config(out / CONFIG)
@@ -55,6 +59,16 @@ def begin(
     return _fresh_model(recipe, texts)
 
 
+def _check_start(recipe: Recipe, out: Path) -> None:
+    """DataError if the model that the run is compared with is not the one that it began with."""
+    folder, kept = model_folder(recipe.model), out / _START
+    if kept.is_file() and kept.read_text() != folder_fingerprint(folder):
+        raise DataError(
+            f"the model in {folder} is another one than when the run in {out} began, which goes on comparing itself "
+            "with it: put the old one back, or begin a new run"
+        )
+
+
 def keep_make(model: PathChatSegR1, recipe: Recipe, out: Path) -> None:
     """Write what `begin` needs to resume, unless it is there: the model's configuration and tokenizer; the identity of
     the model that it began with, if that was built from published parts, which no checkpoint repeats."""
@@ -63,6 +77,8 @@ def keep_make(model: PathChatSegR1, recipe: Recipe, out: Path) -> None:
     save_config(model.config, out / CONFIG)
     model.tokenizer.save(out / TOKENIZER)
     (out / BASE).unlink(missing_ok=True)
+    if recipe.reads_start:
+        (out / _START).write_text(folder_fingerprint(model_folder(recipe.model)))
     if model.config.parts and recipe.model:
         name_base(model_folder(recipe.model), out)
 

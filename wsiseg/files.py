@@ -17,6 +17,7 @@ from typing import IO, cast
 
 from wsiseg.errors import OutputError, WsisegError
 
+_ABANDONED_S = 3600.0  # nobody writes for so long without touching anything
 _TOKEN_BYTES = 4
 
 
@@ -86,6 +87,7 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: Callable[[Path], bo
     target, begun = Path(os.path.realpath(path)), time.time()
     temporary, old = _beside(target), _beside(target)
     try:
+        remove_leftovers(target, older_s=_ABANDONED_S)  # now: their room may be needed
         temporary.mkdir()
         try:
             yield temporary
@@ -94,6 +96,7 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: Callable[[Path], bo
                     with open(file, "r+b") as written:  # Windows flushes no file that is open for reading only
                         os.fsync(written.fileno())
             if target.exists():
+                check_writable(path, replaces=replaces)  # again: another process may have written it meanwhile
                 os.replace(target, old)
             os.replace(temporary, target)
         except BaseException:
@@ -135,11 +138,15 @@ def remove_leftovers(path: Path, *, older_s: float = 0.0) -> None:
 
     older_s: only what nobody has touched for so many seconds; 0 is for who knows that nobody else is writing.
     """
-    token = "[0-9a-f]" * (2 * _TOKEN_BYTES)  # of `_beside`; `*` would be the leftovers of "name.v2", too
-    for leftover in path.parent.glob(f".{glob.escape(path.name[:200])}.{token}.tmp"):
+    for leftover in _leftovers(path):
         with suppress(OSError):  # another process removes it too, or it is somebody else's
             if not older_s or time.time() - _last_touched(leftover) > older_s:
                 _remove(leftover)
+
+
+def _leftovers(path: Path) -> list[Path]:
+    token = "[0-9a-f]" * (2 * _TOKEN_BYTES)  # of `_beside`; `*` would be the leftovers of "name.v2", too
+    return list(path.parent.glob(f".{glob.escape(path.name[:200])}.{token}.tmp"))
 
 
 def _last_touched(path: Path) -> float:
@@ -184,7 +191,9 @@ def _unwritable(target: Path, error: OSError) -> OutputError:
     # In this order: where nobody may look, and of names that are too long, `is_dir` raises.
     missing = error.errno in (errno.ENOENT, errno.ENOTDIR) and not folder.is_dir()
     reason = f"there is no folder {folder}" if missing else error.strerror or error
-    return OutputError(f"cannot write {target}: {reason}")
+    left = [] if missing or error.errno != errno.ENOSPC else _leftovers(target)
+    advice = f"; delete {left[0]}, unless another command is writing it: one that was killed left it" if left else ""
+    return OutputError(f"cannot write {target}: {reason}{advice}")
 
 
 def _check_unprotected(target: Path) -> None:

@@ -83,12 +83,23 @@ def test_what_is_sent_and_what_comes_back() -> None:
         Answer(status=429, raw=b'{"error": {"message": "slow down"}}'),
         Answer(status=500, raw=b"<html>oops"),
         Answer(status=503, headers={"Retry-After": "soon"}, raw=b""),
+        Answer(status=503, headers={"Retry-After": "Mon, 01 Jan 2026 00:00:00 +99999999999999999"}, raw=b""),
         Answer(raw=b'{"choices": [{"message": {"cont'),
         Answer(raw=b'{"choices": []}'),
         Answer(raw=b"[" * 100_000),
         Answer(raw=b"\xff\xfe"),
     ],
-    ids=["429 with a time", "429", "500", "503", "half a JSON", "no choice", "nested without end", "no UTF-8"],
+    ids=[
+        "429 with a time",
+        "429",
+        "500",
+        "503",
+        "503 with a time of nowhere",
+        "half a JSON",
+        "no choice",
+        "nested without end",
+        "no UTF-8",
+    ],
 )
 def test_trouble_that_may_pass_is_tried_again(trouble: Answer) -> None:
     (reply,) = ask(lambda seen, n: trouble if n < 2 else Answer("At last."), HELLO)

@@ -27,6 +27,7 @@ from wsiseg.training.annotate import endpoint as endpoint_module
 from wsiseg.training.annotate.prompts import sentences_of
 from wsiseg.training.annotate.replies import Reply, replies_path
 from wsiseg.training.annotate.request import Request
+from wsiseg.training.annotate.run import _tell_unless_stopped
 from wsiseg.training.annotate.write import Writers, write_chain
 from wsiseg.training.data.build import questions
 from wsiseg.training.data.chains import read_chains
@@ -291,3 +292,12 @@ def test_a_notebook_has_a_loop_of_its_own(store: Path) -> None:
         test_offline_the_template_writes_and_all_of_it_stands(store)
 
     asyncio.run(cell())
+
+
+def test_a_task_in_which_a_signal_ended_the_program_prints_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    loop = asyncio.new_event_loop()
+    _tell_unless_stopped(loop, {"message": "never retrieved", "exception": KeyboardInterrupt()})
+    assert not caplog.records
+    _tell_unless_stopped(loop, {"message": "never retrieved", "exception": ValueError("told")})
+    assert "never retrieved" in caplog.text
+    loop.close()

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -193,8 +194,10 @@ def test_a_signal_ends_it_soon_and_says_how_to_go_on(
     said = (tmp_path / "stderr").read_text()
     assert "with --resume goes on from the last checkpoint" in said
     assert not (out / ".claim").exists()
-    if number == signal.SIGINT:
-        arguments = ["train", "--stage", "sft", "--out", str(out), "--resume", "--steps", "1"]
-        again = CliRunner().invoke(main, arguments)
-        assert again.exit_code == 0, again.output
-        assert "no checkpoint yet" in again.output
+    arguments = ["train", "--stage", "sft", "--out", str(out), "--resume", "--steps", "1"]
+    if number == signal.SIGTERM:
+        shutil.copy(out / "recipe.yaml", tmp_path / "mine.yaml")
+        arguments += ["--config", str(tmp_path / "mine.yaml")]
+    again = CliRunner().invoke(main, arguments)
+    assert again.exit_code == 0, again.output
+    assert "no checkpoint yet" in again.output

@@ -176,6 +176,12 @@ class _Unasked(Exception):
         self.request = request
 
 
+def _tell_unless_stopped(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Nobody is left to ask a task in which a signal ended the program: asyncio would print its traceback."""
+    if not isinstance(context.get("exception"), KeyboardInterrupt):
+        loop.default_exception_handler(context)
+
+
 class _Run:
     """The state of a run: what is left to ask, what was written."""
 
@@ -198,6 +204,7 @@ class _Run:
 
     async def all(self, at_once: int) -> None:
         """Go through the images, `at_once` of them together. The first error stops all."""
+        asyncio.get_running_loop().set_exception_handler(_tell_unless_stopped)
         try:
             workers = [asyncio.create_task(self._work()) for _ in range(at_once)]
             try:

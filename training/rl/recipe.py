@@ -85,6 +85,10 @@ class RlRecipe(TuningRecipe):
     probe_every: Count = 10
     probes: Count = 4
 
+    @property
+    def reads_start(self) -> bool:
+        return self.tuning == "full"
+
     def __post_init__(self) -> None:
         """Raises DataError: values that do not go together."""
         if self.gradient_checkpointing:

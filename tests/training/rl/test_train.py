@@ -12,7 +12,8 @@ import torch
 from accelerate import Accelerator
 
 from wsiseg.errors import DataError
-from wsiseg.model.folder import load_folder
+from wsiseg.model.config import load_config, save_config
+from wsiseg.model.folder import CONFIG, load_folder
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import ExampleStream
 from wsiseg.training.recipe import load_recipe
@@ -58,6 +59,11 @@ def test_a_resumed_run_is_the_uninterrupted_run(discs: Path, start: Path, tmp_pa
     with pytest.raises(DataError, match="--resume"):
         train(recipe, tmp_path / "cut")
     (tmp_path / "cut/policies/step-000003.safetensors").write_bytes(b"of a run that ended before its checkpoint")
+    begun = load_config(start / CONFIG)
+    save_config(dataclasses.replace(begun, name="another"), start / CONFIG)
+    with pytest.raises(DataError, match="is another one than when the run"):
+        train(recipe, tmp_path / "cut", resume=True)
+    save_config(begun, start / CONFIG)
     again = train(recipe, tmp_path / "cut", resume=True)
 
     def steps(run: Path) -> dict[float, dict[str, float]]:
