@@ -92,25 +92,31 @@ def test_the_legend_fits_on_a_core_biopsy(tmp_path: Path) -> None:
     assert (pictures[0] == pictures[1]).all()
 
 
-@pytest.mark.parametrize(("width", "height", "classes"), [(224, 224, 1), (4000, 400, 14), (500, 500, 14)])
+@pytest.mark.parametrize(
+    ("width", "height", "classes"), [(224, 224, 1), (4000, 400, 14), (500, 500, 14), (3000, 3000, 14)]
+)
 def test_legend_and_scale_bar_have_room_on_every_slide(
     tmp_path: Path, width: int, height: int, classes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synthetic_slide(tmp_path / "s.tif", {}, l0_width=width, l0_height=height)
     shapes = [annotation(shapely.box(9, 9, 20, 20), f"outline the malignant glands {k}") for k in range(classes)]
     written: list[tuple[float, float, float, float, str]] = []
+    fonts: list[float] = []
     text = ImageDraw.ImageDraw.text
 
     def noted(draw: ImageDraw.ImageDraw, xy: tuple[float, float], words: str, **style: Any) -> None:
         written.append((*draw.textbbox(xy, words, font=style["font"], anchor=style["anchor"]), words))
+        fonts.append(style["font"].size)
         text(draw, xy, words, **style)
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
     with open_slide(tmp_path / "s.tif") as slide:
         picture = overlay(slide, shapes, max_px=2000)
-    *legend, bar = written
+    *legend, _ = written
+    bar_top = picture.height - 3.5 * fonts[-1]
     assert max(right for _, _, right, _, _ in written) < picture.width
-    assert max(bottom for _, _, _, bottom, _ in legend) < bar[1]
+    assert max(bottom for _, _, _, bottom, _ in legend) + fonts[0] / 2 < bar_top
+    assert fonts[0] == fonts[-1] or height < 1000, "smaller than it need be"
     assert all(words.endswith(("(1)", "more classes")) for *_, words in legend)
     assert len(legend) == classes or legend[-1][-1] == f"and {classes - len(legend) + 1} more classes"
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from wsiseg.errors import DataError
+from wsiseg.files import atomic_write
 from wsiseg.model import BUNDLED, model_folder
 from wsiseg.model.base import BASE, find_base, is_partial, name_base
 from wsiseg.model.config import PRESETS, PathChatConfig, load_config, save_config
@@ -78,7 +79,8 @@ def keep_make(model: PathChatSegR1, recipe: Recipe, out: Path) -> None:
     model.tokenizer.save(out / TOKENIZER)
     (out / BASE).unlink(missing_ok=True)
     if recipe.reads_start:
-        (out / _START).write_text(folder_fingerprint(model_folder(recipe.model)))
+        with atomic_write(out / _START) as file:
+            file.write(folder_fingerprint(model_folder(recipe.model)).encode())
     if model.config.parts and recipe.model:
         name_base(model_folder(recipe.model), out)
 

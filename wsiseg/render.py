@@ -130,11 +130,13 @@ def _draw_legend(picture: Image.Image, annotations: Sequence[Annotation], font_p
         (annotation.classification or "no class", annotation.color) for annotation in annotations
     )
     draw = ImageDraw.Draw(picture)
+    above_scale_bar = picture.height - 7 * font_px // 2
     for em in range(font_px, _SMALLEST_FONT_PX - 1, -1):
-        font, most = _font(em), min(_LEGEND_ENTRIES, _lines_above_scale_bar(picture.height, em))
+        font, lines = _font(em), max(2, (2 * above_scale_bar // em - 4) // 3)
+        most = min(_LEGEND_ENTRIES, lines)
         entries = _legend(counts, most, _LEGEND_CHARACTERS)
         width = round(max(draw.textlength(text, font) for text, _ in entries))
-        if width + 5 * em <= picture.width and len(counts) <= most:
+        if width + 5 * em <= picture.width and lines >= min(len(counts), _LEGEND_ENTRIES):
             break
     for characters in range(_LEGEND_CHARACTERS, 0, -1):
         entries = _legend(counts, most, characters)
@@ -147,10 +149,6 @@ def _draw_legend(picture: Image.Image, annotations: Sequence[Annotation], font_p
         y = top + em // 2 + i * 3 * em // 2
         draw.rectangle((left + em // 2, y, left + 3 * em // 2, y + em), fill=color)
         draw.text((left + 2 * em, y + em // 2), text, fill=_INK, font=font, anchor="lm")
-
-
-def _lines_above_scale_bar(height: int, em: int) -> int:
-    return max(2, (2 * (height - 6 * em) // em - 1) // 3)
 
 
 def _legend(counts: Counter[tuple[str, Color]], most: int, characters: int) -> list[tuple[str, Color]]:
