@@ -23,7 +23,8 @@ from wsiseg.model.base import BASE
 from wsiseg.model.folder import CONFIG, TOKENIZER, write_tensors
 from wsiseg.training.recipe import Recipe
 
-_WRITTEN = ("recipe.yaml", "metrics.jsonl", CONFIG, TOKENIZER, BASE)
+START = "start.sha256"  # fingerprint of the model that the run began with
+_WRITTEN = ("recipe.yaml", "metrics.jsonl", CONFIG, TOKENIZER, BASE, START)
 
 
 class Average:

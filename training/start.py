@@ -24,10 +24,8 @@ from wsiseg.training.data.queries import sample_query, training_words
 from wsiseg.training.data.store import QuadrupletStore
 from wsiseg.training.examples import ExampleStream
 from wsiseg.training.recipe import Recipe
-from wsiseg.training.run import has_state, no_run
+from wsiseg.training.run import START, has_state, no_run
 from wsiseg.training.tokenizer import train_tokenizer
-
-_START = "start.sha256"  # fingerprint of the model that the run began with
 
 
 def begin(
@@ -62,7 +60,7 @@ def begin(
 
 def _check_start(recipe: Recipe, out: Path) -> None:
     """DataError if the model that the run is compared with is not the one that it began with."""
-    folder, kept = model_folder(recipe.model), out / _START
+    folder, kept = model_folder(recipe.model), out / START
     if kept.is_file() and kept.read_text() != folder_fingerprint(folder):
         raise DataError(
             f"the model in {folder} is another one than when the run in {out} began, which goes on comparing itself "
@@ -79,7 +77,7 @@ def keep_make(model: PathChatSegR1, recipe: Recipe, out: Path) -> None:
     model.tokenizer.save(out / TOKENIZER)
     (out / BASE).unlink(missing_ok=True)
     if recipe.reads_start:
-        with atomic_write(out / _START) as file:
+        with atomic_write(out / START) as file:
             file.write(folder_fingerprint(model_folder(recipe.model)).encode())
     if model.config.parts and recipe.model:
         name_base(model_folder(recipe.model), out)

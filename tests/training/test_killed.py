@@ -24,7 +24,7 @@ from wsiseg.cli.main import main
 from wsiseg.errors import DataError, OutputError
 from wsiseg.training import loop, sft
 from wsiseg.training import run as training_run
-from wsiseg.training.run import Average, full_disk_told, has_state, load_state, save_state, sole_run
+from wsiseg.training.run import START, Average, full_disk_told, has_state, load_state, save_state, sole_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -154,7 +154,8 @@ def test_what_was_killed_at_its_last_checkpoint_leaves_nothing_to_who_resumes(tm
     save_state(tmp_path / "state", 2, *begun((True, True)))
     for name in ("state.old", "state.new"):
         (tmp_path / name).mkdir()
-    (tmp_path / ".recipe.yaml.0123abcd.tmp").touch()
+    for name in ("recipe.yaml", START):
+        (tmp_path / f".{name}.0123abcd.tmp").touch()
     with sole_run(tmp_path, main=True):
         assert load_state(tmp_path / "state", *begun((True, True))) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
