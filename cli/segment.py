@@ -113,7 +113,7 @@ class Region(click.ParamType):
 )
 @device_option
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), help="Tiles at once.  [default: 64 on a CUDA device, 16 elsewhere]"
+    "--batch-size", type=click.IntRange(min=1), show_default="64 on a CUDA device, 16 elsewhere", help="Tiles at once."
 )
 @on_bad_tile_option
 @click.option(

@@ -17,7 +17,7 @@ from typing import IO, cast
 
 from wsiseg.errors import OutputError, WsisegError
 
-_ABANDONED_S = 3600.0  # nobody writes for so long without touching anything
+ABANDONED_S = 3600.0  # nobody writes for so long without touching anything
 _TOKEN_BYTES = 4
 
 
@@ -87,7 +87,7 @@ def atomic_folder(path: str | os.PathLike[str], *, replaces: Callable[[Path], bo
     target, begun = Path(os.path.realpath(path)), time.time()
     temporary, old = _beside(target), _beside(target)
     try:
-        remove_leftovers(target, older_s=_ABANDONED_S)  # now: their room may be needed
+        remove_leftovers(target, older_s=ABANDONED_S)  # now: their room may be needed
         temporary.mkdir()
         try:
             yield temporary

@@ -25,6 +25,7 @@ import torch
 from benchmarks.speed.make_pyramid import lay_out, tissue_images, write_pyramid
 from benchmarks.speed.model import QUERY, random_model
 from benchmarks.speed.run import SAMPLE
+from wsiseg.inference.answers import CUDA_BATCH
 from wsiseg.inference.engine import PathChatSegmenter
 from wsiseg.model import load_model
 from wsiseg.model.config import paper
@@ -44,7 +45,7 @@ class Busy:
     whole_s: float  # opening, finding tissue and tracing included
 
 
-def measure(slide: Path, model: PathChatSegmenter, batch_size: int = 64, threshold: float = 0.5) -> Busy:
+def measure(slide: Path, model: PathChatSegmenter, batch_size: int = CUDA_BATCH, threshold: float = 0.5) -> Busy:
     """`segment` of the slide with the loaded model, once for the driver's figure and once for the profiler's."""
     told: list[float] = []
     answers: list[tuple[float, int]] = []
@@ -124,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=8000, help="side of the synthetic slide in pixels")
     parser.add_argument("--images", type=Path, default=SAMPLE, help="tissue to lay out: a folder or a slide")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=CUDA_BATCH)
     arguments = parser.parse_args()
     print(torch.cuda.get_device_name())
     with tempfile.TemporaryDirectory(prefix="wsiseg-busy-") as folder:

@@ -29,6 +29,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from benchmarks.speed.rows import Row, Setup, measure_cost, with_ratios
 from wsiseg.inference import IMAGE_TOKENS, MASK_FEATURES, REFILLS, TileMask, engine
 from wsiseg.inference import decode as decoding
+from wsiseg.inference.answers import CUDA_BATCH
 from wsiseg.inference.decode import decode, encode_prefix
 from wsiseg.inference.devices import in_turn
 from wsiseg.inference.engine import PathChatSegmenter
@@ -43,8 +44,8 @@ from wsiseg.tiles import GridSpec, SlideTiles, plan_grid
 
 OURS, LISA, GENERATE = "wsiseg", "the LISA way: generate tile by tile, SAM for each", "generate, batch as ours"
 PLAIN = "wsiseg, steps one by one"  # where a GPU records them
-LARGE = "wsiseg, batches of 64, as `segment` on a GPU"
-QUERY, BATCH, LARGE_BATCH = "outline the nuclei", 16, 64
+LARGE = f"wsiseg, batches of {CUDA_BATCH}, as `segment` on a GPU"
+QUERY, BATCH = "outline the nuclei", 16
 LISA_TILES = 8  # on a GPU, of seconds each
 TILES = 32  # different ones; a GPU is asked about them again and again, as if they were a slide's
 _STOPS = 2.3  # with random weights, chains of all lengths: 4.9 σ is the largest of 152,064 logits
@@ -92,7 +93,7 @@ def run(slide: Path, preset: str, device: str, repeat: int) -> tuple[str, dict[s
 
     ways = {OURS: (wsiseg(BATCH, 1), 1), GENERATE: (peer(BATCH, False), 1), LISA: (peer(1, True), 1)}
     if device != "cpu":
-        ways |= {OURS: (wsiseg(BATCH, 8), 8), LARGE: (wsiseg(LARGE_BATCH, 32), 32)}
+        ways |= {OURS: (wsiseg(BATCH, 8), 8), LARGE: (wsiseg(CUDA_BATCH, 32), 32)}
         ways[PLAIN] = lambda some: unrecorded(segmenter, some, mpp, chains), 1
     seconds = dict.fromkeys(ways, math.inf)
     for answer, _ in ways.values():

@@ -22,7 +22,7 @@ from wsiseg.tiles import Embeddings, TileSource, TileStore
 from wsiseg.tiles.stream import batch_indices
 
 _BATCH = 16
-_CUDA_BATCH = 64  # a step of decoding reads all weights, and takes hardly longer over 64 rows than over 16
+CUDA_BATCH = 64  # a step of decoding reads all weights, and takes hardly longer over 64 rows than over 16
 _SHARES = 8  # of the tiles of a slide, for as many as four devices that each work on two
 
 _Batch = tuple[np.ndarray, Callable[[], np.ndarray | torch.Tensor]]  # indices (B,), and how to get their tiles
@@ -81,7 +81,7 @@ def _new_answers(
 
     devices = [copy.device for copy in encoders]
     count, kind = len(source.grid), devices[0].type
-    at_once = batch_size or (_CUDA_BATCH if kind == "cuda" else _BATCH)
+    at_once = batch_size or (CUDA_BATCH if kind == "cuda" else _BATCH)
     if kind == "cpu":
         at_once = _shared_evenly(count, at_once, len(encoders))
     together = _together(count, at_once, encoders[0].refills)

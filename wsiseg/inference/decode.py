@@ -190,12 +190,10 @@ def computes_nan(model: PathChatSegR1, what: str) -> ModelError:
 class _Growing:
     """Steps over a cache that grows with every token and shrinks with the batch."""
 
-    def __init__(
-        self, model: PathChatSegR1, prefix: Prefix, rows: int, positions: torch.Tensor, sampling: Sampling | None
-    ) -> None:
+    def __init__(self, model: PathChatSegR1, prefix: Prefix, rows: int, sampling: Sampling | None) -> None:
         self.model, self.cache, self.sampling = model, copy.deepcopy(prefix.cache), sampling
         self.cache.batch_repeat_interleave(rows)
-        self.positions, self.at = positions, 0  # (3, 1, all tokens to come), and how many of them were read
+        self.positions, self.at = prefix.positions, 0  # (3, 1, all tokens to come), and how many of them were read
         self.samples = list(range(rows))  # those of the running batch, a row each
         self.token: list[int] = []
 
@@ -291,7 +289,7 @@ def _read(
 ) -> _Growing:
     """Steps over all samples (B, n, H), whose prompts have been read."""
     tail = model.embed(prefix.after).expand(len(image_tokens), -1, -1)
-    growing = _Growing(model, prefix, len(image_tokens), prefix.positions, sampling)
+    growing = _Growing(model, prefix, len(image_tokens), sampling)
     growing.read(torch.cat([image_tokens.to(tail.dtype), tail], dim=1))
     return growing
 

@@ -167,10 +167,9 @@ class PathChatSegmenter:
         given_back = False
         while len(answers) < len(features):
             with self._room.taken() as attempt:
-                slots, recorded = self._room.fitting(at_once or len(features)), can_record(self.model)
-                together = self.refills * slots if slots > 1 else slots
-                rows = range(len(features))[len(answers) :][:together]
-                size = slots if recorded else min(slots, len(rows))  # steps are recorded over all slots
+                slots, refills = self._room.fitting(at_once or len(features)), self.refills
+                rows = range(len(features))[len(answers) :][: refills * slots if slots > 1 else 1]
+                size = slots if refills > 1 else min(slots, len(rows))  # steps are recorded over all slots
                 try:
                     answers += self._answer(features, rows, query, mpp, [a.reasoning for a in answers], slots)
                     continue

@@ -18,7 +18,7 @@ import orjson
 import shapely
 
 from wsiseg.errors import WsisegError
-from wsiseg.files import atomic_write, remove_leftovers
+from wsiseg.files import ABANDONED_S, atomic_write, remove_leftovers
 from wsiseg.geojson import Annotation, read_collection, write_geojson
 from wsiseg.review import REVIEW
 from wsiseg.viewer.edits import Edits, parse_edits
@@ -92,7 +92,7 @@ def write_draft(path: Path, draft: Draft, basis: str) -> None:
     run = {**draft.run, "draft": {"of": basis, "edits": draft.edits.to_json()}}
     with atomic_write(path) as file:
         write_geojson(draft.found, file, run=run)
-    remove_leftovers(path, older_s=3600)  # of a process that was killed; another may be viewing the same file
+    remove_leftovers(path, older_s=ABANDONED_S)  # another process may be viewing the same file
 
 
 def read_draft(path: Path, basis: str, written: int) -> Draft | None:

@@ -16,7 +16,7 @@ import shapely
 from wsiseg import __version__
 from wsiseg.belonging import misplaced, origin_of, take_scale
 from wsiseg.errors import MissingMppError, OutputError, ViewerError
-from wsiseg.files import packed_write, remove_leftovers
+from wsiseg.files import ABANDONED_S, packed_write, remove_leftovers
 from wsiseg.geojson import Annotation, read_collection, safe_polygons, write_geojson
 from wsiseg.inference import Segmenter
 from wsiseg.mask.regions import Origin, l0_origin
@@ -167,7 +167,7 @@ class Session:
             kept = list(apply(self.annotations, edits, self.mpp))
             with packed_write(out) as file:
                 write_geojson(kept, file, run=run)
-            remove_leftovers(out, older_s=3600)  # of a process that was killed
+            remove_leftovers(out, older_s=ABANDONED_S)
             self.edits, self.out, self._stamp = edits, out, _stamp(out)
             self._saves, self._unsaved = self._saves + 1, False
             saves = self._saves
